@@ -1,0 +1,138 @@
+# Sourced by tests/run.sh, examples/run.sh, benchmarks/run.sh and .ci/run: finds what a build needs, installs what is missing
+# with apt, configures and builds. Doing it again does nothing.
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+jobs=${CMAKE_BUILD_PARALLEL_LEVEL:-$(nproc 2>/dev/null || echo 2)}
+
+say() { printf '%s\n' "$*" >&2; }
+
+is_cxx20_compiler() {
+  # Unquoted on purpose: CXX may carry arguments.
+  printf '#include <concepts>\n#include <span>\nstruct P { int x; };\nP p{.x = 1};\ntemplate <std::integral T> T f(T);\n' |
+    $1 -std=c++20 -x c++ -fsyntax-only - 2>/dev/null
+}
+
+has_compiler() {
+  local candidate
+  for candidate in "${CXX:-c++}" g++ clang++ g++-{15,14,13,12,11} clang++-{22,21,20,19,18,17,16,15,14}; do
+    if is_cxx20_compiler "$candidate"; then
+      export CXX=$candidate
+      return
+    fi
+    if [ -n "${CXX:-}" ]; then return 1; fi # the one that was asked for, or none
+  done
+  return 1
+}
+
+has_cmake() {
+  local version
+  version=$(cmake --version 2>/dev/null | sed -n '1s/[^0-9]*\([0-9.]*\).*/\1/p')
+  [ -n "$version" ] && [ "$(printf '3.22\n%s\n' "$version" | sort -V | head -n 1)" = 3.22 ]
+}
+
+has_generator() { command -v ninja || command -v make; }
+
+# has_library NAME: whether CMake's find_package(NAME CONFIG) has something to find.
+has_library() {
+  local name=$1 lower=${1,,} prefix file
+  local chosen="${name}_DIR"
+  [ -n "${!chosen:-}" ] && return
+  local IFS=:
+  for prefix in ${CMAKE_PREFIX_PATH:-} /usr/local /usr /opt/homebrew; do
+    IFS=$' \n'
+    for file in "$prefix"/{share,lib,lib64,lib/*}/{"cmake/$name","cmake/$lower","$lower/cmake","$name/cmake"}/{"${name}Config","$lower-config"}.cmake; do
+      compgen -G "$file" >/dev/null && return
+    done
+  done
+  return 1
+}
+
+packages=()
+missing=()
+# need PACKAGE WHAT COMMAND...: unless COMMAND succeeds, WHAT is missing, which Debian has in PACKAGE.
+need() {
+  local package=$1 what=$2
+  shift 2
+  "$@" >/dev/null 2>&1 && return
+  packages+=("$package")
+  missing+=("$(printf '%-56s (Debian and Ubuntu: %s)' "$what" "$package")")
+}
+
+find_missing() { # find_missing LIBRARY...
+  packages=() missing=()
+  need g++ "a C++20 compiler: g++ 11, clang++ 14 or newer" has_compiler
+  need cmake "CMake 3.22 or newer" has_cmake
+  need ninja-build "Ninja or Make" has_generator
+  local library
+  for library in "$@"; do
+    case $library in
+      eigen) need libeigen3-dev "Eigen 3.4 or newer, a header library" has_library Eigen3 ;;
+      catch2) need catch2 "Catch2 2.13 or newer, for the tests" has_library Catch2 ;;
+      benchmark) need libbenchmark-dev "Google Benchmark, for the benchmarks" has_library benchmark ;;
+    esac
+  done
+}
+
+# apt PACKAGE...: installs them; fails with a reason in $cannot.
+apt() {
+  local become=()
+  cannot=
+  command -v apt-get >/dev/null || { cannot="there is no apt-get" && return 1; }
+  if [ "$(id -u)" -ne 0 ]; then
+    command -v sudo >/dev/null || { cannot="this user is not root and there is no sudo" && return 1; }
+    [ -t 0 ] || sudo -n true 2>/dev/null || { cannot="sudo needs a password and there is no terminal" && return 1; }
+    become=(sudo)
+  fi
+  say "Installing with apt-get: $*"
+  # An unreachable third-party source must not stop the packages that can be had.
+  "${become[@]}" apt-get update -qq >&2 || say "apt-get update failed; going on with the package lists that are here"
+  "${become[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >&2 ||
+    { cannot="apt-get failed" && return 1; }
+}
+
+# set_up LIBRARY...: afterwards compiler, CMake, a generator and these libraries are here, or the script has ended.
+set_up() {
+  find_missing "$@"
+  if [ ${#missing[@]} -gt 0 ]; then
+    say "Not found on this machine:"
+    printf '  %s\n' "${missing[@]}" >&2
+    apt "${packages[@]}" && find_missing "$@"
+  fi
+  if [ ${#missing[@]} -gt 0 ]; then
+    say "" "Cannot go on${cannot:+: $cannot}. Please install:"
+    printf '  %s\n' "${missing[@]}" >&2
+    exit 1
+  fi
+  if command -v ninja >/dev/null; then export CMAKE_GENERATOR=${CMAKE_GENERATOR:-Ninja}; fi
+  if command -v ccache >/dev/null; then export CMAKE_CXX_COMPILER_LAUNCHER=${CMAKE_CXX_COMPILER_LAUNCHER-ccache}; fi
+}
+
+# configure PRESET [CMAKE ARGUMENT...]: into build/PRESET, unless that is configured like this already.
+configure() {
+  local preset=$1
+  local build="$root/build/$preset"
+  local wanted="${CXX:-} ${CMAKE_GENERATOR:-} $*"
+  if [ "$(cat "$build/configured_as" 2>/dev/null)" = "$wanted" ]; then return; fi
+  rm -rf "$build/CMakeCache.txt" "$build/CMakeFiles"
+  shift
+  (cd "$root" && cmake --preset "$preset" "$@")
+  printf '%s\n' "$wanted" >"$build/configured_as"
+}
+
+# run_program FOLDER NAME [ARGUMENT...]: builds the one program FOLDER/NAME.cpp and runs it in the current directory.
+run_program() {
+  local folder=$1 name=$2
+  shift 2
+  if [ ! -f "$root/$folder/$name.cpp" ]; then
+    say "There is no $folder/$name.cpp. There is:" "$(cd "$root/$folder" && ls -- *.cpp 2>/dev/null | sed 's/\.cpp$//' | tr '\n' ' ')"
+    exit 1
+  fi
+  configure "$folder" >&2
+  cmake --build "$root/build/$folder" --target "$name" -j "$jobs" >&2
+  local argument
+  for argument in "$@"; do
+    case $argument in --out | --out=* | --help | -h) exec "$root/build/$folder/$folder/$name" "$@" ;; esac
+  done
+  mkdir -p "$root/build/out/$name"
+  exec "$root/build/$folder/$folder/$name" --out "$root/build/out/$name" "$@"
+}
