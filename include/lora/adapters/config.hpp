@@ -1,0 +1,67 @@
+#pragma once
+/// How an adapter is made: an aggregate, written with designated initialisers, checked by validate().
+
+#include "lora/core/error.hpp"
+#include "lora/core/scalar.hpp"
+
+#include <cmath>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace lora {
+
+/// The factor s of y = W0 x + s B (A x).
+enum class Scaling {
+  alpha_over_rank,       ///< s = alpha / rank (Hu et al. 2021, arXiv:2106.09685, section 4.1)
+  alpha_over_sqrt_rank,  ///< s = alpha / sqrt(rank), rsLoRA (Kalajdzievski 2023, arXiv:2312.03732): steady as the rank grows
+};
+
+/// How A starts. B starts at zero in every case, so that a new adapter changes nothing.
+enum class Init {
+  gaussian,         ///< normal, mean 0, standard deviation 1/rank (PEFT's init_lora_weights="gaussian")
+  kaiming_uniform,  ///< uniform in (-1/sqrt(in), 1/sqrt(in)) (the default of loralib and PEFT)
+};
+
+/// Which biases are trained. A trained bias is a copy that belongs to the adapter: off restores the base's own.
+enum class Bias {
+  none,
+  all,        ///< of every linear layer in the model
+  lora_only,  ///< of the layers that receive factors
+};
+
+struct LoraConfig {
+  Index rank = 8;
+  double alpha = 8;
+  /// Probability with which an entry of the adapter's input is dropped in training; the base sees the whole input.
+  double dropout = 0;
+  Scaling scaling = Scaling::alpha_over_rank;
+  Init init = Init::gaussian;
+  Bias bias = Bias::none;
+  /// Layers that receive factors when a whole model is adapted: a layer's full name, or its end after a dot. Empty: all.
+  std::vector<std::string> target_modules = {};
+  /// Layers that are trained in full, as a copy that belongs to the adapter. Same rule for names.
+  std::vector<std::string> modules_to_save = {};
+};
+
+/// s = alpha / rank or alpha / sqrt(rank).
+inline double scaling_factor(double alpha, Index rank, Scaling scaling) {
+  const auto r = static_cast<double>(rank);
+  return alpha / (scaling == Scaling::alpha_over_rank ? r : std::sqrt(r));
+}
+
+/// Throws ConfigError that names the field, its value and what is allowed. A rank above min(in, out) is allowed: it is
+/// pointless, and the accounting says so.
+inline void validate(const LoraConfig& config, std::string_view who = "LoraConfig") {
+  if (config.rank < 1) {
+    detail::fail<ConfigError>(who, "rank is " + std::to_string(config.rank) + ", expected at least 1");
+  }
+  if (!std::isfinite(config.alpha)) {
+    detail::fail<ConfigError>(who, "alpha is " + std::to_string(config.alpha) + ", expected a finite number");
+  }
+  if (!(config.dropout >= 0 && config.dropout < 1)) {
+    detail::fail<ConfigError>(who, "dropout is " + std::to_string(config.dropout) + ", expected 0 <= dropout < 1");
+  }
+}
+
+}  // namespace lora

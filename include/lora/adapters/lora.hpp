@@ -1,0 +1,193 @@
+#pragma once
+/// Low-rank adaptation:   y = W0 x + s B (A x)
+///
+///   W0 (out, in)     frozen, held by the base
+///   A  (rank, in)    trained, starts Gaussian
+///   B  (out, rank)   trained, starts at zero: a new adapter changes nothing
+///   s                alpha / rank, or alpha / sqrt(rank)
+///   x  (in, samples), y (out, samples)
+///
+/// The delta s B A is never formed: two thin products cost 2 samples rank (in + out) floating-point operations instead of
+/// 2 samples in out. With dropout in training, A sees M .* x / (1 - p); the base always sees x.
+///
+/// Source: Hu et al. 2021, arXiv:2106.09685v2, equation (3); scaling section 4.1. rsLoRA: arXiv:2312.03732.
+
+#include "lora/adapters/concept.hpp"
+#include "lora/adapters/config.hpp"
+#include "lora/adapters/dropout.hpp"
+#include "lora/adapters/init.hpp"
+
+#include <algorithm>
+
+namespace lora {
+
+/// Rows, Cols, Rank: compile-time sizes or Dynamic.
+template <class S, int Rows = Dynamic, int Cols = Dynamic, int Rank = Dynamic>
+struct Lora {
+  using Scalar = S;
+  using Config = LoraConfig;
+  static constexpr int Out = Rows;
+  static constexpr int In = Cols;
+  static constexpr const char* layer_name = "LoraLinear";
+
+  RowMajorParameter<S, Rank, In> A;
+  Parameter<S, Out, Rank> B;
+  double alpha = 0;
+  Scaling scaling = Scaling::alpha_over_rank;
+  double dropout = 0;
+  std::uint64_t stream = 0;  ///< tells the dropout masks of different layers apart
+
+  /// Throws ConfigError for a setting out of range, or a rank other than the compile-time one.
+  Lora(Index out, Index in, const LoraConfig& config, Rng& rng)
+      : alpha(config.alpha), scaling(config.scaling), dropout(config.dropout), stream(rng()) {
+    validate(config, "Lora");
+    if (Rank != Dynamic && config.rank != Rank) {
+      detail::fail<ConfigError>("Lora", "rank is " + std::to_string(config.rank) + ", expected the compile-time Rank = " +
+                                            std::to_string(Rank));
+    }
+    if constexpr (Out != Dynamic) detail::check_extent("Lora", "the adapter", out, "outputs", "Out", Out);
+    if constexpr (In != Dynamic) detail::check_extent("Lora", "the adapter", in, "inputs", "In", In);
+    A.value.resize(config.rank, in);
+    initialise_a(A.value, config.init, rng);
+    B.value.setZero(out, config.rank);
+  }
+
+  Index rank() const { return A.value.rows(); }
+  S scale() const { return S(scaling_factor(alpha, rank(), scaling)); }
+
+  /// What forward keeps: z = s A x, (rank, samples). Dropout is applied and undone in blocks of samples, so that no
+  /// second copy of x exists.
+  template <int Samples = Dynamic>
+  struct Cache {
+    Buffer<S, Rank, Samples> z, g;
+    Buffer<S, In, Samples> mask, masked;
+    Pass pass;
+    S factor{};
+
+    Index bytes() const { return z.bytes() + g.bytes() + mask.bytes() + masked.bytes(); }
+  };
+
+  /// y = W0 x + weight s B (A x)
+  template <int N>
+  void forward(const FrozenBase auto& base, const auto& x, auto& y, Cache<N>& cache, const Pass& pass, S weight = S(1)) const {
+    const auto z = project(x, cache, pass, weight);
+    lora::apply(base, x, y, B.value, z);
+  }
+
+  /// y += weight s B (A x)
+  template <int N>
+  void add(const auto& x, auto& y, Cache<N>& cache, const Pass& pass, S weight) const {
+    y.noalias() += B.value * project(x, cache, pass, weight);
+  }
+
+  template <int N>
+  void backward(const FrozenBase auto& base, const auto& x, const auto& dy, auto&& dx, Cache<N>& cache) {
+    const auto g = accumulate(x, dy, cache);
+    if constexpr (wants_gradient<decltype(dx)>) {
+      // forward: y = W0 x + B z, z = s A x   =>   dx = W0^T dy + A^T g
+      if (!drops(cache.pass)) {
+        lora::apply_transposed(base, dy, dx, A.value.transpose(), g);
+      } else {
+        base.apply_transposed(dy, dx);
+        add_input_gradient(dx, cache);
+      }
+    }
+  }
+
+  /// dx += weight s A^T (B^T dy), and the gradients
+  template <int N>
+  void add_backward(const auto& x, const auto& dy, auto&& dx, Cache<N>& cache) {
+    accumulate(x, dy, cache);
+    if constexpr (wants_gradient<decltype(dx)>) add_input_gradient(dx, cache);
+  }
+
+  /// block += weight s B A[:, first : first + block.cols()]
+  template <class W>
+  void add_delta(Matrix<W>& block, Index first, const auto&, S weight = S(1)) const {
+    block.noalias() += W(weight * scale()) * B.value.template cast<W>() *
+                       A.value.middleCols(first, block.cols()).template cast<W>();
+  }
+
+  static void visit(auto& self, auto&& f) {
+    f("A", self.A);
+    f("B", self.B);
+  }
+
+ private:
+  bool drops(const Pass& pass) const { return pass.training && dropout > 0; }
+
+  /// z = weight s A (mask .* x)
+  template <int N>
+  auto project(const auto& x, Cache<N>& cache, const Pass& pass, S weight) const {
+    cache.pass = pass;
+    cache.factor = weight * scale();
+    auto z = cache.z.resize(rank(), x.cols());
+    if (!drops(pass)) {
+      z.noalias() = cache.factor * A.value * x;
+    } else {
+      for_each_masked_block(x, cache, [&](Index first, const auto& masked) {
+        z.middleCols(first, masked.cols()).noalias() = cache.factor * A.value * masked;
+      });
+    }
+    return z;
+  }
+
+  /// Adds dA and dB; returns g = weight s B^T dy, the gradient of A's output, (rank, samples).
+  template <int N>
+  auto accumulate(const auto& x, const auto& dy, Cache<N>& cache) {
+    // forward: y += B z   =>   dB = dy z^T, dz = B^T dy
+    if (B.trainable) B.gradient().noalias() += dy * cache.z.view().transpose();
+    auto g = cache.g.resize(rank(), dy.cols());
+    g.noalias() = cache.factor * B.value.transpose() * dy;
+    // forward: z = s A (mask .* x)   =>   dA = s dz (mask .* x)^T
+    if (A.trainable && !drops(cache.pass)) {
+      A.gradient().noalias() += g * x.transpose();
+    } else if (A.trainable) {
+      for_each_masked_block(x, cache, [&](Index first, const auto& masked) {
+        A.gradient().noalias() += g.middleCols(first, masked.cols()) * masked.transpose();
+      });
+    }
+    return g;
+  }
+
+  /// forward: z = s A (mask .* x)   =>   dx += mask .* (A^T g)
+  template <int N>
+  void add_input_gradient(auto& dx, Cache<N>& cache) const {
+    const auto g = cache.g.view();
+    if (!drops(cache.pass)) {
+      dx.noalias() += A.value.transpose() * g;
+      return;
+    }
+    for_each_mask(dx.cols(), cache, [&](Index first, const auto& mask) {
+      auto part = cache.masked.resize(dx.rows(), mask.cols());
+      part.noalias() = A.value.transpose() * g.middleCols(first, mask.cols());
+      dx.middleCols(first, mask.cols()) += mask.cwiseProduct(part);
+    });
+  }
+
+  /// f(first, mask) for the masks of consecutive blocks of samples; a compile-time number of samples is one block.
+  template <int N>
+  void for_each_mask(Index samples, Cache<N>& cache, auto&& f) const {
+    const DropoutMask dropout_mask(dropout, stream, cache.pass);
+    const Index block = N == Dynamic ? std::min<Index>(samples, 64) : samples;
+    for (Index first = 0; first < samples; first += block) {
+      auto mask = cache.mask.resize(A.value.cols(), std::min(block, samples - first));
+      dropout_mask.fill(mask, first);
+      f(first, mask);
+    }
+  }
+
+  /// f(first, mask .* x) for consecutive blocks of samples.
+  template <int N>
+  void for_each_masked_block(const auto& x, Cache<N>& cache, auto&& f) const {
+    for_each_mask(x.cols(), cache, [&](Index first, const auto& mask) {
+      auto masked = cache.masked.resize(x.rows(), mask.cols());
+      masked = mask.cwiseProduct(x.middleCols(first, mask.cols()));
+      f(first, masked);
+    });
+  }
+};
+
+static_assert(AdditiveAdapter<Lora<float>> && Adapter<Lora<double, 4, 3, 2>, Dense<double, 4, 3>>);
+
+}  // namespace lora

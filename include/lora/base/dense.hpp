@@ -1,0 +1,81 @@
+#pragma once
+/// A frozen weight as a plain matrix.
+
+#include "lora/base/concept.hpp"
+#include "lora/core/error.hpp"
+
+#include <memory>
+#include <utility>
+
+namespace lora {
+
+/// W0 (out, in), never changed after construction.
+///
+/// With run-time sizes the matrix is held by shared ownership: copies of a layer, and any number of layers built from the
+/// same Dense, keep one W0 in memory. With compile-time sizes it lies inside the object.
+template <class S, int Rows = Dynamic, int Cols = Dynamic>
+class Dense {
+  static_assert(detail::require_storable<S, Rows, Cols>());
+  static constexpr bool fixed = Rows != Dynamic && Cols != Dynamic;
+
+ public:
+  using Scalar = S;
+  using Weight = Matrix<S, Rows, Cols>;
+  static constexpr int Out = Rows;
+  static constexpr int In = Cols;
+
+  /// Takes the matrix over; pass it with std::move to avoid the copy. Throws ShapeError if it is empty.
+  Dense(Weight W0) : weight_(store(std::move(W0))) {  // NOLINT(google-explicit-constructor): a matrix is a frozen base
+    detail::check_not_empty("Dense", "W0", rows(), cols());
+  }
+
+  /// Any matrix expression, checked against the compile-time sizes.
+  template <class Derived>
+  Dense(const Eigen::MatrixBase<Derived>& W0)  // NOLINT(google-explicit-constructor)
+      : Dense(checked(W0.derived())) {}
+
+  /// Shares a matrix that others hold too. Throws ShapeError if it is empty, StateError if there is none.
+  explicit Dense(std::shared_ptr<const Weight> W0)
+    requires(!fixed)
+      : weight_(std::move(W0)) {
+    if (weight_ == nullptr) throw StateError("Dense: W0 is a null pointer, expected a matrix to share");
+    detail::check_not_empty("Dense", "W0", rows(), cols());
+  }
+
+  void apply(const auto& x, auto& y) const { y.noalias() = dense() * x; }
+  void apply_transposed(const auto& dy, auto& dx) const { dx.noalias() = dense().transpose() * dy; }
+
+  Index rows() const { return dense().rows(); }
+  Index cols() const { return dense().cols(); }
+  Index bytes() const { return dense().size() * static_cast<Index>(sizeof(S)); }
+
+  const Weight& dense() const {
+    if constexpr (fixed) {
+      return weight_;
+    } else {
+      return *weight_;
+    }
+  }
+
+ private:
+  static auto store(Weight&& W0) {
+    if constexpr (fixed) {
+      return std::move(W0);
+    } else {
+      return std::make_shared<const Weight>(std::move(W0));
+    }
+  }
+
+  template <class Derived>
+  static Weight checked(const Derived& W0) {
+    if constexpr (Rows != Dynamic) detail::check_rows("Dense", "W0", W0.rows(), "out_features", Rows);
+    if constexpr (Cols != Dynamic) detail::check_cols("Dense", "W0", W0.cols(), "in_features", Cols);
+    return Weight(W0);
+  }
+
+  std::conditional_t<fixed, Weight, std::shared_ptr<const Weight>> weight_;
+};
+
+static_assert(FrozenBase<Dense<float>> && FrozenBase<Dense<double, 4, 3>>);
+
+}  // namespace lora

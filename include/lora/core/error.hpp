@@ -1,0 +1,77 @@
+#pragma once
+/// What the library throws. Every message says who refused, what was given and what was expected:
+///
+///   LoraLinear::forward: x has 512 rows, expected in_features = 768
+///
+/// Types that are wrong fail to compile; broken internal invariants are assertions; only what a caller can get wrong at
+/// run time is an exception, and then nothing has changed.
+
+#include <Eigen/Core>
+
+#include <stdexcept>
+#include <string>
+#include <string_view>
+
+namespace lora {
+
+/// Base of all: catch this to catch everything that the library throws on purpose.
+struct Error : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+/// A matrix has the wrong number of rows or columns.
+struct ShapeError : Error {
+  using Error::Error;
+};
+/// A setting is out of range or contradicts another.
+struct ConfigError : Error {
+  using Error::Error;
+};
+/// An adapter, layer or parameter is unknown, or its name is taken or not allowed.
+struct NameError : Error {
+  using Error::Error;
+};
+/// A call came out of order, such as backward without forward.
+struct StateError : Error {
+  using Error::Error;
+};
+/// An entry of the data is not allowed, such as a label out of range.
+struct ValueError : Error {
+  using Error::Error;
+};
+
+namespace detail {
+
+/// `who: text`, assembled only once something has gone wrong.
+template <class E>
+[[noreturn]] void fail(std::string_view who, const std::string& text) {
+  throw E(std::string(who) + ": " + text);
+}
+
+inline std::string quoted(std::string_view name) { return "\"" + std::string(name) + "\""; }
+
+/// Throws ShapeError `who: x has 512 rows, expected in_features = 768`.
+inline void check_extent(std::string_view who, std::string_view what, Eigen::Index given, std::string_view extent,
+                         std::string_view expected_name, Eigen::Index expected) {
+  if (given == expected) return;
+  fail<ShapeError>(who, std::string(what) + " has " + std::to_string(given) + " " + std::string(extent) + ", expected " +
+                            std::string(expected_name) + " = " + std::to_string(expected));
+}
+
+inline void check_rows(std::string_view who, std::string_view what, Eigen::Index given, std::string_view expected_name,
+                       Eigen::Index expected) {
+  check_extent(who, what, given, "rows", expected_name, expected);
+}
+
+inline void check_cols(std::string_view who, std::string_view what, Eigen::Index given, std::string_view expected_name,
+                       Eigen::Index expected) {
+  check_extent(who, what, given, "columns", expected_name, expected);
+}
+
+inline void check_not_empty(std::string_view who, std::string_view what, Eigen::Index rows, Eigen::Index cols) {
+  if (rows > 0 && cols > 0) return;
+  fail<ShapeError>(who, std::string(what) + " is empty (" + std::to_string(rows) + " x " + std::to_string(cols) +
+                            "), expected at least 1 x 1");
+}
+
+}  // namespace detail
+}  // namespace lora

@@ -1,0 +1,50 @@
+#pragma once
+/// A tensor that may be trained, with its gradient beside it.
+
+#include "lora/core/scalar.hpp"
+
+#include <utility>
+
+namespace lora {
+
+/// value: the numbers. grad: dL/dvalue, of the same shape, or empty while no backward pass has reached it.
+/// trainable: backward passes skip the gradient of a parameter that is not, and optimisers leave it alone.
+template <class S, int Rows = Dynamic, int Cols = Dynamic, class Value = Matrix<S, Rows, Cols>>
+struct Parameter {
+  static_assert(detail::require_storable<S, Rows, Cols>());
+  using Scalar = S;
+
+  Value value;
+  Value grad;
+  bool trainable = true;
+
+  Parameter() { clear_fixed_gradient(); }
+  explicit Parameter(Value initial) : value(std::move(initial)) { clear_fixed_gradient(); }
+
+  /// The gradient to add to; it appears as zeros at the first call. Backward passes always add (+=), because a parameter
+  /// that is used twice has the sum of two gradients; zero_gradients(model) starts anew.
+  Value& gradient() {
+    if (grad.size() != value.size()) grad.setZero(value.rows(), value.cols());
+    return grad;
+  }
+
+ private:
+  void clear_fixed_gradient() {
+    if constexpr (Rows != Dynamic && Cols != Dynamic) grad.setZero();
+  }
+};
+
+/// A parameter stored row by row, as A (rank, in) is.
+template <class S, int Rows = Dynamic, int Cols = Dynamic>
+using RowMajorParameter = Parameter<S, Rows, Cols, RowMajorMatrix<S, Rows, Cols>>;
+
+template <class T>
+concept ParameterLike = requires(T& p) {
+  p.value.size();
+  p.grad.size();
+  { p.trainable } -> std::convertible_to<bool>;
+};
+
+static_assert(ParameterLike<Parameter<float>> && ParameterLike<const RowMajorParameter<double, 2, 3>>);
+
+}  // namespace lora

@@ -1,0 +1,84 @@
+#pragma once
+/// What follows from a listing alone: count, name, find, freeze, zero, gather.
+
+#include "lora/core/error.hpp"
+#include "lora/core/visit.hpp"
+
+#include <string>
+#include <vector>
+
+namespace lora {
+
+/// Numbers in a model: what an optimiser would train now, and all of them, frozen weights and idle adapters included.
+struct ParameterCount {
+  Index trainable = 0;
+  Index total = 0;
+  double percent() const { return total == 0 ? 0.0 : 100.0 * static_cast<double>(trainable) / static_cast<double>(total); }
+};
+
+template <class T>
+ParameterCount count_parameters(const T& model) {
+  ParameterCount count;
+  visit_tensors(model, [&](const Path& path, const auto& tensor) {
+    if constexpr (ParameterLike<std::remove_reference_t<decltype(tensor)>>) {
+      count.total += tensor.value.size();
+      if (is_trained(path, tensor)) count.trainable += tensor.value.size();
+    } else {
+      count.total += tensor.rows() * tensor.cols();
+    }
+  });
+  return count;
+}
+
+/// The names of all parameters and constants, in listing order.
+template <class T>
+std::vector<std::string> tensor_names(const T& model) {
+  std::vector<std::string> names;
+  visit_tensors(model, [&](const Path& path, const auto&) { names.push_back(path.str()); });
+  return names;
+}
+
+/// Stops training every parameter, and gives back the memory of the gradients. They count from then on as frozen.
+template <class T>
+void freeze(T& model) {
+  visit_parameters(model, [](const Path&, auto& parameter) {
+    using Value = std::remove_reference_t<decltype(parameter.grad)>;
+    parameter.trainable = false;
+    if constexpr (Value::SizeAtCompileTime == Dynamic) parameter.grad = Value();
+  });
+}
+
+/// Lets every parameter be trained. A weight that was moved into a shared frozen base is no parameter and stays frozen.
+template <class T>
+void unfreeze(T& model) {
+  visit_parameters(model, [](const Path&, auto& parameter) { parameter.trainable = true; });
+}
+
+/// Sets all gradients to zero; those that no backward pass has reached yet stay absent.
+template <class T>
+void zero_gradients(T& model) {
+  visit_parameters(model, [](const Path&, auto& parameter) { parameter.grad.setZero(); });
+}
+
+/// One trained parameter as flat memory, in its own storage order.
+template <class S>
+struct ParameterView {
+  std::string name;
+  Eigen::Map<Vector<S>> value;
+  Eigen::Map<Vector<S>> grad;  // of size 0 while no backward pass has reached the parameter
+};
+
+/// The trained parameters in listing order, for an optimiser of one's own. The views point into the model: they are void
+/// as soon as the model moves or an adapter is attached, detached or selected.
+template <class S, class T>
+std::vector<ParameterView<S>> gather(T& model) {
+  std::vector<ParameterView<S>> views;
+  visit_parameters(model, [&](const Path& path, auto& parameter) {
+    if (!is_trained(path, parameter)) return;
+    views.push_back({path.str(), Eigen::Map<Vector<S>>(parameter.value.data(), parameter.value.size()),
+                     Eigen::Map<Vector<S>>(parameter.grad.data(), parameter.grad.size())});
+  });
+  return views;
+}
+
+}  // namespace lora

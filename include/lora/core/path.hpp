@@ -1,0 +1,77 @@
+#pragma once
+/// The name of a part of a model, such as "encoder.layers.3.fc1.weight", composed only when somebody asks.
+///
+/// A Path is a chain of segments on the stack of the function that walks the model: naming costs no heap while an optimiser
+/// steps, and the full text exists only for error messages, files and reports.
+
+#include "lora/core/scalar.hpp"
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+namespace lora {
+
+/// One segment: a word, a number ("3"), or a word with a number ("fc1").
+struct Name {
+  std::string_view word;
+  Index number = -1;
+
+  Name(const char* text) : word(text) {}       // NOLINT(google-explicit-constructor): f("fc1", part) is how it is written
+  Name(std::string_view text) : word(text) {}  // NOLINT(google-explicit-constructor)
+  explicit Name(Index position) : number(position) {}
+  Name(std::string_view text, Index position) : word(text), number(position) {}
+};
+
+class Path {
+ public:
+  Path() = default;
+  Path(const Path* parent, Name name, bool active = true)
+      : parent_(parent), name_(name), active_(active && (parent == nullptr || parent->active_)) {}
+
+  /// False inside an adapter that is not selected: its parameters are listed and saved, but not trained.
+  bool active() const { return active_; }
+
+  std::string str() const {
+    std::string text;
+    each_character([&](char c) { text.push_back(c); });
+    return text;
+  }
+
+  /// FNV-1a over the characters of str(): identifies a parameter between two steps without composing its name.
+  std::uint64_t hash() const {
+    std::uint64_t value = 14695981039346656037ull;
+    each_character([&](char c) { value = (value ^ static_cast<unsigned char>(c)) * 1099511628211ull; });
+    return value;
+  }
+
+  /// Whether str() equals `text` or ends with "." + text: PEFT's rule for target_modules. "proj" does not match "q_proj".
+  bool ends_with(std::string_view text) const {
+    const std::string name = str();
+    if (!std::string_view(name).ends_with(text)) return false;
+    return name.size() == text.size() || name[name.size() - text.size() - 1] == '.';
+  }
+
+ private:
+  template <class F>
+  void each_character(F&& f) const {
+    if (parent_ != nullptr && !parent_->is_root()) {
+      parent_->each_character(f);
+      f('.');
+    }
+    for (const char c : name_.word) f(c);
+    if (name_.number < 0) return;
+    std::array<char, 20> digits{};
+    std::size_t count = 0;
+    for (Index rest = name_.number; count == 0 || rest > 0; rest /= 10) digits[count++] = static_cast<char>('0' + rest % 10);
+    while (count > 0) f(digits[--count]);
+  }
+  bool is_root() const { return parent_ == nullptr && name_.word.empty() && name_.number < 0; }
+
+  const Path* parent_ = nullptr;
+  Name name_{""};
+  bool active_ = true;
+};
+
+}  // namespace lora

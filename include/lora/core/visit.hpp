@@ -1,0 +1,106 @@
+#pragma once
+/// One listing per type, from which everything else follows.
+///
+/// A type names its parts once:
+///
+///   struct Net {
+///     lora::Linear<float> fc1, fc2;
+///     static void visit(auto& self, auto&& f) { f("fc1", self.fc1); f("fc2", self.fc2); }
+///   };
+///
+/// No base class, no registration, no macro; `self` is Net& or const Net&. Counting, freezing, optimising, attaching by
+/// name, merging, saving and reporting are free functions over that listing. A part may be
+///   - a Parameter,
+///   - a constant: an Eigen matrix or a frozen base (anything with rows(), cols() and no visit); listed, never trained,
+///   - a type with its own `visit`,
+///   - a std::optional or a pointer to one of these (skipped when empty),
+///   - a range of these, such as std::vector: its elements are named 0, 1, 2, ...
+
+#include "lora/core/parameter.hpp"
+#include "lora/core/path.hpp"
+
+#include <iterator>
+#include <type_traits>
+
+namespace lora {
+
+namespace detail {
+
+struct Probe {
+  void operator()(const Name&, auto&&, bool = true) const {}
+};
+
+template <class T>
+concept Indirect = requires(T& t) {
+  static_cast<bool>(t);
+  *t;
+};
+
+template <class T>
+concept Range = requires(T& t) {
+  std::begin(t);
+  std::end(t);
+};
+
+}  // namespace detail
+
+template <class T>
+concept Visitable = requires(T& part) { std::remove_cv_t<T>::visit(part, detail::Probe{}); };
+
+/// A tensor that is listed but never trained.
+template <class T>
+concept Constant = !ParameterLike<T> && !Visitable<T> && requires(const T& part) {
+  { part.rows() } -> std::convertible_to<Index>;
+  { part.cols() } -> std::convertible_to<Index>;
+};
+
+/// Walks the listing depth first, in listing order. on_tensor(path, tensor) is called for every Parameter and constant,
+/// on_module(path, module) for every type with a `visit`, before its parts. Names cost nothing until path.str() is asked.
+template <class T, class OnTensor, class OnModule>
+void walk(T& part, OnTensor&& on_tensor, OnModule&& on_module, const Path& path = Path()) {
+  if constexpr (ParameterLike<T> || Constant<T>) {
+    on_tensor(path, part);
+  } else if constexpr (Visitable<T>) {
+    on_module(path, part);
+    std::remove_cv_t<T>::visit(part, [&](const Name& name, auto& child, bool active = true) {
+      walk(child, on_tensor, on_module, Path(&path, name, active));
+    });
+  } else if constexpr (detail::Indirect<T>) {
+    if (part) walk(*part, on_tensor, on_module, path);
+  } else if constexpr (detail::Range<T>) {
+    Index position = 0;
+    for (auto& element : part) walk(element, on_tensor, on_module, Path(&path, Name(position++)));
+  } else {
+    static_assert(!sizeof(T),
+                  "lora: a visited part must be a lora::Parameter, an Eigen matrix or frozen base, a type with a static "
+                  "`visit(auto& self, auto&& f)`, or an optional, pointer or range of these.");
+  }
+}
+
+/// f(path, tensor) for every Parameter and constant.
+template <class T, class F>
+void visit_tensors(T& model, F&& f) {
+  walk(model, f, [](const Path&, auto&) {});
+}
+
+/// f(path, parameter) for every Parameter, selected or not, trainable or not.
+template <class T, class F>
+void visit_parameters(T& model, F&& f) {
+  visit_tensors(model, [&](const Path& path, auto& tensor) {
+    if constexpr (ParameterLike<std::remove_reference_t<decltype(tensor)>>) f(path, tensor);
+  });
+}
+
+/// f(path, module) for the model itself and every part with a `visit`, outermost first.
+template <class T, class F>
+void visit_modules(T& model, F&& f) {
+  walk(model, [](const Path&, auto&) {}, f);
+}
+
+/// Whether an optimiser would train this parameter now.
+template <ParameterLike P>
+bool is_trained(const Path& path, const P& parameter) {
+  return parameter.trainable && path.active();
+}
+
+}  // namespace lora

@@ -1,0 +1,29 @@
+#pragma once
+/// Low-rank adaptation for C++. This header includes all that needs only Eigen/Core, in reading order.
+
+#include "lora/version.hpp"
+
+// What everything stands on: numbers and orientation, errors, random numbers, parameters and their listing.
+#include "lora/core/buffer.hpp"
+#include "lora/core/error.hpp"
+#include "lora/core/parameter.hpp"
+#include "lora/core/parameters.hpp"
+#include "lora/core/path.hpp"
+#include "lora/core/random.hpp"
+#include "lora/core/scalar.hpp"
+#include "lora/core/visit.hpp"
+
+// The frozen weight.
+#include "lora/base/concept.hpp"
+#include "lora/base/dense.hpp"
+
+// What is trained beside it.
+#include "lora/adapters/adapted.hpp"
+#include "lora/adapters/concept.hpp"
+#include "lora/adapters/config.hpp"
+#include "lora/adapters/dropout.hpp"
+#include "lora/adapters/full_weight.hpp"
+#include "lora/adapters/init.hpp"
+#include "lora/adapters/lora.hpp"
+#include "lora/adapters/no_adapter.hpp"
+#include "lora/adapters/pass.hpp"
