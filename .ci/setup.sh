@@ -136,3 +136,16 @@ run_program() {
   mkdir -p "$root/build/out/$name"
   exec "$root/build/$folder/$folder/$name" --out "$root/build/out/$name" "$@"
 }
+
+venv="$root/build/venv"
+# python_packages NAME==VERSION...: installed from PyPI into build/venv, once.
+python_packages() {
+  if [ ! -x "$venv/bin/pip" ]; then
+    python3 -c 'import ensurepip' 2>/dev/null || apt python3 python3-venv || { say "python3-venv is missing: $cannot" && return 1; }
+    python3 -m venv "$venv"
+  fi
+  local package
+  for package in "$@"; do
+    [ -f "$venv/$package" ] || "$venv/bin/pip" install -q "$package" && touch "$venv/$package"
+  done
+}

@@ -13,8 +13,8 @@
 
 namespace lora_test {
 
-/// Whether allocations are counted in this build: with glibc, whose allocator can be interposed, and without a sanitizer,
-/// which interposes it itself. A test that counts starts with
+/// Whether allocations are counted in this build: with glibc, whose allocator can be interposed, and without a
+/// sanitizer, which interposes it itself. A test that counts starts with
 ///   if (!heap_is_counted) LORA_TEST_SKIP("allocations are not counted in this build");
 #if defined(__GLIBC__) && !defined(LORA_TEST_SANITIZED)
 inline constexpr bool heap_is_counted = true;

@@ -1,0 +1,109 @@
+#!/usr/bin/env python3
+"""Fails when a header includes what its folder must not know, when headers include each other in a circle, or when the
+umbrella lacks a header or draws in more than Eigen/Core and the standard library."""
+
+import re
+import sys
+from pathlib import Path
+
+INCLUDE = Path(__file__).resolve().parent.parent / "include"
+
+# Each folder and those directly below it; it may include whatever can be reached from there.
+BELOW = {
+    "core": [],
+    "linalg": ["core"],
+    "base": ["core"],
+    "adapters": ["linalg", "base"],
+    "nn": ["adapters"],
+    "peft": ["nn"],
+    "io": ["peft"],
+    "losses": ["core"],
+    "optim": ["core"],
+    "parallel": ["core"],
+    "testing": ["peft", "losses", "optim"],
+}
+# What the umbrella lora.hpp draws in, directly or not. A header that needs linalg is included by name.
+UMBRELLA = {"core", "base", "adapters", "nn", "losses", "optim", "peft"}
+# Includes from outside that only some folders may have.
+OUTSIDE = {"nlohmann/": {"io"}, "mpi.h": {"parallel"}, "Eigen/": {"linalg"}}
+EVERYWHERE = {"Eigen/Core", "lora/version.hpp"}
+
+
+def folder(header):
+    """"lora/nn/mlp.hpp" is in "nn"; what lies directly in lora/ has no folder."""
+    return header.split("/")[1] if header.count("/") > 1 else ""
+
+
+def reachable(start, edges):
+    found, todo = set(), [start]
+    while todo:
+        for name in edges.get(todo.pop(), []):
+            if name not in found:
+                found.add(name)
+                todo.append(name)
+    return found
+
+
+def circle(graph):
+    """One circle of includes, as a list, or None."""
+    done, path = set(), []
+
+    def walk(name):
+        if name in path:
+            return path[path.index(name):] + [name]
+        if name in done:
+            return None
+        path.append(name)
+        for other in graph.get(name, []):
+            found = walk(other)
+            if found:
+                return found
+        done.add(path.pop())
+        return None
+
+    return next(filter(None, map(walk, graph)), None)
+
+
+def check(include=INCLUDE):
+    includes = {}
+    for path in sorted(include.rglob("*.hpp")):
+        text = path.read_text(encoding="utf-8")
+        includes[path.relative_to(include).as_posix()] = re.findall(r'^\s*#\s*include\s*[<"]([^>"]+)[>"]', text, re.M)
+    own = {name: [other for other in others if other.startswith("lora/")] for name, others in includes.items()}
+
+    errors = []
+    for name, others in includes.items():
+        here = folder(name)
+        if here and here not in BELOW:
+            errors.append(f"{name}: the folder {here} is not in the table of {Path(__file__).name}")
+            continue
+        for other in others:
+            if other in EVERYWHERE:
+                continue
+            if other.startswith("lora/"):
+                if other not in includes:
+                    errors.append(f"{name} includes {other}, which does not exist")
+                elif here and folder(other) not in {here} | reachable(here, BELOW):
+                    errors.append(f"{name} includes {other}: {here} must not know {folder(other) or 'the umbrella'}")
+            for start, allowed in OUTSIDE.items():
+                if other.startswith(start) and here not in allowed:
+                    errors.append(f"{name} includes {other}: only {', '.join(sorted(allowed))} may")
+
+    found = circle(own)
+    if found:
+        errors.append("a circle: " + " -> ".join(found))
+
+    drawn_in = reachable("lora/lora.hpp", own)
+    for name in sorted(drawn_in):
+        if folder(name) and folder(name) not in UMBRELLA:
+            errors.append(f"the umbrella lora.hpp draws in {name}")
+    for name in sorted(set(includes) - drawn_in):
+        if folder(name) in UMBRELLA and not any(folder(other) == "linalg" for other in reachable(name, own)):
+            errors.append(f"the umbrella lora.hpp lacks {name}")
+    return errors, len(includes)
+
+
+if __name__ == "__main__":
+    problems, count = check()
+    print("\n".join(problems) or f"{count} headers, each in its layer")
+    sys.exit(bool(problems))
