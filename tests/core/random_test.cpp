@@ -85,9 +85,9 @@ TEST_CASE("random: a draw is half a Philox block of (seed, stream, position)") {
     rng.seek(start);
     for (std::uint64_t k = start; k < start + 6; ++k) {
       const auto b = k / 2;
-      const Block block = philox4x32({static_cast<std::uint32_t>(b), static_cast<std::uint32_t>(b >> 32), 0x76543210,
-                                      0xfedcba98},
-                                     {0x89abcdef, 0x01234567});
+      const Block block =
+          philox4x32({static_cast<std::uint32_t>(b), static_cast<std::uint32_t>(b >> 32), 0x76543210, 0xfedcba98},
+                     {0x89abcdef, 0x01234567});
       const std::size_t half = k % 2 == 0 ? 0 : 2;
       CHECK(rng.position() == k);
       CHECK(rng() == (std::uint64_t{block[half + 1]} << 32 | block[half]));
@@ -119,7 +119,9 @@ TEST_CASE("random: seeking equals drawing one after the other") {
 }
 
 TEST_CASE("random: the bits of the transforms are pinned") {
-  constexpr std::array<double, 8> normals = {0x1.407827c9b8c2ep+0, 0x1.1d3b4d4d8d114p-1, 0x1.256344ddbc08bp+0, 0x1.9b7ed635d87c6p-2, 0x1.23064f5e93ea3p-3, 0x1.6a7445015d13dp+0, -0x1.cad311a68b0b6p+0, -0x1.9bc944669b727p+0};
+  constexpr std::array<double, 8> normals = {0x1.407827c9b8c2ep+0,  0x1.1d3b4d4d8d114p-1, 0x1.256344ddbc08bp+0,
+                                             0x1.9b7ed635d87c6p-2,  0x1.23064f5e93ea3p-3, 0x1.6a7445015d13dp+0,
+                                             -0x1.cad311a68b0b6p+0, -0x1.9bc944669b727p+0};
   Rng doubles(1);
   Rng floats(1);
   Rng wrapped(1);
