@@ -19,6 +19,7 @@
 
 // What is trained beside it.
 #include "lora/adapters/adapted.hpp"
+#include "lora/adapters/adapter_set.hpp"
 #include "lora/adapters/concept.hpp"
 #include "lora/adapters/config.hpp"
 #include "lora/adapters/dropout.hpp"
@@ -27,3 +28,11 @@
 #include "lora/adapters/lora.hpp"
 #include "lora/adapters/no_adapter.hpp"
 #include "lora/adapters/pass.hpp"
+
+// Enough network to use it.
+#include "lora/nn/activations.hpp"
+#include "lora/nn/linear.hpp"
+#include "lora/nn/mlp.hpp"
+
+// Whole models, by name.
+#include "lora/peft/attach.hpp"

@@ -82,7 +82,7 @@ class Adapted {
   template <class X, int N>
   typename Buffer<Scalar, Out, N>::ConstView forward(const Eigen::MatrixBase<X>& x, Cache<N>& cache,
                                                      const Pass& pass = {}) const {
-    check_input("forward", x, N);
+    detail::check_pass_input({layer_name(), "forward"}, x, in_features(), N);
     cache.samples = -1;  // an exception below must not leave a half-filled cache that backward would accept
     const Eigen::Ref<const Matrix<Scalar, In, N>> input(x.derived());
     auto y = cache.y.resize(out_features(), x.cols());
@@ -102,7 +102,7 @@ class Adapted {
   template <class X, class Dy, int N>
   typename Buffer<Scalar, In, N>::ConstView backward(const Eigen::MatrixBase<X>& x, const Eigen::MatrixBase<Dy>& dy,
                                                      Cache<N>& cache) {
-    check_backward("backward", x, dy, cache);
+    check_backward({layer_name(), "backward"}, x, dy, cache);
     auto dx = cache.dx.resize(in_features(), x.cols());
     propagate(x, dy, dx, cache);
     return std::as_const(cache.dx).view();
@@ -111,7 +111,7 @@ class Adapted {
   /// backward without dx, for a first layer: it saves the product with W0^T.
   template <class X, class Dy, int N>
   void backward_parameters(const Eigen::MatrixBase<X>& x, const Eigen::MatrixBase<Dy>& dy, Cache<N>& cache) {
-    check_backward("backward_parameters", x, dy, cache);
+    check_backward({layer_name(), "backward_parameters"}, x, dy, cache);
     propagate(x, dy, NoGradient(), cache);
   }
 
@@ -159,45 +159,23 @@ class Adapted {
   }
 
  private:
-  std::string who(const char* function) const {
+  static constexpr const char* layer_name() {
     if constexpr (requires { Adapter_::layer_name; }) {
-      return std::string(Adapter_::layer_name) + function;
+      return Adapter_::layer_name;
     } else {
-      return std::string("Adapted") + function;
+      return "Adapted";
     }
   }
 
   void check_bias() const {
-    if (bias_ && bias_->rows() != out_features()) {
-      detail::check_rows(who(""), "the bias", bias_->rows(), "out_features", out_features());
-    }
-  }
-
-  void check_input(const char* function, const auto& x, int samples) const {
-    if (x.rows() != in_features()) {
-      detail::check_rows(who("::") + function, "x", x.rows(), "in_features", in_features());
-    }
-    if (x.cols() < 1) detail::check_not_empty(who("::") + function, "x", x.rows(), x.cols());
-    if (samples != Dynamic && x.cols() != samples) {
-      detail::check_cols(who("::") + function, "x", x.cols(), "the cache's compile-time Samples", samples);
-    }
+    if (bias_) detail::check_rows(layer_name(), "the bias", bias_->rows(), "out_features", out_features());
   }
 
   template <int N>
-  void check_backward(const char* function, const auto& x, const auto& dy, const Cache<N>& cache) const {
-    if (cache.samples < 0) throw StateError(who("::") + function + ": the cache has seen no forward pass");
-    check_input(function, x, N);
-    if (x.cols() != cache.samples) {
-      detail::check_cols(who("::") + function, "x", x.cols(), "samples of the forward pass", cache.samples);
-    }
-    if (dy.rows() != out_features()) {
-      detail::check_rows(who("::") + function, "dy", dy.rows(), "out_features", out_features());
-    }
-    if (dy.cols() != cache.samples) {
-      detail::check_cols(who("::") + function, "dy", dy.cols(), "samples of the forward pass", cache.samples);
-    }
+  void check_backward(const detail::Caller& who, const auto& x, const auto& dy, const Cache<N>& cache) const {
+    detail::check_pass_gradient(who, x, dy, in_features(), out_features(), cache.samples);
     if (cache.enabled != enabled_) {
-      throw StateError(who("::") + function + ": the adapter was switched since the forward pass");
+      detail::fail<StateError>(who, "the adapter was switched on or off since the forward pass");
     }
   }
 

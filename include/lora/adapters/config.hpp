@@ -6,7 +6,6 @@
 
 #include <cmath>
 #include <string>
-#include <string_view>
 #include <vector>
 
 namespace lora {
@@ -52,7 +51,7 @@ inline double scaling_factor(double alpha, Index rank, Scaling scaling) {
 
 /// Throws ConfigError that names the field, its value and what is allowed. A rank above min(in, out) is allowed: it is
 /// pointless, and the accounting says so.
-inline void validate(const LoraConfig& config, std::string_view who = "LoraConfig") {
+inline void validate(const LoraConfig& config, const detail::Caller& who = "LoraConfig") {
   if (config.rank < 1) {
     detail::fail<ConfigError>(who, "rank is " + std::to_string(config.rank) + ", expected at least 1");
   }

@@ -1,6 +1,7 @@
 #pragma once
 /// What a training pass adds to the numbers: one small value that the caller owns.
 
+#include "lora/core/error.hpp"
 #include "lora/core/scalar.hpp"
 
 #include <cstdint>
@@ -19,4 +20,24 @@ struct Pass {
   Index first_sample = 0;
 };
 
+namespace detail {
+
+/// x must have in_features rows, at least one sample, and as many as a cache with compile-time Samples holds.
+inline void check_pass_input(const Caller& who, const auto& x, Index in_features, int samples) {
+  check_rows(who, "x", x.rows(), "in_features", in_features);
+  check_not_empty(who, "x", x.rows(), x.cols());
+  if (samples != Dynamic) check_cols(who, "x", x.cols(), "the cache's compile-time Samples", samples);
+}
+
+/// x and dy must be those of a forward pass with `samples` columns; negative if there was none.
+inline void check_pass_gradient(const Caller& who, const auto& x, const auto& dy, Index in_features, Index out_features,
+                                Index samples) {
+  if (samples < 0) fail<StateError>(who, "this cache has seen no forward pass, expected forward before backward");
+  check_rows(who, "x", x.rows(), "in_features", in_features);
+  check_cols(who, "x", x.cols(), "samples in the forward pass", samples);
+  check_rows(who, "dy", dy.rows(), "out_features", out_features);
+  check_cols(who, "dy", dy.cols(), "samples in the forward pass", samples);
+}
+
+}  // namespace detail
 }  // namespace lora

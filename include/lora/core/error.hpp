@@ -41,33 +41,47 @@ struct ValueError : Error {
 
 namespace detail {
 
-/// `who: text`, assembled only once something has gone wrong.
+/// Who refuses: "Linear", or "Linear" and "forward" for Linear::forward. Joined only once something has gone wrong.
+struct Caller {
+  std::string_view type;
+  std::string_view function = {};
+
+  Caller(const char* name) : type(name) {}       // NOLINT(google-explicit-constructor)
+  Caller(std::string_view name) : type(name) {}  // NOLINT(google-explicit-constructor)
+  Caller(std::string_view type_name, std::string_view function_name) : type(type_name), function(function_name) {}
+
+  std::string str() const {
+    return function.empty() ? std::string(type) : std::string(type) + "::" + std::string(function);
+  }
+};
+
+/// Throws E with the message `who: text`.
 template <class E>
-[[noreturn]] void fail(std::string_view who, const std::string& text) {
-  throw E(std::string(who) + ": " + text);
+[[noreturn]] void fail(const Caller& who, const std::string& text) {
+  throw E(who.str() + ": " + text);
 }
 
 inline std::string quoted(std::string_view name) { return "\"" + std::string(name) + "\""; }
 
 /// Throws ShapeError `who: x has 512 rows, expected in_features = 768`.
-inline void check_extent(std::string_view who, std::string_view what, Eigen::Index given, std::string_view extent,
+inline void check_extent(const Caller& who, std::string_view what, Eigen::Index given, std::string_view extent,
                          std::string_view expected_name, Eigen::Index expected) {
   if (given == expected) return;
   fail<ShapeError>(who, std::string(what) + " has " + std::to_string(given) + " " + std::string(extent) + ", expected " +
                             std::string(expected_name) + " = " + std::to_string(expected));
 }
 
-inline void check_rows(std::string_view who, std::string_view what, Eigen::Index given, std::string_view expected_name,
+inline void check_rows(const Caller& who, std::string_view what, Eigen::Index given, std::string_view expected_name,
                        Eigen::Index expected) {
   check_extent(who, what, given, "rows", expected_name, expected);
 }
 
-inline void check_cols(std::string_view who, std::string_view what, Eigen::Index given, std::string_view expected_name,
+inline void check_cols(const Caller& who, std::string_view what, Eigen::Index given, std::string_view expected_name,
                        Eigen::Index expected) {
   check_extent(who, what, given, "columns", expected_name, expected);
 }
 
-inline void check_not_empty(std::string_view who, std::string_view what, Eigen::Index rows, Eigen::Index cols) {
+inline void check_not_empty(const Caller& who, std::string_view what, Eigen::Index rows, Eigen::Index cols) {
   if (rows > 0 && cols > 0) return;
   fail<ShapeError>(who, std::string(what) + " is empty (" + std::to_string(rows) + " x " + std::to_string(cols) +
                             "), expected at least 1 x 1");

@@ -38,13 +38,27 @@ std::vector<std::string> tensor_names(const T& model) {
   return names;
 }
 
-/// Stops training every parameter, and gives back the memory of the gradients. They count from then on as frozen.
+namespace detail {
+
+void freeze_parameter(ParameterLike auto& parameter) {
+  using Value = std::remove_reference_t<decltype(parameter.grad)>;
+  parameter.trainable = false;
+  if constexpr (Value::SizeAtCompileTime == Dynamic) parameter.grad = Value();
+}
+
+}  // namespace detail
+
+/// Stops training every parameter, and gives back the memory of the gradients.
 template <class T>
 void freeze(T& model) {
-  visit_parameters(model, [](const Path&, auto& parameter) {
-    using Value = std::remove_reference_t<decltype(parameter.grad)>;
-    parameter.trainable = false;
-    if constexpr (Value::SizeAtCompileTime == Dynamic) parameter.grad = Value();
+  visit_parameters(model, [](const Path&, auto& parameter) { detail::freeze_parameter(parameter); });
+}
+
+/// The same for every parameter that does not belong to an adapter.
+template <class T>
+void freeze_base(T& model) {
+  visit_parameters(model, [](const Path& path, auto& parameter) {
+    if (!path.in_adapter()) detail::freeze_parameter(parameter);
   });
 }
 

@@ -27,11 +27,15 @@ struct Name {
 class Path {
  public:
   Path() = default;
-  Path(const Path* parent, Name name, bool active = true)
-      : parent_(parent), name_(name), active_(active && (parent == nullptr || parent->active_)) {}
+  Path(const Path* parent, Name name) : parent_(parent), name_(name), active_(parent->active_), in_adapter_(parent->in_adapter_) {}
+  /// The path of an adapter, which may be selected or not.
+  Path(const Path* parent, Name name, bool selected)
+      : parent_(parent), name_(name), active_(selected && parent->active_), in_adapter_(true) {}
 
   /// False inside an adapter that is not selected: its parameters are listed and saved, but not trained.
   bool active() const { return active_; }
+  /// Whether this is an adapter or a part of one, rather than of the base model.
+  bool in_adapter() const { return in_adapter_; }
 
   std::string str() const {
     std::string text;
@@ -72,6 +76,7 @@ class Path {
   const Path* parent_ = nullptr;
   Name name_{""};
   bool active_ = true;
+  bool in_adapter_ = false;
 };
 
 }  // namespace lora

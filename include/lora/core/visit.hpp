@@ -15,6 +15,8 @@
 ///   - a type with its own `visit`,
 ///   - a std::optional or a pointer to one of these (skipped when empty),
 ///   - a range of these, such as std::vector: its elements are named 0, 1, 2, ...
+/// A type that holds adapters lists each with a third argument, f(name, adapter, selected): an adapter that is not selected
+/// is listed and saved like any other part, but not trained.
 
 #include "lora/core/parameter.hpp"
 #include "lora/core/path.hpp"
@@ -26,8 +28,16 @@ namespace lora {
 
 namespace detail {
 
+template <class... F>
+struct Overloaded : F... {
+  using F::operator()...;
+};
+template <class... F>
+Overloaded(F...) -> Overloaded<F...>;
+
 struct Probe {
-  void operator()(const Name&, auto&&, bool = true) const {}
+  void operator()(const Name&, auto&&) const {}
+  void operator()(const Name&, auto&&, bool) const {}
 };
 
 template <class T>
@@ -62,9 +72,13 @@ void walk(T& part, OnTensor&& on_tensor, OnModule&& on_module, const Path& path 
     on_tensor(path, part);
   } else if constexpr (Visitable<T>) {
     on_module(path, part);
-    std::remove_cv_t<T>::visit(part, [&](const Name& name, auto& child, bool active = true) {
-      walk(child, on_tensor, on_module, Path(&path, name, active));
-    });
+    std::remove_cv_t<T>::visit(
+        part, detail::Overloaded{
+                  [&](const Name& name, auto& child) { walk(child, on_tensor, on_module, Path(&path, name)); },
+                  [&](const Name& name, auto& child, bool selected) {
+                    walk(child, on_tensor, on_module, Path(&path, name, selected));
+                  },
+              });
   } else if constexpr (detail::Indirect<T>) {
     if (part) walk(*part, on_tensor, on_module, path);
   } else if constexpr (detail::Range<T>) {

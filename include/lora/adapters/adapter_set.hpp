@@ -1,0 +1,250 @@
+#pragma once
+/// Named adapters beside one frozen weight, of which one, none or a weighted sum is selected.
+
+#include "lora/adapters/full_weight.hpp"
+#include "lora/adapters/lora.hpp"
+#include "lora/adapters/no_adapter.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <initializer_list>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <variant>
+#include <vector>
+
+namespace lora {
+
+/// One member of a weighted sum of adapters.
+struct AdapterWeight {
+  std::string_view name;
+  double weight = 1;
+};
+
+/// y = W0 x + b + sum_k w_k (adapted_k(W0, x) + b_k - W0 x - b)   over the selected adapters k.
+///
+/// Only factors and biases can be summed. A trained copy of the whole weight is selected alone, with weight 1.
+/// An adapter's trained bias b_k stands in the place of the base's bias b.
+template <class S>
+class AdapterSet {
+ public:
+  /// Low-rank factors, a trained copy of the whole weight, or nothing but a bias.
+  using AnyAdapter = std::variant<Lora<S>, FullWeight<S>, NoAdapter<S>>;
+
+  struct Member {
+    std::string name;
+    AnyAdapter adapter;
+    std::optional<Parameter<S, Dynamic, 1>> bias;
+    double weight = 0;
+    bool selected = false;
+
+    static void visit(auto& self, auto&& f) {
+      std::visit([&](auto& adapter) { std::remove_cvref_t<decltype(adapter)>::visit(adapter, f); }, self.adapter);
+      f("bias", self.bias);
+    }
+  };
+
+  /// What the selected adapters keep of a pass.
+  template <int Samples = Dynamic>
+  struct Cache {
+    using Any = std::variant<typename NoAdapter<S>::template Cache<Samples>, typename Lora<S>::template Cache<Samples>,
+                             typename FullWeight<S>::template Cache<Samples>>;
+    std::vector<Any> members;
+    std::uint64_t revision = 0;
+
+    Index bytes() const {
+      Index sum = 0;
+      for (const Any& any : members) sum += std::visit([](const auto& cache) { return cache.bytes(); }, any);
+      return sum;
+    }
+  };
+
+  /// Adds an adapter and selects it alone. Throws NameError if the name is taken, empty or contains a dot; nothing has
+  /// changed then.
+  void insert(std::string_view name, AnyAdapter adapter, std::optional<Vector<S>> bias = std::nullopt) {
+    check_new_name(name);
+    Member member{std::string(name), std::move(adapter), std::nullopt};
+    if (bias) member.bias.emplace(std::move(*bias));
+    members_.push_back(std::move(member));
+    select_only(members_.size() - 1);
+  }
+
+  /// Removes an adapter. Throws NameError if there is none of that name.
+  void erase(std::string_view name) {
+    const std::size_t position = position_of(name, "detach");
+    members_.erase(members_.begin() + static_cast<std::ptrdiff_t>(position));
+    update_selection();
+  }
+
+  void select(std::string_view name) { select_only(position_of(name, "select")); }
+
+  void select_none() {
+    for (Member& member : members_) member.selected = false;
+    update_selection();
+  }
+
+  /// Throws NameError for an unknown or repeated name, ConfigError for a weight that is not finite or a trained copy that is
+  /// not alone with weight 1; the selection is unchanged then.
+  void select_sum(const std::vector<AdapterWeight>& chosen) {
+    for (std::size_t k = 0; k < chosen.size(); ++k) {
+      const Member& member = members_[position_of(chosen[k].name, "select_sum")];
+      const bool repeated = std::any_of(chosen.begin(), chosen.begin() + static_cast<std::ptrdiff_t>(k),
+                                        [&](const AdapterWeight& other) { return other.name == chosen[k].name; });
+      if (repeated) throw NameError("select_sum: adapter " + detail::quoted(member.name) + " is named twice");
+      if (!std::isfinite(chosen[k].weight)) {
+        throw ConfigError("select_sum: the weight of adapter " + detail::quoted(member.name) + " is " +
+                          std::to_string(chosen[k].weight) + ", expected a finite number");
+      }
+      if (std::holds_alternative<FullWeight<S>>(member.adapter) && (chosen.size() > 1 || chosen[k].weight != 1.0)) {
+        throw ConfigError("select_sum: adapter " + detail::quoted(member.name) +
+                          " is a trained copy of the weight, expected it alone and with weight 1");
+      }
+    }
+    for (Member& member : members_) {
+      const auto found = std::find_if(chosen.begin(), chosen.end(), [&](const AdapterWeight& one) { return one.name == member.name; });
+      member.selected = found != chosen.end();
+      member.weight = member.selected ? found->weight : 0;
+    }
+    update_selection();
+  }
+
+  bool contains(std::string_view name) const {
+    return std::any_of(members_.begin(), members_.end(), [&](const Member& member) { return member.name == name; });
+  }
+  /// Throws NameError if there is no adapter of that name.
+  Member& at(std::string_view name) { return members_[position_of(name, "at")]; }
+  const Member& at(std::string_view name) const { return members_[position_of(name, "at")]; }
+
+  const std::vector<Member>& members() const { return members_; }
+  bool empty() const { return members_.empty(); }
+  /// Changes whenever the selection does.
+  std::uint64_t revision() const { return revision_; }
+
+  /// Throws NameError unless an adapter of this name could be added.
+  void check_new_name(std::string_view name) const {
+    if (name.empty() || name.find('.') != std::string_view::npos) {
+      throw NameError("attach: the adapter name " + detail::quoted(name) + " is not allowed, expected text without a dot");
+    }
+    if (contains(name)) throw NameError("attach: an adapter " + detail::quoted(name) + " exists already");
+  }
+
+  template <int N>
+  void forward(const FrozenBase auto& base, const Vector<S>* bias, const auto& x, auto& y, Cache<N>& cache,
+               const Pass& pass) const {
+    cache.revision = revision_;
+    if (cache.members.size() < selected_.size()) cache.members.resize(selected_.size());
+    if (selected_.empty()) base.apply(x, y);
+    for (std::size_t k = 0; k < selected_.size(); ++k) {
+      with_cache<N>(members_[selected_[k]], cache.members[k], [&](const auto& adapter, auto& own, S weight) {
+        if constexpr (AdditiveAdapter<std::remove_cvref_t<decltype(adapter)>>) {
+          if (k == 0) adapter.forward(base, x, y, own, pass, weight);
+          if (k > 0) adapter.add(x, y, own, pass, weight);
+        } else {
+          adapter.forward(base, x, y, own, pass);
+        }
+      });
+    }
+    add_bias(bias, y);
+  }
+
+  template <int N>
+  void backward(const FrozenBase auto& base, const auto& x, const auto& dy, auto&& dx, Cache<N>& cache) {
+    if (selected_.empty()) {
+      if constexpr (wants_gradient<decltype(dx)>) base.apply_transposed(dy, dx);
+    }
+    for (std::size_t k = 0; k < selected_.size(); ++k) {
+      Member& member = members_[selected_[k]];
+      // forward: y += w_k (b_k - b)   =>   db_k = w_k times the sum of dy over the samples
+      if (member.bias && member.bias->trainable) member.bias->gradient() += S(member.weight) * dy.rowwise().sum();
+      with_cache<N>(member, cache.members[k], [&](auto& adapter, auto& own, S) {
+        if constexpr (AdditiveAdapter<std::remove_cvref_t<decltype(adapter)>>) {
+          if (k > 0) return adapter.add_backward(x, dy, dx, own);
+        }
+        adapter.backward(base, x, dy, dx, own);
+      });
+    }
+  }
+
+  /// block += (adapted - W0)[:, first : first + block.cols()]
+  template <class W>
+  void add_delta(Matrix<W>& block, Index first, const FrozenBase auto& base) const {
+    for (const std::size_t position : selected_) {
+      const Member& member = members_[position];
+      std::visit(
+          [&](const auto& adapter) {
+            if constexpr (AdditiveAdapter<std::remove_cvref_t<decltype(adapter)>>) {
+              adapter.add_delta(block, first, base, S(member.weight));
+            } else {
+              adapter.add_delta(block, first, base);
+            }
+          },
+          member.adapter);
+    }
+  }
+
+  /// y += b + sum_k w_k (b_k - b) to every column; one selected bias of weight 1 is added as it is, to the bit.
+  void add_bias(const Vector<S>* bias, auto& y) const {
+    if (bias == nullptr) return;
+    if (selected_.size() == 1 && members_[selected_[0]].bias && members_[selected_[0]].weight == 1.0) {
+      y.colwise() += members_[selected_[0]].bias->value;
+      return;
+    }
+    y.colwise() += *bias;
+    for (const std::size_t position : selected_) {
+      const Member& member = members_[position];
+      if (member.bias) y.colwise() += S(member.weight) * (member.bias->value - *bias);
+    }
+  }
+
+  static void visit(auto& self, auto&& f) {
+    for (auto& member : self.members_) f(Name(std::string_view(member.name)), member, member.selected);
+  }
+
+ private:
+  std::size_t position_of(std::string_view name, const char* who) const {
+    for (std::size_t k = 0; k < members_.size(); ++k) {
+      if (members_[k].name == name) return k;
+    }
+    std::string known;
+    for (const Member& member : members_) known += (known.empty() ? "" : ", ") + detail::quoted(member.name);
+    throw NameError(std::string(who) + ": there is no adapter " + detail::quoted(name) + ", expected " +
+                    (known.empty() ? "one that was attached (there is none)" : "one of " + known));
+  }
+
+  void select_only(std::size_t position) {
+    for (std::size_t k = 0; k < members_.size(); ++k) {
+      members_[k].selected = k == position;
+      members_[k].weight = k == position ? 1.0 : 0.0;
+    }
+    update_selection();
+  }
+
+  void update_selection() {
+    selected_.clear();
+    for (std::size_t k = 0; k < members_.size(); ++k) {
+      if (members_[k].selected) selected_.push_back(k);
+    }
+    ++revision_;
+  }
+
+  /// Calls f(adapter, its cache, its weight) with the adapter's own type, making the cache the first time.
+  template <int N>
+  static void with_cache(auto& member, typename Cache<N>::Any& any, auto&& f) {
+    std::visit(
+        [&](auto& adapter) {
+          using Own = typename std::remove_cvref_t<decltype(adapter)>::template Cache<N>;
+          if (!std::holds_alternative<Own>(any)) any.template emplace<Own>();
+          f(adapter, std::get<Own>(any), S(member.weight));
+        },
+        member.adapter);
+  }
+
+  std::vector<Member> members_;
+  std::vector<std::size_t> selected_;  // positions in members_
+  std::uint64_t revision_ = 0;
+};
+
+}  // namespace lora
