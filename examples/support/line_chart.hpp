@@ -1,0 +1,161 @@
+#pragma once
+/// A line chart as SVG: curves over a common axis, linear or logarithmic.
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <limits>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "svg.hpp"
+#include "text.hpp"
+
+namespace examples {
+
+/// One line of a chart. Points that cannot be drawn (not finite; not positive on a logarithmic axis) leave a gap.
+struct Series {
+  std::string name;
+  std::vector<double> x, y;  // as many of one as of the other
+  bool dashed = false;
+};
+
+struct LineChart {
+  std::string title, x_label, y_label;
+  std::vector<Series> series;
+  bool log_y = false;
+  bool percent_y = false;               // 0.5 is labelled 50 %
+  std::optional<double> y_low, y_high;  // the data's own range where absent
+};
+
+namespace detail {
+
+struct Range {
+  double low = std::numeric_limits<double>::infinity();
+  double high = -std::numeric_limits<double>::infinity();
+
+  void include(double value) {
+    low = std::min(low, value);
+    high = std::max(high, value);
+  }
+
+  /// 0 at the low end, 1 at the high end; what lies outside is drawn at the edge.
+  double share(double value) const { return std::clamp((value - low) / (high - low), 0.0, 1.0); }
+
+  /// Room at the ends that are not `kept`, and some length in any case.
+  Range padded(bool keep_low, bool keep_high) const {
+    const double room = high > low ? 0.05 * (high - low) : std::max(0.5 * std::abs(low), 0.5);
+    Range result{keep_low ? low : low - room, keep_high ? high : high + room};
+    if (!(result.high > result.low)) result.high = result.low + 1;
+    return result;
+  }
+};
+
+struct Tick {
+  double position;
+  std::string label;
+};
+
+/// Ticks at whole multiples of 1, 2 or 5 times a power of ten, four to ten of them.
+inline std::vector<Tick> linear_ticks(Range range, bool percent_sign) {
+  const double length = (range.high - range.low) / 5;
+  const double power = std::pow(10.0, std::floor(std::log10(length)));
+  const double ratio = length / power;
+  const double step = power * (ratio < 1.5 ? 1 : ratio < 3.5 ? 2 : ratio < 7.5 ? 5 : 10);
+  std::vector<Tick> ticks;
+  for (double k = std::ceil(range.low / step - 1e-9); k * step <= range.high + 1e-9 * step; ++k) {
+    const double value = k == 0 ? 0 : k * step;  // -0 is labelled 0
+    ticks.push_back({value, percent_sign ? significant(100 * value, 6) + " %" : significant(value, 6)});
+  }
+  return ticks;
+}
+
+/// Ticks for a range of decimal logarithms: at 1, 2 and 5 times the powers of ten, at 1 alone where there are many.
+inline std::vector<Tick> log_ticks(Range range) {
+  std::vector<Tick> ticks;
+  for (double exponent = std::floor(range.low); exponent <= range.high; ++exponent) {
+    for (const int factor : {1, 2, 5}) {
+      const double position = exponent + std::log10(factor);
+      const bool wanted = factor == 1 || range.high - range.low < 2.7;
+      if (wanted && position >= range.low - 1e-9 && position <= range.high + 1e-9) {
+        ticks.push_back({position, significant(factor * std::pow(10.0, exponent), 6)});
+      }
+    }
+  }
+  return ticks;
+}
+
+}  // namespace detail
+
+/// Throws std::invalid_argument if a series has not as many x as y, or if y_low is not below y_high, or if a bound of a
+/// logarithmic axis is not positive.
+inline std::string line_chart(const LineChart& chart) {
+  constexpr double width = 720, height = 420, left = 72, right = 696, top = 84, bottom = 364;
+  const auto scaled = [&](double y) { return chart.log_y ? std::log10(y) : y; };
+  const auto drawable = [&](double x, double y) { return std::isfinite(x) && std::isfinite(scaled(y)); };
+
+  detail::Range x_range, y_range;
+  for (const Series& series : chart.series) {
+    if (series.x.size() != series.y.size()) {
+      throw std::invalid_argument("line_chart: series \"" + series.name + "\" has " + std::to_string(series.x.size()) +
+                                  " x and " + std::to_string(series.y.size()) + " y");
+    }
+    for (std::size_t i = 0; i < series.x.size(); ++i) {
+      if (!drawable(series.x[i], series.y[i])) continue;
+      x_range.include(series.x[i]);
+      y_range.include(scaled(series.y[i]));
+    }
+  }
+  if (x_range.low > x_range.high) x_range = y_range = {0, 1};  // nothing to draw
+  if (chart.y_low) y_range.low = scaled(*chart.y_low);
+  if (chart.y_high) y_range.high = scaled(*chart.y_high);
+  if (!std::isfinite(y_range.low) || !std::isfinite(y_range.high) ||
+      (chart.y_low && chart.y_high && y_range.low >= y_range.high)) {
+    throw std::invalid_argument("line_chart: y_low and y_high are not the ends of an axis");
+  }
+  x_range = x_range.padded(true, true);
+  y_range = y_range.padded(chart.y_low.has_value(), chart.y_high.has_value());
+  const auto to_x = [&](double x) { return left + (right - left) * x_range.share(x); };
+  const auto to_y = [&](double y) { return bottom - (bottom - top) * y_range.share(y); };
+
+  Svg svg;
+  svg.text(left, 34, chart.title, "start", 17, ink, " font-weight=\"600\"");
+  for (const auto& [y, label] :
+       chart.log_y ? detail::log_ticks(y_range) : detail::linear_ticks(y_range, chart.percent_y)) {
+    svg.line(left, to_y(y), right, to_y(y), grid_colour);
+    svg.text(left - 8, to_y(y) + 4, label, "end", 12, faint);
+  }
+  for (const auto& [x, label] : detail::linear_ticks(x_range, false)) {
+    svg.line(to_x(x), bottom, to_x(x), bottom + 5, faint);
+    svg.text(to_x(x), bottom + 20, label, "middle", 12, faint);
+  }
+  svg.line(left, bottom, right, bottom, faint);
+  svg.text((left + right) / 2, height - 14, chart.x_label, "middle", 13, ink);
+  svg.text(0, 0, chart.y_label, "middle", 13, ink,
+           " transform=\"translate(20 " + fixed((top + bottom) / 2, 2) + ") rotate(-90)\"");
+
+  double legend = left;
+  for (std::size_t i = 0; i < chart.series.size(); ++i) {
+    const Series& series = chart.series[i];
+    const std::string colour = palette[i % palette.size()];
+    std::vector<std::pair<double, double>> points;
+    for (std::size_t k = 0; k <= series.x.size(); ++k) {
+      if (k < series.x.size() && drawable(series.x[k], series.y[k])) {
+        points.emplace_back(to_x(series.x[k]), to_y(scaled(series.y[k])));
+        continue;
+      }
+      if (points.size() > 1) svg.polyline(points, colour, series.dashed);
+      if (!points.empty()) svg.dot(points.back().first, points.back().second, colour);
+      points.clear();
+    }
+    svg.line(legend, 58, legend + 22, 58, colour, 3, series.dashed);
+    svg.text(legend + 28, 62, series.name, "start", 13, ink);
+    legend += 50 + character_width * static_cast<double>(width_of(series.name));
+  }
+  return svg.document(width, height, chart.title);
+}
+
+}  // namespace examples
