@@ -1,0 +1,226 @@
+#pragma once
+/// The laws of adapters, for any Adapted<Base, Adapter>: put your own adapter type through them.
+///
+///   fresh    a new adapter leaves the base's output the same to the bit
+///   off      disabled equals the base to the bit, and enabling again gives the first output back
+///   merge    merged() x equals forward(x) to rounding; merged() is the exact sum, rounded once
+///   sum      adapters active together add up, each with its weight
+///   copy     a copy is complete and independent
+///   no heap  after the first pass nothing allocates
+///   const    concurrent forward passes on one layer give the same bits as one alone
+///
+/// The gradient law is in gradient.hpp. Layers should have generic parameters (fill_parameters), except for fresh.
+
+#include "lora/adapters/adapted.hpp"
+#include "lora/testing/generic.hpp"
+#include "lora/testing/law.hpp"
+
+#include <cstddef>
+#include <thread>
+#include <utility>
+#include <vector>
+
+namespace lora::testing {
+
+namespace detail {
+
+/// forward with a cache of its own, as a new matrix.
+template <int Samples = Dynamic>
+auto output_of(const auto& layer, const auto& x, const Pass& pass = {}) {
+  using Layer = std::remove_cvref_t<decltype(layer)>;
+  typename Layer::template Cache<Samples> cache;
+  return Matrix<typename Layer::Scalar>(layer.forward(x, cache, pass));
+}
+
+/// W0 x + b with the base's own bias.
+auto base_output(const auto& layer, const auto& x) {
+  using S = typename std::remove_cvref_t<decltype(layer)>::Scalar;
+  Matrix<S> y(layer.out_features(), x.cols());
+  layer.base().apply(x, y);
+  auto disabled = layer;
+  disabled.enable(false);
+  if (const auto* b = disabled.bias()) y.colwise() += *b;
+  return y;
+}
+
+template <class S>
+double epsilon() {
+  return static_cast<double>(Eigen::NumTraits<S>::epsilon());
+}
+
+}  // namespace detail
+
+/// An adapter as it was made, with a factor at zero, changes nothing: not in inference, not in training with dropout.
+template <class Layer>
+LawResults check_fresh(const Layer& layer, const Matrix<typename Layer::Scalar>& x) {
+  const auto expected = detail::base_output(layer, x);
+  return {same_bits("fresh: inference", detail::output_of(layer, x), expected),
+          same_bits("fresh: training", detail::output_of(layer, x, {.training = true, .seed = 1}), expected),
+          same_bits("fresh: merged weight", layer.merged(), layer.base().dense())};
+}
+
+/// Off is the base, and on is what it was. Takes the layer by value: it switches it.
+template <class Layer>
+LawResults check_off(Layer layer, const Matrix<typename Layer::Scalar>& x) {
+  const auto adapted = detail::output_of(layer, x);
+  const auto expected = detail::base_output(layer, x);
+  layer.enable(false);
+  LawResults results = {same_bits("off: output", detail::output_of(layer, x), expected),
+                        same_bits("off: merged weight", layer.merged(), layer.base().dense())};
+  layer.enable();
+  results.push_back(same_bits("off: on again", detail::output_of(layer, x), adapted));
+  return results;
+}
+
+/// c of the merge law: |merged() x + b - forward(x)| <= c sqrt(in) epsilon | |W0| |x| + |delta| |x| |, Frobenius norms. The
+/// right-hand side has no cancellation between W0 and delta; rounding errors add up as random signs, hence sqrt(in). The
+/// largest seen over the shapes, ranks and scalars of our tests is 1.4, at in = 1, where the sum over the rank rules.
+inline constexpr double merge_constant = 2;
+
+template <class Layer>
+LawResult check_merged_output(const Layer& layer, const Matrix<typename Layer::Scalar>& x) {
+  using S = typename Layer::Scalar;
+  Matrix<S> merged = layer.merged() * x;
+  if (const auto* b = layer.bias()) merged.colwise() += *b;
+  const double difference = (merged - detail::output_of(layer, x)).template cast<double>().norm();
+  const Matrix<double> size =
+      layer.base().dense().cwiseAbs().template cast<double>() + layer.delta().cwiseAbs().template cast<double>();
+  const double scale = (size * x.cwiseAbs().template cast<double>()).norm();
+  return judge("merge: output", difference / scale,
+               merge_constant * std::sqrt(static_cast<double>(layer.in_features())) * detail::epsilon<S>());
+}
+
+/// merged() against `exact` (out, in), the sum in more precision than the layer's, in relative Frobenius norm. A sum that is
+/// accumulated in a wider type and rounded once stays well within 1 epsilon at any rank; one accumulated in S itself, as for
+/// double, within about max(1, sqrt(rank) / 4).
+template <class Layer>
+LawResult check_merged_weight(const Layer& layer, const Matrix<long double>& exact, double epsilons = 1) {
+  const Matrix<long double> difference = layer.merged().template cast<long double>() - exact;
+  return judge("merge: weight", static_cast<double>(difference.norm() / exact.norm()),
+               epsilons * detail::epsilon<typename Layer::Scalar>());
+}
+
+/// For Lora's parametrisation: W0 + s B A, entry by entry in long double.
+template <class Base, class A>
+  requires requires(const A& adapter) {
+    adapter.A.value;
+    adapter.B.value;
+    adapter.scale();
+  }
+Matrix<long double> exact_weight(const Adapted<Base, A>& layer) {
+  const auto& A_ = layer.adapter().A.value;
+  const auto& B_ = layer.adapter().B.value;
+  Matrix<long double> exact(layer.out_features(), layer.in_features());
+  for (Index i = 0; i < exact.rows(); ++i) {
+    for (Index j = 0; j < exact.cols(); ++j) {
+      long double sum = 0;
+      for (Index k = 0; k < A_.rows(); ++k) {
+        sum += static_cast<long double>(B_(i, k)) * static_cast<long double>(A_(k, j));
+      }
+      exact(i, j) = static_cast<long double>(layer.base().dense()(i, j)) +
+                    static_cast<long double>(layer.adapter().scale()) * sum;
+    }
+  }
+  return exact;
+}
+
+/// Two adapters active together, with the weights 0.5 and -2, against W0 + 0.5 delta_first - 2 delta_second.
+/// Needs adapters of an additive kind (AdditiveAdapter). Within merge_constant as for the merge law.
+template <class Base, AdditiveAdapter A>
+LawResult check_sum(const Adapted<Base, A>& first, const Adapted<Base, A>& second,
+                    const Matrix<typename A::Scalar>& x) {
+  using S = typename A::Scalar;
+  typename A::template Cache<Dynamic> caches[2];
+  Matrix<S> y(first.out_features(), x.cols());
+  first.adapter().forward(first.base(), x, y, caches[0], {}, S(0.5));
+  second.adapter().add(x, y, caches[1], {}, S(-2));
+  const Matrix<double> W0 = first.base().dense().template cast<double>();
+  const Matrix<double> a = 0.5 * first.delta().template cast<double>();
+  const Matrix<double> b = -2 * second.delta().template cast<double>();
+  const Matrix<double> input = x.template cast<double>();
+  const double difference = (y.template cast<double>() - (W0 + a + b) * input).norm();
+  const double scale = ((W0.cwiseAbs() + a.cwiseAbs() + b.cwiseAbs()) * input.cwiseAbs()).norm();
+  return judge("sum", difference / scale,
+               merge_constant * std::sqrt(static_cast<double>(first.in_features())) * detail::epsilon<S>());
+}
+
+/// Changing every parameter of the copy leaves the original alone, and the other way round; the copy outlives it.
+template <class Layer>
+LawResults check_copy(const Layer& layer, const Matrix<typename Layer::Scalar>& x) {
+  using S = typename Layer::Scalar;
+  const auto change = [](Layer& changed) {
+    visit_parameters(changed, [](const Path&, auto& parameter) { parameter.value.array() += S(1); });
+  };
+  const auto expected = detail::output_of(layer, x);
+  Layer copy = layer;
+  LawResults results = {same_bits("copy: complete", detail::output_of(copy, x), expected)};
+  change(copy);
+  results.push_back(same_bits("copy: the original stays", detail::output_of(layer, x), expected));
+
+  std::vector<Layer> original(1, layer);
+  Layer survivor = original.front();
+  change(original.front());
+  results.push_back(same_bits("copy: the copy stays", detail::output_of(survivor, x), expected));
+  original.clear();
+  results.push_back(same_bits("copy: outlives the original", detail::output_of(survivor, x), expected));
+  Layer assigned = std::move(copy);
+  assigned = survivor;
+  results.push_back(same_bits("copy: assigned", detail::output_of(assigned, x), expected));
+  return results;
+}
+
+/// A training step (forward, backward) after the first, then one with about half the samples, then the whole batch again.
+///
+/// allocations() is how often memory was asked for so far, counted by the caller. allowed: of them, what Eigen's own products
+/// of these sizes take for their blocking buffers, for each of the three steps. error is the largest excess.
+template <class Layer>
+LawResult check_no_heap(Layer& layer, const Matrix<typename Layer::Scalar>& x, const Matrix<typename Layer::Scalar>& dy,
+                        auto&& allocations, const Pass& pass = {}, std::size_t allowed = 0) {
+  typename Layer::template Cache<> cache;
+  const auto step = [&](Index samples) {
+    const auto input = x.leftCols(samples);
+    layer.forward(input, cache, pass);
+    layer.backward(input, dy.leftCols(samples), cache);
+  };
+  step(x.cols());
+  double worst = 0;
+  for (const Index samples : {x.cols(), (x.cols() + 1) / 2, x.cols()}) {
+    const auto before = static_cast<std::size_t>(allocations());
+    step(samples);
+    const auto made = static_cast<std::size_t>(allocations()) - before;
+    worst = std::max(worst, static_cast<double>(made) - static_cast<double>(allowed));
+  }
+  return judge("no heap", worst, 0, std::to_string(allowed) + " allocations are Eigen's own");
+}
+
+/// `threads` threads, each with its own cache, `rounds` forward passes each, all at once on the one layer.
+template <class Layer>
+LawResult check_const(const Layer& layer, const Matrix<typename Layer::Scalar>& x, const Pass& pass = {},
+                      int threads = 8, int rounds = 10) {
+  const auto expected = detail::output_of(layer, x, pass);
+  std::vector<Index> differing(static_cast<std::size_t>(threads), 0);
+  std::vector<std::thread> running;
+  for (Index& count : differing) {
+    running.emplace_back([&] {
+      typename Layer::template Cache<> cache;
+      for (int round = 0; round < rounds; ++round)
+        count += (layer.forward(x, cache, pass).array() != expected.array()).count();
+    });
+  }
+  for (std::thread& thread : running) thread.join();
+  Index sum = 0;
+  for (const Index count : differing) sum += count;
+  return judge("const", static_cast<double>(sum), 0, std::to_string(threads) + " threads");
+}
+
+/// All of the above that need no counterpart: off, merged output, copy and const.
+template <class Layer>
+LawResults adapter_laws(const Layer& layer, const Matrix<typename Layer::Scalar>& x) {
+  LawResults results = check_off(layer, x);
+  results.push_back(check_merged_output(layer, x));
+  append(results, check_copy(layer, x));
+  results.push_back(check_const(layer, x, {.training = true, .seed = 1}, 3, 2));
+  return results;
+}
+
+}  // namespace lora::testing
