@@ -72,9 +72,10 @@ LawResults check_off(Layer layer, const Matrix<typename Layer::Scalar>& x) {
   return results;
 }
 
-/// c of the merge law: |merged() x + b - forward(x)| <= c sqrt(in) epsilon | |W0| |x| + |delta| |x| |, Frobenius norms. The
-/// right-hand side has no cancellation between W0 and delta; rounding errors add up as random signs, hence sqrt(in). The
-/// largest seen over the shapes, ranks and scalars of our tests is 1.4, at in = 1, where the sum over the rank rules.
+/// c of the merge law: |merged() x + b - forward(x)| <= c sqrt(in) epsilon | |W0| |x| + |delta| |x| |, Frobenius norms.
+/// The right-hand side has no cancellation between W0 and delta; rounding errors add up as random signs, hence
+/// sqrt(in). The largest seen over the shapes, ranks and scalars of our tests is 1.4, at in = 1, where the sum over the
+/// rank rules.
 inline constexpr double merge_constant = 2;
 
 template <class Layer>
@@ -90,9 +91,9 @@ LawResult check_merged_output(const Layer& layer, const Matrix<typename Layer::S
                merge_constant * std::sqrt(static_cast<double>(layer.in_features())) * detail::epsilon<S>());
 }
 
-/// merged() against `exact` (out, in), the sum in more precision than the layer's, in relative Frobenius norm. A sum that is
-/// accumulated in a wider type and rounded once stays well within 1 epsilon at any rank; one accumulated in S itself, as for
-/// double, within about max(1, sqrt(rank) / 4).
+/// merged() against `exact` (out, in), the sum in more precision than the layer's, in relative Frobenius norm. A sum
+/// that is accumulated in a wider type and rounded once stays well within 1 epsilon at any rank; one accumulated in S
+/// itself, as for double, within about max(1, sqrt(rank) / 4).
 template <class Layer>
 LawResult check_merged_weight(const Layer& layer, const Matrix<long double>& exact, double epsilons = 1) {
   const Matrix<long double> difference = layer.merged().template cast<long double>() - exact;
@@ -169,10 +170,11 @@ LawResults check_copy(const Layer& layer, const Matrix<typename Layer::Scalar>& 
   return results;
 }
 
-/// A training step (forward, backward) after the first, then one with about half the samples, then the whole batch again.
+/// A training step (forward, backward) after the first, then one with about half the samples, then the whole batch
+/// again.
 ///
-/// allocations() is how often memory was asked for so far, counted by the caller. allowed: of them, what Eigen's own products
-/// of these sizes take for their blocking buffers, for each of the three steps. error is the largest excess.
+/// allocations() is how often memory was asked for so far, counted by the caller. allowed: of them, what Eigen's own
+/// products of these sizes take for their blocking buffers, for each of the three steps. error is the largest excess.
 template <class Layer>
 LawResult check_no_heap(Layer& layer, const Matrix<typename Layer::Scalar>& x, const Matrix<typename Layer::Scalar>& dy,
                         auto&& allocations, const Pass& pass = {}, std::size_t allowed = 0) {

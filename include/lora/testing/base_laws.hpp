@@ -12,8 +12,8 @@
 
 namespace lora::testing {
 
-/// Agreement to rounding: | given - expected | <= base_constant sqrt(terms) epsilon | |W0| |x| |, Frobenius norms, where
-/// `terms` is the length of the sums.
+/// Agreement to rounding: | given - expected | <= base_constant sqrt(terms) epsilon | |W0| |x| |, Frobenius norms,
+/// where `terms` is the length of the sums.
 inline constexpr double base_constant = 1;
 
 namespace detail {

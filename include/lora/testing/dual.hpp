@@ -4,7 +4,8 @@
 ///   (a + a' e) (b + b' e) = a b + (a b' + a' b) e,   e^2 = 0
 ///
 /// Dual models lora::Scalar, so LoraLinear<Dual>, a network or a loss runs with it unchanged: set `derivative` of the
-/// parameters or inputs to a direction, run forward, and the results carry the directional derivative, exact to rounding.
+/// parameters or inputs to a direction, run forward, and the results carry the directional derivative, exact to
+/// rounding.
 
 #include "lora/core/scalar.hpp"
 

@@ -3,12 +3,14 @@
 ///
 /// The loss is L = sum(R .* forward(x)) with a fixed random R, so backward is given dy = R and every gradient follows:
 ///   central differences   dL/dp = (L(p + h) - L(p - h)) / 2h, entry by entry
-///   Taylor remainder      |L(p + t D) - L(p) - t <dL/dp, D>| falls 100 times when t falls 10 times, along a direction D
+///   Taylor remainder      |L(p + t D) - L(p) - t <dL/dp, D>| falls 100 times when t falls 10 times, along a direction
+/// D
 ///   dual numbers          <dL/dp, D> exactly, from a second model of the same shape over lora::testing::Dual
 ///
-/// A layer is anything with `forward(x, cache[, pass])`, `backward(x, dy, cache)` and a nested Cache; its trained parameters
-/// are found through its listing. The layer's values are the same afterwards, its gradients are those of this pass. Give
-/// every parameter a generic value first (fill_parameters): where B is zero, dA is zero and checks nothing.
+/// A layer is anything with `forward(x, cache[, pass])`, `backward(x, dy, cache)` and a nested Cache; its trained
+/// parameters are found through its listing. The layer's values are the same afterwards, its gradients are those of
+/// this pass. Give every parameter a generic value first (fill_parameters): where B is zero, dA is zero and checks
+/// nothing.
 
 #include "lora/adapters/pass.hpp"
 #include "lora/core/parameters.hpp"
@@ -157,8 +159,8 @@ LawResult compare_entries(std::string law, auto& tensor, const auto& analytic, a
 
 }  // namespace detail
 
-/// Central differences for a whole model given as two functions: forward(model, x) returns y, backward(model, x, dy) returns
-/// dx and adds to the gradients. One result per trained tensor, by its name, and one for x.
+/// Central differences for a whole model given as two functions: forward(model, x) returns y, backward(model, x, dy)
+/// returns dx and adds to the gradients. One result per trained tensor, by its name, and one for x.
 /// Cost: two forward passes for every entry compared.
 template <class Model>
 LawResults check_gradients(Model& model, const Matrix<double>& x, auto&& forward, auto&& backward,
@@ -189,8 +191,8 @@ LawResults check_gradients(Layer& layer, const Matrix<double>& x, const Gradient
 
 /// The Taylor remainder for steps t = 1e-2, 1e-3, 1e-4 in a random direction of all trained tensors and x together.
 ///
-/// error is how far the remainder's order stays below 2, in powers of ten for each tenfold smaller step; the bound is 0.1.
-/// A remainder that is lost in rounding, as that of a linear function, counts as kept.
+/// error is how far the remainder's order stays below 2, in powers of ten for each tenfold smaller step; the bound is
+/// 0.1. A remainder that is lost in rounding, as that of a linear function, counts as kept.
 template <int Samples = Dynamic, class Layer>
 LawResult check_taylor(Layer& layer, const Matrix<double>& x, const GradientOptions& options = {}) {
   detail::LayerPass<Layer, Samples> run{{}, options.pass};

@@ -1,8 +1,8 @@
 #pragma once
 /// The outcome of a law: what was checked, how far off it was, and how far off it may be.
 ///
-/// The headers in this folder check what every layer, adapter or frozen base must keep. They need no test framework: each
-/// check returns LawResults, to be asserted with whatever the reader uses.
+/// The headers in this folder check what every layer, adapter or frozen base must keep. They need no test framework:
+/// each check returns LawResults, to be asserted with whatever the reader uses.
 ///
 ///   for (const auto& result : lora::testing::adapter_laws(layer, x)) {
 ///     INFO(result);
