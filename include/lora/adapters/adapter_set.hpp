@@ -42,7 +42,7 @@ class AdapterSet {
     bool selected = false;
 
     static void visit(auto& self, auto&& f) {
-      std::visit([&](auto& adapter) { std::remove_cvref_t<decltype(adapter)>::visit(adapter, f); }, self.adapter);
+      std::visit([&](auto& own) { std::remove_cvref_t<decltype(own)>::visit(own, f); }, self.adapter);
       f("bias", self.bias);
     }
   };

@@ -18,6 +18,9 @@
 #include "lora/adapters/init.hpp"
 
 #include <algorithm>
+#include <limits>
+#include <type_traits>
+#include <utility>
 
 namespace lora {
 
@@ -45,6 +48,12 @@ struct Lora {
       detail::fail<ConfigError>("Lora", "rank is " + std::to_string(config.rank) + ", expected the compile-time Rank = " +
                                             std::to_string(Rank));
     }
+    const double factor = scaling_factor(alpha, config.rank, scaling);
+    if constexpr (std::is_floating_point_v<S>) {
+      if (std::abs(factor) > static_cast<double>(std::numeric_limits<S>::max())) {
+        detail::fail<ConfigError>("Lora", "the scale " + std::to_string(factor) + " overflows the layer's scalar type");
+      }
+    }
     if constexpr (Out != Dynamic) detail::check_extent("Lora", "the adapter", out, "outputs", "Out", Out);
     if constexpr (In != Dynamic) detail::check_extent("Lora", "the adapter", in, "inputs", "In", In);
     A.value.resize(config.rank, in);
@@ -70,23 +79,23 @@ struct Lora {
   /// y = W0 x + weight s B (A x)
   template <int N>
   void forward(const FrozenBase auto& base, const auto& x, auto& y, Cache<N>& cache, const Pass& pass, S weight = S(1)) const {
-    const auto z = project(x, cache, pass, weight);
+    auto z = project<N>(x, cache, pass, weight);
     lora::apply(base, x, y, B.value, z);
   }
 
   /// y += weight s B (A x)
   template <int N>
   void add(const auto& x, auto& y, Cache<N>& cache, const Pass& pass, S weight) const {
-    y.noalias() += B.value * project(x, cache, pass, weight);
+    y.noalias() += B.value * project<N>(x, cache, pass, weight);
   }
 
   template <int N>
   void backward(const FrozenBase auto& base, const auto& x, const auto& dy, auto&& dx, Cache<N>& cache) {
-    const auto g = accumulate(x, dy, cache);
+    auto g = accumulate<N>(x, dy, cache);
     if constexpr (wants_gradient<decltype(dx)>) {
       // forward: y = W0 x + B z, z = s A x   =>   dx = W0^T dy + A^T g
       if (!drops(cache.pass)) {
-        lora::apply_transposed(base, dy, dx, A.value.transpose(), g);
+        lora::apply_transposed(base, dy, dx, std::as_const(A.value).transpose(), g);
       } else {
         base.apply_transposed(dy, dx);
         add_input_gradient(dx, cache);
@@ -97,15 +106,15 @@ struct Lora {
   /// dx += weight s A^T (B^T dy), and the gradients
   template <int N>
   void add_backward(const auto& x, const auto& dy, auto&& dx, Cache<N>& cache) {
-    accumulate(x, dy, cache);
+    accumulate<N>(x, dy, cache);
     if constexpr (wants_gradient<decltype(dx)>) add_input_gradient(dx, cache);
   }
 
   /// block += weight s B A[:, first : first + block.cols()]
   template <class W>
   void add_delta(Matrix<W>& block, Index first, const auto&, S weight = S(1)) const {
-    block.noalias() += W(weight * scale()) * B.value.template cast<W>() *
-                       A.value.middleCols(first, block.cols()).template cast<W>();
+    const auto columns = A.value.middleCols(first, block.cols()).template cast<W>();
+    block.noalias() += W(weight * scale()) * B.value.template cast<W>() * columns;
   }
 
   static void visit(auto& self, auto&& f) {
@@ -114,37 +123,36 @@ struct Lora {
   }
 
  private:
+  template <int N>
+  using Input = Eigen::Ref<const Matrix<S, In, N>>;
+
   bool drops(const Pass& pass) const { return pass.training && dropout > 0; }
 
   /// z = weight s A (mask .* x)
   template <int N>
-  auto project(const auto& x, Cache<N>& cache, const Pass& pass, S weight) const {
+  auto project(const Input<N>& x, Cache<N>& cache, const Pass& pass, S weight) const {
     cache.pass = pass;
     cache.factor = weight * scale();
     auto z = cache.z.resize(rank(), x.cols());
-    if (!drops(pass)) {
-      z.noalias() = cache.factor * A.value * x;
-    } else {
-      for_each_masked_block(x, cache, [&](Index first, const auto& masked) {
-        z.middleCols(first, masked.cols()).noalias() = cache.factor * A.value * masked;
-      });
-    }
+    for_each_input<N>(x, cache, [&](Index first, const Input<N>& input) {
+      columns_of(z, first, input.cols()).noalias() = A.value * input;
+    });
+    z *= cache.factor;
     return z;
   }
 
   /// Adds dA and dB; returns g = weight s B^T dy, the gradient of A's output, (rank, samples).
   template <int N>
-  auto accumulate(const auto& x, const auto& dy, Cache<N>& cache) {
+  auto accumulate(const Input<N>& x, const auto& dy, Cache<N>& cache) {
     // forward: y += B z   =>   dB = dy z^T, dz = B^T dy
     if (B.trainable) B.gradient().noalias() += dy * cache.z.view().transpose();
     auto g = cache.g.resize(rank(), dy.cols());
-    g.noalias() = cache.factor * B.value.transpose() * dy;
+    g.noalias() = B.value.transpose() * dy;
+    g *= cache.factor;
     // forward: z = s A (mask .* x)   =>   dA = s dz (mask .* x)^T
-    if (A.trainable && !drops(cache.pass)) {
-      A.gradient().noalias() += g * x.transpose();
-    } else if (A.trainable) {
-      for_each_masked_block(x, cache, [&](Index first, const auto& masked) {
-        A.gradient().noalias() += g.middleCols(first, masked.cols()) * masked.transpose();
+    if (A.trainable) {
+      for_each_input<N>(x, cache, [&](Index first, const Input<N>& input) {
+        A.gradient().noalias() += columns_of(g, first, input.cols()) * input.transpose();
       });
     }
     return g;
@@ -153,19 +161,31 @@ struct Lora {
   /// forward: z = s A (mask .* x)   =>   dx += mask .* (A^T g)
   template <int N>
   void add_input_gradient(auto& dx, Cache<N>& cache) const {
-    const auto g = cache.g.view();
+    auto g = cache.g.view();
     if (!drops(cache.pass)) {
       dx.noalias() += A.value.transpose() * g;
       return;
     }
     for_each_mask(dx.cols(), cache, [&](Index first, const auto& mask) {
       auto part = cache.masked.resize(dx.rows(), mask.cols());
-      part.noalias() = A.value.transpose() * g.middleCols(first, mask.cols());
-      dx.middleCols(first, mask.cols()) += mask.cwiseProduct(part);
+      part.setZero();
+      part.noalias() += A.value.transpose() * columns_of(g, first, mask.cols());
+      columns_of(dx, first, mask.cols()) += mask.cwiseProduct(part);
     });
   }
 
-  /// f(first, mask) for the masks of consecutive blocks of samples; a compile-time number of samples is one block.
+  /// f(first, input) with the adapter's input: x itself, or mask .* x for consecutive blocks of samples.
+  template <int N>
+  void for_each_input(const Input<N>& x, Cache<N>& cache, auto&& f) const {
+    if (!drops(cache.pass)) return f(Index(0), x);
+    for_each_mask(x.cols(), cache, [&](Index first, const auto& mask) {
+      auto masked = cache.masked.resize(x.rows(), mask.cols());
+      masked = mask.cwiseProduct(x.middleCols(first, mask.cols()));
+      f(first, Input<N>(masked));
+    });
+  }
+
+  /// f(first, mask) for consecutive blocks of samples; a compile-time number of samples is one block.
   template <int N>
   void for_each_mask(Index samples, Cache<N>& cache, auto&& f) const {
     const DropoutMask dropout_mask(dropout, stream, cache.pass);
@@ -177,14 +197,10 @@ struct Lora {
     }
   }
 
-  /// f(first, mask .* x) for consecutive blocks of samples.
-  template <int N>
-  void for_each_masked_block(const auto& x, Cache<N>& cache, auto&& f) const {
-    for_each_mask(x.cols(), cache, [&](Index first, const auto& mask) {
-      auto masked = cache.masked.resize(x.rows(), mask.cols());
-      masked = mask.cwiseProduct(x.middleCols(first, mask.cols()));
-      f(first, masked);
-    });
+  /// The columns first, first + 1, ... of a buffer, as a view of the buffer's own type.
+  template <class View>
+  static View columns_of(View view, Index first, Index count) {
+    return View(view.data() + first * view.rows(), view.rows(), count);
   }
 };
 
