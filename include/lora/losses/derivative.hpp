@@ -1,0 +1,26 @@
+#pragma once
+/// Where a loss writes its derivative: the caller's matrix, map or block, given by pointer as the last argument.
+
+#include "lora/core/error.hpp"
+#include "lora/core/scalar.hpp"
+
+#include <string_view>
+#include <type_traits>
+
+namespace lora::detail {
+
+/// Makes *derivative (rows, cols), its contents unspecified. A matrix is resized, which allocates only when its size
+/// changes; a view, or an extent fixed at compile time, must have the size already, else ShapeError.
+template <class S, class Derivative>
+void size_derivative(std::string_view who, std::string_view what, Derivative& derivative, Index rows, Index cols) {
+  static_assert(std::is_same_v<typename Derivative::Scalar, S>,
+                "lora: the derivative of a loss has the scalar of the loss's input.");
+  constexpr bool resizable = std::is_base_of_v<Eigen::PlainObjectBase<Derivative>, Derivative>;
+  constexpr bool free_rows = resizable && Derivative::RowsAtCompileTime == Dynamic;
+  constexpr bool free_cols = resizable && Derivative::ColsAtCompileTime == Dynamic;
+  if constexpr (!free_rows) check_rows(who, what, derivative.rows(), "rows of the input", rows);
+  if constexpr (!free_cols) check_cols(who, what, derivative.cols(), "samples", cols);
+  if constexpr (free_rows || free_cols) derivative.resize(rows, cols);
+}
+
+}  // namespace lora::detail

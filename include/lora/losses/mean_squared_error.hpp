@@ -1,0 +1,48 @@
+#pragma once
+/// Mean squared error over all entries:
+///
+///   L = 1/n sum (y - t)^2          dL/dy = 2 (y - t) / n
+///
+///   y, t (features, samples)    prediction and target
+///   n                           features samples
+///
+/// The same as PyTorch's mse_loss with reduction="mean".
+
+#include "lora/losses/derivative.hpp"
+
+#include <string>
+
+namespace lora {
+
+/// The loss and, where `dprediction` is given, its derivative by the prediction, of its shape. dprediction may be the very
+/// memory of the prediction or of the target; it must not overlap them in any other way. A matrix is resized to fit; a map
+/// or block must fit.
+///
+/// Throws ShapeError unless all shapes agree; ValueError for an empty batch; nothing has been written then.
+/// Cost: one pass for the loss, one for the derivative; no allocation once dprediction has its size. The sum is in Wide
+/// precision.
+template <class Prediction, class Target, class Derivative = Matrix<typename Prediction::Scalar>>
+typename Prediction::Scalar mean_squared_error(const Eigen::MatrixBase<Prediction>& prediction,
+                                               const Eigen::MatrixBase<Target>& target,
+                                               Derivative* dprediction = nullptr) {
+  using S = typename Prediction::Scalar;
+  static_assert(Scalar<S>, "lora: a loss needs a prediction of float, double or another lora::Scalar.");
+  constexpr const char* who = "mean_squared_error";
+  if (prediction.size() == 0) {
+    detail::fail<ValueError>(who, "the prediction is empty (" + std::to_string(prediction.rows()) + " x " +
+                                      std::to_string(prediction.cols()) + "), expected at least 1 x 1");
+  }
+  detail::check_rows(who, "target", target.rows(), "rows of the prediction", prediction.rows());
+  detail::check_cols(who, "target", target.cols(), "samples", prediction.cols());
+  if (dprediction != nullptr) {
+    detail::size_derivative<S>(who, "dprediction", *dprediction, prediction.rows(), prediction.cols());
+  }
+
+  const auto n = static_cast<double>(prediction.size());
+  const auto difference = prediction.derived() - target.derived();
+  const S loss = S(difference.template cast<Wide<S>>().cwiseAbs2().sum() / Wide<S>(n));
+  if (dprediction != nullptr) *dprediction = S(2.0 / n) * difference;
+  return loss;
+}
+
+}  // namespace lora

@@ -1,0 +1,133 @@
+"""Writes reference.hpp: what PyTorch and Transformers compute, as literals for the tests of losses and optimisers.
+
+    pip install torch==2.13.0 transformers==5.23.0
+    python tests/optim/reference.py > tests/optim/reference.hpp
+
+Everything is in double precision. Two parameters, A (2, 3) and B (4, 2), take ten steps; their gradient is a pattern of
+the step and the position, plus a quarter of the value (the function `gradient` below, and its twin in the tests).
+"""
+
+import torch
+import transformers
+
+torch.set_default_dtype(torch.float64)
+STEPS = 10
+
+
+def start(name):
+    rows, cols = {"A": (2, 3), "B": (4, 2)}[name]
+    offset = {"A": 1, "B": 4}[name]
+    return torch.tensor([[((5 * i + 3 * j + offset) % 11 - 5) / 4 for j in range(cols)] for i in range(rows)])
+
+
+def gradient(value, step, offset):
+    rows, cols = value.shape
+    pattern = [[((7 * i + 4 * j + 11 * step + offset) % 13 - 6) / 8 for j in range(cols)] for i in range(rows)]
+    return torch.tensor(pattern) + value.detach() / 4
+
+
+def train(make, schedule=None, max_norm=None):
+    """The values after the last step, A row by row and then B, and the norms before clipping."""
+    parameters = {"A": torch.nn.Parameter(start("A")), "B": torch.nn.Parameter(start("B"))}
+    optimizer = make(parameters["A"], parameters["B"])
+    scheduler = schedule(optimizer) if schedule else None
+    norms = []
+    for step in range(STEPS):
+        parameters["A"].grad = gradient(parameters["A"], step, 0)
+        parameters["B"].grad = gradient(parameters["B"], step, 5)
+        if max_norm is not None:
+            norms.append(torch.nn.utils.clip_grad_norm_(list(parameters.values()), max_norm).item())
+        optimizer.step()
+        if scheduler:
+            scheduler.step()
+    return [x for name in ("A", "B") for x in parameters[name].detach().flatten().tolist()], norms
+
+
+def array(name, values):
+    lines = [", ".join(repr(value) for value in values[i : i + 5]) for i in range(0, len(values), 5)]
+    body = ",\n    ".join(lines)
+    print(f"inline constexpr std::array<double, {len(values)}> {name} = {{\n    {body}}};")
+
+
+def trajectory(name, make, **options):
+    values, norms = train(make, **options)
+    array(name, values)
+    if norms:
+        array(name + "_norms", norms)
+
+
+def optimisers():
+    sgd, adam, adamw = torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW
+    trajectory("sgd", lambda a, b: sgd([a, b], lr=0.1))
+    trajectory("sgd_momentum", lambda a, b: sgd([a, b], lr=0.1, momentum=0.9))
+    trajectory(
+        "sgd_dampening", lambda a, b: sgd([a, b], lr=0.1, momentum=0.8, dampening=0.3, weight_decay=0.05)
+    )
+    trajectory("sgd_nesterov", lambda a, b: sgd([a, b], lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.02))
+    trajectory("adam", lambda a, b: adam([a, b]))
+    trajectory("adam_decay", lambda a, b: adam([a, b], lr=0.05, weight_decay=0.1))
+    trajectory("adamw", lambda a, b: adamw([a, b]))
+    trajectory(
+        "adamw_all", lambda a, b: adamw([a, b], lr=0.05, betas=(0.8, 0.95), eps=1e-6, weight_decay=0.1)
+    )
+    trajectory(
+        "adamw_groups",
+        lambda a, b: adamw([{"params": [a]}, {"params": [b], "lr": 0.16, "weight_decay": 0.0}], lr=0.01, weight_decay=0.3),
+    )
+    trajectory(
+        "adamw_linear",
+        lambda a, b: adamw([a, b], lr=0.05, weight_decay=0.1),
+        schedule=lambda o: transformers.get_linear_schedule_with_warmup(o, 3, 9),
+    )
+    trajectory(
+        "sgd_cosine",
+        lambda a, b: sgd([a, b], lr=0.1, momentum=0.9),
+        schedule=lambda o: transformers.get_cosine_schedule_with_warmup(o, 2, 10),
+    )
+    trajectory("adamw_clipped", lambda a, b: adamw([a, b], lr=0.05), max_norm=1.5)
+
+
+def schedules():
+    def factors(make):
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+        scheduler = make(optimizer)
+        values = []
+        for _ in range(24):
+            values.append(scheduler.get_last_lr()[0])
+            optimizer.step()
+            scheduler.step()
+        return values
+
+    array("constant_factors", factors(lambda o: transformers.get_constant_schedule_with_warmup(o, 4)))
+    array("linear_factors", factors(lambda o: transformers.get_linear_schedule_with_warmup(o, 4, 20)))
+    array("cosine_factors", factors(lambda o: transformers.get_cosine_schedule_with_warmup(o, 4, 20))[:21])
+
+
+def losses():
+    samples, classes = 5, 4
+    z = torch.tensor([[((9 * i + 5 * j) % 17 - 8) / 3 for i in range(classes)] for j in range(samples)], requires_grad=True)
+    loss = torch.nn.functional.cross_entropy(z, torch.tensor([1, 0, 3, 2, 3]))
+    loss.backward()
+    print(f"inline constexpr double cross_entropy_loss = {loss.item()!r};")
+    array("cross_entropy_gradient", z.grad.flatten().tolist())  # sample by sample: column-major (classes, samples)
+
+    y = torch.tensor([[((4 * i + 7 * j) % 9 - 4) / 3 for i in range(3)] for j in range(4)], requires_grad=True)
+    t = torch.tensor([[((2 * i + 5 * j) % 7 - 3) / 3 for i in range(3)] for j in range(4)])
+    loss = torch.nn.functional.mse_loss(y, t)
+    loss.backward()
+    print(f"inline constexpr double squared_error_loss = {loss.item()!r};")
+    array("squared_error_gradient", y.grad.flatten().tolist())
+
+
+def main():
+    print("#pragma once")
+    print("// clang-format off")
+    print(f"// Written by reference.py with torch {torch.__version__}, transformers {transformers.__version__}.")
+    print("\n#include <array>\n\nnamespace reference {\n")
+    optimisers()
+    schedules()
+    losses()
+    print("\n}  // namespace reference")
+
+
+main()
