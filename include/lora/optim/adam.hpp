@@ -1,0 +1,120 @@
+#pragma once
+/// Adam and AdamW, as torch.optim.Adam and torch.optim.AdamW (without amsgrad):
+///
+///   g <- dL/dp + weight_decay p                 Adam: decay is part of the gradient
+///   p <- p - lr weight_decay p                  AdamW: decay acts beside it
+///   m <- beta1 m + (1 - beta1) g                mean of the gradient
+///   v <- beta2 v + (1 - beta2) g^2              mean of its square
+///   p <- p - lr (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)
+///
+///   p       parameter;   m, v    of its shape, zero at first
+///   t       the steps this parameter has taken, this one included
+///
+/// Sources: Kingma and Ba 2014, arXiv:1412.6980v9, algorithm 1; Loshchilov and Hutter 2017, arXiv:1711.05101v3, algorithm
+/// 2, with the decay multiplied by lr as PyTorch does.
+
+#include "lora/optim/concept.hpp"
+#include "lora/optim/state.hpp"
+
+namespace lora {
+
+/// Decoupled: AdamW, whose weight_decay defaults to 0.01 instead of 0.
+template <bool Decoupled>
+struct BasicAdamConfig {
+  double lr = 1e-3;
+  std::array<double, 2> betas = {0.9, 0.999};
+  double eps = 1e-8;
+  double weight_decay = Decoupled ? 1e-2 : 0;
+  std::vector<ParameterGroup> groups = {};
+};
+using AdamConfig = BasicAdamConfig<false>;
+using AdamWConfig = BasicAdamConfig<true>;
+
+/// Throws ConfigError that names the field, its value and what is allowed.
+template <bool Decoupled>
+void validate(const BasicAdamConfig<Decoupled>& config,
+              std::string_view who = Decoupled ? "AdamWConfig" : "AdamConfig") {
+  detail::check_not_negative(who, "lr", config.lr);
+  for (const std::size_t i : {0u, 1u}) {
+    const double beta = config.betas[i];
+    detail::check_setting(who, "betas[" + std::to_string(i) + "]", beta, beta >= 0 && beta < 1, "0 <= beta < 1");
+  }
+  detail::check_not_negative(who, "eps", config.eps);
+  detail::check_not_negative(who, "weight_decay", config.weight_decay);
+  detail::validate_groups(who, config.groups);
+}
+
+template <class S, bool Decoupled>
+class BasicAdam {
+  static constexpr const char* name = Decoupled ? "AdamW" : "Adam";
+
+ public:
+  using Config = BasicAdamConfig<Decoupled>;
+  using State = OptimizerState<S, 2>;
+
+  /// Throws ConfigError for a setting out of range.
+  explicit BasicAdam(Config config = {}) : config_(std::move(config)) { validate(config_, name); }
+
+  /// Updates every trained parameter of the model that has a gradient, once; lr_factor multiplies every learning rate, as
+  /// a schedule asks. Gradients stay as they are; one that is not finite makes its parameter not finite, so look at what
+  /// clip_gradient_norm returns first.
+  /// Throws ConfigError, with nothing changed, unless lr_factor is finite and at least 0.
+  /// Cost: one pass over p, dL/dp, m and v; no allocation after a parameter's first step.
+  template <class T>
+  void step(T& model, double lr_factor = 1) {
+    detail::check_not_negative(Decoupled ? "AdamW::step" : "Adam::step", "lr_factor", lr_factor);
+    state_.step(model, config_.groups, [&](auto& slot, auto value, auto grad) {
+      const auto [lr, weight_decay] = detail::settings_of(config_, slot.group);
+      update(slot, value, grad, lr * lr_factor, weight_decay);
+    });
+  }
+
+  const Config& config() const { return config_; }
+  const State& state() const { return state_; }
+  State& state() { return state_; }
+
+ private:
+  /// The factors are computed in double and rounded once to S.
+  void update(auto& slot, auto& value, const auto& grad, double lr, double weight_decay) {
+    auto& [mean, square] = slot.moments;
+    if (mean.size() == 0) mean.setZero(slot.size);
+    if (square.size() == 0) square.setZero(slot.size);
+    const auto [beta1, beta2] = config_.betas;
+    const auto t = static_cast<double>(slot.steps);
+    const auto rate = S(lr / (1 - std::pow(beta1, t)));
+    const auto correction = S(1 / std::sqrt(1 - std::pow(beta2, t)));
+    const auto eps = S(config_.eps);
+    const auto keep1 = S(beta1), add1 = S(1 - beta1);
+    const auto keep2 = S(beta2), add2 = S(1 - beta2);
+    const auto shrink = S(1 - lr * weight_decay), coupled = S(weight_decay);
+    detail::for_each_stretch(slot.size, [&](Index first, Index count) {
+      auto p = value.segment(first, count);
+      auto m = mean.segment(first, count).array();
+      auto v = square.segment(first, count).array();
+      const auto accumulate = [&](const auto& g) {
+        m = keep1 * m + add1 * g;
+        v = keep2 * v + add2 * g.square();
+      };
+      const auto change = rate * m / (v.sqrt() * correction + eps);
+      if constexpr (Decoupled) {
+        accumulate(grad.segment(first, count));
+        p = shrink * p - change;
+      } else {
+        accumulate(grad.segment(first, count) + coupled * p);
+        p -= change;
+      }
+    });
+  }
+
+  Config config_;
+  State state_;
+};
+
+template <class S>
+using Adam = BasicAdam<S, false>;
+template <class S>
+using AdamW = BasicAdam<S, true>;
+
+static_assert(OptimizerFor<Adam<float>, Parameter<float>> && OptimizerFor<AdamW<double>, Parameter<double>>);
+
+}  // namespace lora

@@ -1,0 +1,44 @@
+#pragma once
+/// The norm of all gradients together, and a limit to it.
+
+#include "lora/core/visit.hpp"
+#include "lora/optim/parameter_group.hpp"
+
+#include <cmath>
+#include <type_traits>
+#include <utility>
+
+namespace lora {
+
+/// sqrt(sum of g^2) over the gradients of all parameters that are trained now, added up in double. Not finite if and only
+/// if an entry is not (or, for double, if a square overflows).
+template <class T>
+double gradient_norm(const T& model) {
+  double sum = 0;
+  visit_parameters(model, [&](const Path& path, const auto& parameter) {
+    if (is_trained(path, parameter)) sum += parameter.grad.template cast<double>().squaredNorm();
+  });
+  return std::sqrt(sum);
+}
+
+/// Scales the gradients of all trained parameters by c = max_norm / (norm + 1e-6) if c < 1, with norm that of all of them
+/// together, and returns the norm before. As torch.nn.utils.clip_grad_norm_, except that gradients whose norm is not finite
+/// are left as they are: check what is returned, and leave out the step.
+///
+///   if (!std::isfinite(clip_gradient_norm(net, 1.0))) continue;
+///
+/// Throws ConfigError, with nothing changed, if max_norm is negative or NaN.   Cost: one or two passes over the gradients.
+template <class T>
+double clip_gradient_norm(T& model, double max_norm) {
+  detail::check_setting("clip_gradient_norm", "max_norm", max_norm, max_norm >= 0, "0 or more");
+  const double norm = gradient_norm(std::as_const(model));
+  const double factor = max_norm / (norm + 1e-6);
+  if (!std::isfinite(norm) || !(factor < 1)) return norm;
+  visit_parameters(model, [&](const Path& path, auto& parameter) {
+    using S = typename std::remove_cvref_t<decltype(parameter.grad)>::Scalar;
+    if (is_trained(path, parameter)) parameter.grad *= S(factor);
+  });
+  return norm;
+}
+
+}  // namespace lora

@@ -1,0 +1,16 @@
+#pragma once
+/// What an optimiser must offer. The laws in testing/optimizer_laws.hpp say what must hold.
+
+namespace lora {
+
+/// step(model)            one update of every trained parameter that has a gradient
+/// step(model, factor)    the same with all learning rates times `factor`
+///
+/// The optimiser finds the parameters through the model's listing, keeps no pointers into it and does not touch gradients.
+template <class O, class Model>
+concept OptimizerFor = requires(O& optimizer, Model& model, double factor) {
+  optimizer.step(model);
+  optimizer.step(model, factor);
+};
+
+}  // namespace lora

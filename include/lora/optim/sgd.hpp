@@ -1,0 +1,100 @@
+#pragma once
+/// Stochastic gradient descent, as torch.optim.SGD:
+///
+///   d <- dL/dp + weight_decay p
+///   b <- d                                   at the parameter's first step
+///   b <- momentum b + (1 - dampening) d      later
+///   p <- p - lr b                            or, with nesterov, p - lr (d + momentum b)
+///
+///   p    parameter;   b    momentum buffer, of its shape, kept only if momentum > 0 (else b = d)
+///
+/// Source: Sutskever et al. 2013, "On the importance of initialization and momentum in deep learning", ICML; written as
+/// PyTorch does, with lr outside the buffer.
+
+#include "lora/optim/concept.hpp"
+#include "lora/optim/state.hpp"
+
+namespace lora {
+
+struct SgdConfig {
+  double lr = 1e-3;
+  double momentum = 0;
+  double dampening = 0;
+  double weight_decay = 0;
+  bool nesterov = false;
+  std::vector<ParameterGroup> groups = {};
+};
+
+/// Throws ConfigError that names the field, its value and what is allowed.
+inline void validate(const SgdConfig& config, std::string_view who = "SgdConfig") {
+  detail::check_not_negative(who, "lr", config.lr);
+  detail::check_not_negative(who, "momentum", config.momentum);
+  detail::check_setting(who, "dampening", config.dampening, std::isfinite(config.dampening), "a finite number");
+  detail::check_not_negative(who, "weight_decay", config.weight_decay);
+  if (config.nesterov && !(config.momentum > 0 && config.dampening == 0)) {
+    detail::fail<ConfigError>(who, "nesterov is on with momentum " + std::to_string(config.momentum) +
+                                       " and dampening " + std::to_string(config.dampening) +
+                                       ", expected momentum above 0 and dampening 0");
+  }
+  detail::validate_groups(who, config.groups);
+}
+
+template <class S>
+class Sgd {
+ public:
+  using Config = SgdConfig;
+  using State = OptimizerState<S, 1>;
+
+  /// Throws ConfigError for a setting out of range.
+  explicit Sgd(Config config = {}) : config_(std::move(config)) { validate(config_, "Sgd"); }
+
+  /// Updates every trained parameter of the model that has a gradient, once; lr_factor multiplies every learning rate, as
+  /// a schedule asks. Gradients stay as they are; one that is not finite makes its parameter not finite, so look at what
+  /// clip_gradient_norm returns first.
+  /// Throws ConfigError, with nothing changed, unless lr_factor is finite and at least 0.
+  /// Cost: one pass over p, dL/dp and b; no allocation after a parameter's first step.
+  template <class T>
+  void step(T& model, double lr_factor = 1) {
+    detail::check_not_negative("Sgd::step", "lr_factor", lr_factor);
+    state_.step(model, config_.groups, [&](auto& slot, auto value, auto grad) {
+      const auto [lr, weight_decay] = detail::settings_of(config_, slot.group);
+      const auto rate = S(lr * lr_factor);
+      const auto decay = S(weight_decay);
+      if (config_.momentum == 0) {
+        value -= rate * (grad + decay * value);
+      } else {
+        step_with_momentum(slot.moments[0], value, grad, rate, decay);
+      }
+    });
+  }
+
+  const Config& config() const { return config_; }
+  const State& state() const { return state_; }
+  State& state() { return state_; }
+
+ private:
+  void step_with_momentum(Vector<S>& buffer, auto& value, const auto& grad, S rate, S decay) {
+    const bool first_step = buffer.size() == 0;
+    if (first_step) buffer.setZero(value.size());
+    const auto momentum = S(config_.momentum);
+    const auto share = S(first_step ? 1 : 1 - config_.dampening);
+    detail::for_each_stretch(value.size(), [&](Index first, Index count) {
+      auto p = value.segment(first, count);
+      auto b = buffer.segment(first, count).array();
+      const auto d = grad.segment(first, count) + decay * p;
+      b = momentum * b + share * d;
+      if (config_.nesterov) {
+        p -= rate * (d + momentum * b);
+      } else {
+        p -= rate * b;
+      }
+    });
+  }
+
+  Config config_;
+  State state_;
+};
+
+static_assert(OptimizerFor<Sgd<float>, Parameter<float>>);
+
+}  // namespace lora

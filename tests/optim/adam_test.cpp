@@ -1,0 +1,166 @@
+#include "lora/optim/adam.hpp"
+
+#include "lora/optim/clip.hpp"
+#include "lora/optim/schedule.hpp"
+#include "optim/models.hpp"
+#include "support/heap.hpp"
+
+#include <cmath>
+#include <cstdint>
+#include <limits>
+
+template class lora::BasicAdam<float, false>;
+template class lora::BasicAdam<double, false>;
+template class lora::BasicAdam<float, true>;
+template class lora::BasicAdam<double, true>;
+template class lora::OptimizerState<float, 2>;
+template class lora::OptimizerState<double, 2>;
+
+namespace {
+
+using lora::Adam;
+using lora::AdamW;
+using lora::Path;
+using lora_test::distance_to;
+using lora_test::Pair;
+
+double after_ten_steps(auto optimizer, const std::array<double, 14>& expected) {
+  Pair<double> pair;
+  lora_test::train(optimizer, pair);
+  return distance_to(pair, expected);
+}
+
+}  // namespace
+
+TEST_CASE("adam: ten steps are PyTorch's to 1e-12") {
+  CHECK(after_ten_steps(Adam<double>(), reference::adam) <= 1e-12);
+  CHECK(after_ten_steps(Adam<double>({.lr = 0.05, .weight_decay = 0.1}), reference::adam_decay) <= 1e-12);
+  CHECK(after_ten_steps(AdamW<double>(), reference::adamw) <= 1e-12);
+  CHECK(after_ten_steps(AdamW<double>({.lr = 0.05, .betas = {0.8, 0.95}, .eps = 1e-6, .weight_decay = 0.1}),
+                        reference::adamw_all) <= 1e-12);
+}
+
+TEST_CASE("adam: groups by name are PyTorch's parameter groups, LoRA+ among them") {
+  const AdamW<double> optimizer(
+      {.lr = 0.01,
+       .weight_decay = 0.3,
+       .groups = {{.select = [](const Path& p) { return p.ends_with("B"); }, .lr = 0.16, .weight_decay = 0.0}}});
+  CHECK(after_ten_steps(optimizer, reference::adamw_groups) <= 1e-12);
+}
+
+TEST_CASE("adam: with a linear schedule and warm-up as PyTorch with Transformers' scheduler") {
+  Pair<double> pair;
+  AdamW<double> optimizer({.lr = 0.05, .weight_decay = 0.1});
+  const lora::Schedule schedule{.shape = lora::ScheduleShape::linear, .warmup = 3, .total = 9};
+  lora_test::train(optimizer, pair, [&](lora::Index step) { return schedule(static_cast<std::uint64_t>(step)); });
+  CHECK(distance_to(pair, reference::adamw_linear) <= 1e-12);
+}
+
+TEST_CASE("adam: with clipped gradients as PyTorch, and the same norms") {
+  Pair<double> pair;
+  AdamW<double> optimizer({.lr = 0.05});
+  for (std::size_t step = 0; step < 10; ++step) {
+    lora_test::set_gradients(pair, static_cast<lora::Index>(step));
+    const double expected = reference::adamw_clipped_norms[step];
+    CHECK(std::abs(lora::clip_gradient_norm(pair, 1.5) - expected) <= 1e-12 * expected);
+    optimizer.step(pair);
+  }
+  CHECK(distance_to(pair, reference::adamw_clipped) <= 1e-12);
+}
+
+TEST_CASE("adam: the defaults are PyTorch's") {
+  const lora::AdamConfig adam;
+  const lora::AdamWConfig adamw;
+  CHECK(adam.lr == 1e-3);
+  CHECK(adam.betas[0] == 0.9);
+  CHECK(adam.betas[1] == 0.999);
+  CHECK(adam.eps == 1e-8);
+  CHECK(adam.weight_decay == 0);
+  CHECK(adamw.lr == 1e-3);
+  CHECK(adamw.weight_decay == 0.01);
+}
+
+TEST_CASE("adam: the first step goes against the sign of the gradient, by lr") {
+  // m / (1 - beta1) = g and v / (1 - beta2) = g^2, so the change is lr g / (|g| + eps), whatever the size of g.
+  lora::Parameter<double> p(Eigen::MatrixXd::Constant(1, 4, 2.0));
+  p.gradient() << 1e-3, -1, 1e3, 0;
+  Adam<double> optimizer({.lr = 0.25, .eps = 0x1p-30});
+  optimizer.step(p);
+  const double small = 0.25 * 1e-3 / (1e-3 + 0x1p-30);
+  CHECK(std::abs(p.value(0) - (2 - small)) <= 1e-15);
+  CHECK(std::abs(p.value(1) - 2.25) <= 1e-9);
+  CHECK(std::abs(p.value(2) - 1.75) <= 1e-12);
+  CHECK(p.value(3) == 2);
+}
+
+TEST_CASE("adam: AdamW without gradient only shrinks; Adam's decay passes through the moments") {
+  lora::Parameter<double> p(Eigen::MatrixXd::Constant(1, 1, 8.0));
+  p.gradient();
+  lora::Parameter<double> q = p;
+  AdamW<double> decoupled({.lr = 0.5, .weight_decay = 0.25});
+  decoupled.step(p);
+  CHECK(p.value(0) == 8.0 * (1 - 0.5 * 0.25));
+  Adam<double> coupled({.lr = 0.5, .eps = 0, .weight_decay = 0.25});
+  coupled.step(q);
+  CHECK(std::abs(q.value(0) - 7.5) <= 1e-14);
+}
+
+TEST_CASE("adam: a long parameter is updated entry by entry, in float as in double") {
+  const Eigen::MatrixXd start = Eigen::MatrixXd::Random(37, 41);
+  const Eigen::MatrixXd gradient = Eigen::MatrixXd::Random(37, 41);
+  lora::Parameter<float> p(start.cast<float>());
+  Eigen::MatrixXd expected = start;
+  Eigen::MatrixXd m = Eigen::MatrixXd::Zero(37, 41), v = m;
+  AdamW<float> optimizer({.lr = 0.01, .weight_decay = 0.1});
+  p.grad = gradient.cast<float>();
+  for (int t = 1; t <= 3; ++t) {
+    optimizer.step(p);
+    m = 0.9 * m + 0.1 * gradient;
+    v = 0.999 * v + 0.001 * gradient.cwiseAbs2();
+    const Eigen::ArrayXXd denominator = (v.array() / (1 - std::pow(0.999, t))).sqrt() + 1e-8;
+    expected = (expected.array() * (1 - 0.01 * 0.1) - 0.01 / (1 - std::pow(0.9, t)) * m.array() / denominator).matrix();
+  }
+  CHECK((p.value.cast<double>() - expected).cwiseAbs().maxCoeff() <= 4 * std::numeric_limits<float>::epsilon());
+}
+
+TEST_CASE("adam: settings out of range are named") {
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  CHECK_THROWS_AS(AdamW<float>({.lr = -1}), lora::ConfigError);
+  CHECK_THROWS_WITH(AdamW<float>({.lr = -1}), "AdamW: lr is -1.000000, expected a finite number, 0 or more");
+  CHECK_THROWS_AS(Adam<float>({.lr = std::numeric_limits<double>::infinity()}), lora::ConfigError);
+  CHECK_THROWS_WITH(Adam<float>({.betas = {0.9, 1.0}}), "Adam: betas[1] is 1.000000, expected 0 <= beta < 1");
+  CHECK_THROWS_AS(Adam<float>({.betas = {nan, 0.9}}), lora::ConfigError);
+  CHECK_THROWS_AS(Adam<float>({.betas = {-0.1, 0.9}}), lora::ConfigError);
+  CHECK_THROWS_AS(Adam<float>({.eps = -1e-8}), lora::ConfigError);
+  CHECK_THROWS_AS(Adam<float>({.weight_decay = nan}), lora::ConfigError);
+  const auto all = [](const Path&) { return true; };
+  CHECK_THROWS_AS(AdamW<float>({.groups = {{.lr = 1e-3}}}), lora::ConfigError);
+  CHECK_THROWS_WITH(AdamW<float>({.groups = {{.lr = 1e-3}}}), lora_test::contains("groups[0].select is empty"));
+  CHECK_THROWS_WITH(AdamW<float>({.groups = {{.select = all}, {.select = all, .lr = -1.0}}}),
+                    lora_test::contains("groups[1].lr is -1.0"));
+  CHECK_THROWS_WITH(AdamW<float>({.groups = {{.select = all, .weight_decay = nan}}}),
+                    lora_test::contains("groups[0].weight_decay is nan"));
+}
+
+TEST_CASE("adam: a learning-rate factor out of range changes nothing") {
+  Pair<double> pair;
+  lora_test::set_gradients(pair, 0);
+  const Pair<double> before = pair;
+  AdamW<double> optimizer;
+  CHECK_THROWS_AS(optimizer.step(pair, -1.0), lora::ConfigError);
+  CHECK_THROWS_WITH(optimizer.step(pair, std::numeric_limits<double>::infinity()),
+                    "AdamW::step: lr_factor is inf, expected a finite number, 0 or more");
+  CHECK(pair.A.value == before.A.value);
+  CHECK(pair.B.value == before.B.value);
+  CHECK(optimizer.state().slots().empty());
+}
+
+TEST_CASE("adam: no allocation after the first step") {
+  if (!lora_test::heap_is_counted) LORA_TEST_SKIP("allocations are not counted in this build");
+  Pair<double> pair;
+  lora_test::set_gradients(pair, 0);
+  AdamW<double> optimizer({.groups = {{.select = [](const Path& p) { return p.ends_with("B"); }, .lr = 16e-3}}});
+  CHECK(lora_test::heap_allocations_in([&] { optimizer.step(pair); }) > 0);
+  CHECK(lora_test::heap_allocations_in([&] { optimizer.step(pair); }) == 0);
+  CHECK(lora_test::heap_allocations_in([&] { lora::clip_gradient_norm(pair, 0.1); }) == 0);
+}
