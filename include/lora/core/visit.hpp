@@ -23,6 +23,7 @@
 
 #include <iterator>
 #include <type_traits>
+#include <utility>
 
 namespace lora {
 
@@ -79,6 +80,9 @@ void walk(T& part, OnTensor&& on_tensor, OnModule&& on_module, const Path& path 
                     walk(child, on_tensor, on_module, Path(&path, name, selected));
                   },
               });
+  } else if constexpr (detail::Indirect<T> && std::is_const_v<T>) {
+    // A const pointer may point to what is not const; the listing of a const model hands out const parts all the same.
+    if (part) walk(std::as_const(*part), on_tensor, on_module, path);
   } else if constexpr (detail::Indirect<T>) {
     if (part) walk(*part, on_tensor, on_module, path);
   } else if constexpr (detail::Range<T>) {
