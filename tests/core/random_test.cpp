@@ -136,6 +136,7 @@ TEST_CASE("random: the bits of the transforms are pinned") {
   CHECK(rng.uniform(-0.3, 0.7) == 0x1.d510f669c8006p-3);
   CHECK(rng.uniform(-0.3f, 0.7f) == 0x1.2654acp-1f);
   CHECK(rng.below(1000) == 920);
+  CHECK(lora::normal_quantile(0x1p-40) == -0x1.c30d8560989abp+2);
   CHECK(lora::normal_quantile(0x1p-53) == -0x1.06b48528cea51p+3);
   CHECK(lora::normal_quantile(0x1.3p-200) == -0x1.06a67d98d0762p+4);
 

@@ -104,12 +104,15 @@ TEST_CASE("digits: a damaged file is refused with its line") {
   bad_pixel[9] = 'H';
   std::string bad_label = first_line;
   bad_label[65] = 'x';
+  std::string low_label = first_line;
+  low_label[65] = '/';  // the character before 0
   std::string no_space = first_line;
   no_space[64] = '0';
   CHECK(load(first_line + first_line, 2).labels == std::vector<int>{0, 0});
   CHECK(load(first_line.substr(0, 66) + "\r\n", 1).labels == std::vector<int>{0});
   CHECK_THROWS_WITH(load(first_line + bad_pixel, 2), contains(":2: pixel 9 is 'H'"));
   CHECK_THROWS_WITH(load(bad_label, 1), contains(":1: label is 'x'"));
+  CHECK_THROWS_WITH(load(low_label, 1), contains(":1: label is '/'"));
   CHECK_THROWS_WITH(load(no_space, 1), contains("expected 64 pixels"));
   CHECK_THROWS_WITH(load(first_line.substr(3), 1), contains("expected 64 pixels"));
   CHECK_THROWS_WITH(load(first_line + "\n", 2), contains(":2: expected 64 pixels"));

@@ -106,6 +106,7 @@ TEST_CASE("line chart: what cannot be drawn leaves a gap") {
     CHECK(drawn(odd));
     odd.series = {{"constant", {0, 1}, {7, 7}}};
     CHECK(drawn(odd));
+    CHECK_THAT(line_chart(odd), contains("points=\"72.00,224.00 696.00,224.00\""));  // at half height
     odd.series = {{"nothing", {0, 1}, {std::nan(""), INFINITY}}};
     CHECK(drawn(odd));
     odd.series = {{"huge", {0, 1e9}, {1e-12, 1e12}}};
