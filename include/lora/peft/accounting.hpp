@@ -91,9 +91,9 @@ struct Account {
   std::vector<std::string> remarks;  ///< ranks that save nothing
 };
 
-/// in out / (in + out): from this rank on the factors have as many numbers as W, and LoRA's forward costs twice as much.
+/// in out / (in + out): from this rank on the factors have as many numbers as W, and forward costs twice as much.
 inline double break_even_rank(Index out, Index in) {
-  return out + in == 0 ? 0 : static_cast<double>(out) / static_cast<double>(out + in) * static_cast<double>(in);
+  return out + in == 0 ? 0 : static_cast<double>(out) * static_cast<double>(in) / static_cast<double>(out + in);
 }
 
 namespace detail {
