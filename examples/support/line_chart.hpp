@@ -28,7 +28,7 @@ struct LineChart {
   std::vector<Series> series;
   bool log_y = false;
   bool percent_y = false;               // 0.5 is labelled 50 %
-  std::optional<double> y_low, y_high;  // the data's own range where absent
+  std::optional<double> y_low = {}, y_high = {};  // the data's own range where absent
 };
 
 namespace detail {

@@ -34,5 +34,16 @@
 #include "lora/nn/linear.hpp"
 #include "lora/nn/mlp.hpp"
 
-// Whole models, by name.
+// What training needs besides.
+#include "lora/losses/mean_squared_error.hpp"
+#include "lora/losses/softmax_cross_entropy.hpp"
+#include "lora/optim/adam.hpp"
+#include "lora/optim/clip.hpp"
+#include "lora/optim/parameter_group.hpp"
+#include "lora/optim/schedule.hpp"
+#include "lora/optim/sgd.hpp"
+
+// Whole models: adapters by name, and what they cost.
+#include "lora/peft/accounting.hpp"
 #include "lora/peft/attach.hpp"
+#include "lora/peft/report.hpp"

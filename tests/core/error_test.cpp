@@ -38,7 +38,7 @@ TEST_CASE("error: a message says who, what was given and what was expected") {
         "Dense: W0 is empty (0 x 7), expected at least 1 x 1");
   CHECK(message<lora::ShapeError>([] { detail::check_not_empty("Dense", "W0", 7, 0); }) ==
         "Dense: W0 is empty (7 x 0), expected at least 1 x 1");
-  CHECK(detail::quoted("q_proj") == "\"q_proj\"");
+  CHECK(detail::in_quotes("q_proj") == "\"q_proj\"");
 }
 
 TEST_CASE("error: what fits is let through") {

@@ -93,13 +93,13 @@ class AdapterSet {
       const Member& member = members_[position_of(chosen[k].name, "select_sum")];
       const bool repeated = std::any_of(chosen.begin(), chosen.begin() + static_cast<std::ptrdiff_t>(k),
                                         [&](const AdapterWeight& other) { return other.name == chosen[k].name; });
-      if (repeated) throw NameError("select_sum: adapter " + detail::quoted(member.name) + " is named twice");
+      if (repeated) throw NameError("select_sum: adapter " + detail::in_quotes(member.name) + " is named twice");
       if (!std::isfinite(chosen[k].weight)) {
-        throw ConfigError("select_sum: the weight of adapter " + detail::quoted(member.name) + " is " +
+        throw ConfigError("select_sum: the weight of adapter " + detail::in_quotes(member.name) + " is " +
                           std::to_string(chosen[k].weight) + ", expected a finite number");
       }
       if (std::holds_alternative<FullWeight<S>>(member.adapter) && (chosen.size() > 1 || chosen[k].weight != 1.0)) {
-        throw ConfigError("select_sum: adapter " + detail::quoted(member.name) +
+        throw ConfigError("select_sum: adapter " + detail::in_quotes(member.name) +
                           " is a trained copy of the weight, expected it alone and with weight 1");
       }
     }
@@ -126,9 +126,9 @@ class AdapterSet {
   /// Throws NameError unless an adapter of this name could be added.
   void check_new_name(std::string_view name) const {
     if (name.empty() || name.find('.') != std::string_view::npos) {
-      throw NameError("attach: the adapter name " + detail::quoted(name) + " is not allowed, expected text without a dot");
+      throw NameError("attach: the adapter name " + detail::in_quotes(name) + " is not allowed, expected text without a dot");
     }
-    if (contains(name)) throw NameError("attach: an adapter " + detail::quoted(name) + " exists already");
+    if (contains(name)) throw NameError("attach: an adapter " + detail::in_quotes(name) + " exists already");
   }
 
   template <int N>
@@ -209,8 +209,8 @@ class AdapterSet {
       if (members_[k].name == name) return k;
     }
     std::string known;
-    for (const Member& member : members_) known += (known.empty() ? "" : ", ") + detail::quoted(member.name);
-    throw NameError(std::string(who) + ": there is no adapter " + detail::quoted(name) + ", expected " +
+    for (const Member& member : members_) known += (known.empty() ? "" : ", ") + detail::in_quotes(member.name);
+    throw NameError(std::string(who) + ": there is no adapter " + detail::in_quotes(name) + ", expected " +
                     (known.empty() ? "one that was attached (there is none)" : "one of " + known));
   }
 

@@ -102,7 +102,7 @@ namespace detail {
 inline void validate(const LayerShape& shape) {
   const auto check = [&](const char* field, Index given, Index least, Index most, const std::string& expected) {
     if (given >= least && given <= most) return;
-    fail<ShapeError>("account", "layer " + quoted(shape.name) + ": " + field + " is " + std::to_string(given) +
+    fail<ShapeError>("account", "layer " + in_quotes(shape.name) + ": " + field + " is " + std::to_string(given) +
                                     ", expected " + expected);
   };
   constexpr Index any = std::numeric_limits<Index>::max();
@@ -168,7 +168,7 @@ inline Account account(const std::vector<LayerShape>& shapes, Index samples) {
   for (const LayerShape& shape : shapes) {
     detail::validate(shape);
     magnitude += detail::magnitude(shape, samples);
-    if (magnitude > 9e18) throw ValueError("account: the sums exceed 64 bits at layer " + detail::quoted(shape.name));
+    if (magnitude > 9e18) throw ValueError("account: the sums exceed 64 bits at layer " + detail::in_quotes(shape.name));
 
     const Index i = shape.in, o = shape.out, r = shape.rank;
     const Index N = shape.product ? samples : 0;

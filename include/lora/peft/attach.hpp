@@ -48,7 +48,7 @@ void check_names_match(const T& model, const char* field, const std::vector<std:
       layers += (layers.empty() ? "" : ", ") + path.str();
     });
     if (!found) {
-      throw NameError(std::string("attach: ") + field + " names " + detail::quoted(name) + ", expected one of the layers " +
+      throw NameError(std::string("attach: ") + field + " names " + detail::in_quotes(name) + ", expected one of the layers " +
                       (layers.empty() ? "of the model (it has none that takes adapters)" : layers));
     }
   }
@@ -59,7 +59,7 @@ template <class T>
 void check_has_adapter(const T& model, const char* who, std::string_view name) {
   bool found = false;
   visit_adaptable(model, [&](const Path&, const auto& layer) { found = found || layer.adapters().contains(name); });
-  if (!found) throw NameError(std::string(who) + ": no layer of the model has an adapter " + detail::quoted(name));
+  if (!found) throw NameError(std::string(who) + ": no layer of the model has an adapter " + detail::in_quotes(name));
 }
 
 }  // namespace detail

@@ -1,0 +1,71 @@
+#pragma once
+/// Training a classifier on pictures with the library's own parts: mini-batches, loss, backward, AdamW, schedule.
+
+#include "digits.hpp"
+
+#include <lora/lora.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <numeric>
+#include <span>
+#include <vector>
+
+namespace examples {
+
+using Network = lora::Mlp<lora::Linear<float>>;
+
+struct TrainingSettings {
+  int epochs = 60;
+  Eigen::Index batch = 32;
+  double learning_rate = 1e-3;
+  std::uint64_t seed = 1;  ///< of the order of the pictures
+};
+
+/// Accuracy of the network as it stands, with whatever adapter is selected.
+inline double accuracy(const Network& net, const Digits& digits) {
+  return lora::accuracy(net(digits.pixels), digits.labels);
+}
+
+/// Trains whatever the network lists as trainable: everything, or the selected adapter. After each epoch on_epoch(epoch,
+/// mean loss) is called, epochs counted from 1.
+inline void train(Network& net, const Digits& digits, const TrainingSettings& settings,
+                  const std::function<void(int, double)>& on_epoch) {
+  const auto batches = static_cast<std::uint64_t>((digits.count() + settings.batch - 1) / settings.batch);
+  const std::uint64_t steps = batches * static_cast<std::uint64_t>(settings.epochs);
+  const lora::Schedule schedule{.shape = lora::ScheduleShape::cosine, .warmup = steps / 20, .total = steps};
+  lora::AdamW<float> optimizer({.lr = settings.learning_rate});
+  lora::Rng rng(settings.seed);
+
+  std::vector<Eigen::Index> order(digits.labels.size());
+  std::iota(order.begin(), order.end(), 0);
+  Network::Cache<> cache;
+  Eigen::MatrixXf x(digits.pixels.rows(), settings.batch), dlogits;
+  std::vector<int> labels;
+  std::uint64_t step = 0;
+  for (int epoch = 1; epoch <= settings.epochs; ++epoch) {
+    rng.shuffle(order);
+    double loss = 0;
+    for (Eigen::Index first = 0; first < digits.count(); first += settings.batch) {
+      const Eigen::Index count = std::min(settings.batch, digits.count() - first);
+      labels.resize(static_cast<std::size_t>(count));
+      for (Eigen::Index j = 0; j < count; ++j) {
+        const Eigen::Index picture = order[static_cast<std::size_t>(first + j)];
+        x.col(j) = digits.pixels.col(picture);
+        labels[static_cast<std::size_t>(j)] = digits.labels[static_cast<std::size_t>(picture)];
+      }
+      const auto input = x.leftCols(count);
+      const lora::Pass pass{.training = true, .seed = settings.seed, .step = step};
+
+      const auto logits = net.forward(input, cache, pass);
+      loss += static_cast<double>(lora::softmax_cross_entropy(logits, labels, &dlogits)) * static_cast<double>(count);
+      lora::zero_gradients(net);
+      net.backward_parameters(input, dlogits, cache);
+      optimizer.step(net, schedule(step++));
+    }
+    on_epoch(epoch, loss / static_cast<double>(digits.count()));
+  }
+}
+
+}  // namespace examples
