@@ -73,8 +73,8 @@ find_missing() { # find_missing LIBRARY...
   done
 }
 
-# apt PACKAGE...: installs them; fails with a reason in $cannot.
-apt() {
+# apt_install PACKAGE...: installs them; fails with a reason in $cannot.
+apt_install() {
   local become=()
   cannot=
   command -v apt-get >/dev/null || { cannot="there is no apt-get" && return 1; }
@@ -96,7 +96,7 @@ set_up() {
   if [ ${#missing[@]} -gt 0 ]; then
     say "Not found on this machine:"
     printf '  %s\n' "${missing[@]}" >&2
-    apt "${packages[@]}" && find_missing "$@"
+    apt_install "${packages[@]}" && find_missing "$@"
   fi
   if [ ${#missing[@]} -gt 0 ]; then
     say "" "Cannot go on${cannot:+: $cannot}. Please install:"
@@ -141,7 +141,7 @@ venv="$root/build/venv"
 # python_packages NAME==VERSION...: installed from PyPI into build/venv, once.
 python_packages() {
   if [ ! -x "$venv/bin/pip" ]; then
-    python3 -c 'import ensurepip' 2>/dev/null || apt python3 python3-venv || { say "python3-venv is missing: $cannot" && return 1; }
+    python3 -c 'import ensurepip' 2>/dev/null || apt_install python3 python3-venv || { say "python3-venv is missing: $cannot" && return 1; }
     python3 -m venv "$venv"
   fi
   local package
