@@ -93,7 +93,20 @@ inline std::vector<Tick> log_ticks(Range range) {
 /// Throws std::invalid_argument if a series has not as many x as y, or if y_low is not below y_high, or if a bound of a
 /// logarithmic axis is not positive.
 inline std::string line_chart(const LineChart& chart) {
-  constexpr double width = 720, height = 420, left = 72, right = 696, top = 84, bottom = 364;
+  constexpr double width = 720, left = 72, right = 696, legend_line = 22;
+  // the legend's entries from left to right, in as many lines as they need
+  std::vector<std::pair<double, double>> legend;
+  double entry = left, legend_y = 58;
+  for (const Series& series : chart.series) {
+    const double entry_width = 28 + character_width * static_cast<double>(width_of(series.name));
+    if (entry > left && entry + entry_width > right) {
+      entry = left;
+      legend_y += legend_line;
+    }
+    legend.emplace_back(entry, legend_y);
+    entry += entry_width + legend_line;
+  }
+  const double top = legend_y + 26, bottom = top + 280, height = bottom + 56;
   const auto scaled = [&](double y) { return chart.log_y ? std::log10(y) : y; };
   const auto drawable = [&](double x, double y) { return std::isfinite(x) && std::isfinite(scaled(y)); };
 
@@ -137,7 +150,6 @@ inline std::string line_chart(const LineChart& chart) {
   svg.text(0, 0, chart.y_label, "middle", 13, ink,
            " transform=\"translate(20 " + fixed((top + bottom) / 2, 2) + ") rotate(-90)\"");
 
-  double legend = left;
   for (std::size_t i = 0; i < chart.series.size(); ++i) {
     const Series& series = chart.series[i];
     const std::string colour = palette[i % palette.size()];
@@ -151,9 +163,9 @@ inline std::string line_chart(const LineChart& chart) {
       if (!points.empty()) svg.dot(points.back().first, points.back().second, colour);
       points.clear();
     }
-    svg.line(legend, 58, legend + 22, 58, colour, 3, series.dashed);
-    svg.text(legend + 28, 62, series.name, "start", 13, ink);
-    legend += 50 + character_width * static_cast<double>(width_of(series.name));
+    const auto [x, y] = legend[i];
+    svg.line(x, y, x + 22, y, colour, 3, series.dashed);
+    svg.text(x + 28, y + 4, series.name, "start", 13, ink);
   }
   return svg.document(width, height, chart.title);
 }
