@@ -41,9 +41,8 @@ struct Gelu {
     using S = typename std::remove_cvref_t<decltype(x)>::Scalar;
     using std::exp;
     // f' = Phi(x) + x phi(x), with the density phi(x) = exp(-x^2 / 2) / sqrt(2 pi)
-    dx = dy.cwiseProduct(x.unaryExpr([](S value) {
-      return phi(value) + value * S(0.39894228040143268) * exp(-value * value / S(2));
-    }));
+    dx = dy.cwiseProduct(
+        x.unaryExpr([](S value) { return phi(value) + value * S(0.39894228040143268) * exp(-value * value / S(2)); }));
   }
 
  private:
@@ -54,7 +53,7 @@ struct Gelu {
   }
 };
 
-/// f(x) = x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))).   f(1) = 0.841191990608307.
+/// f(x) = x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))).   f(1) = 0.841191990608277.
 /// The approximation in Hendrycks & Gimpel 2016, section 2; GPT-2's, and PyTorch's gelu(approximate="tanh").
 struct GeluTanh {
   static void forward(const auto& x, auto&& y) {

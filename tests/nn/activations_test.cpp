@@ -1,0 +1,102 @@
+#include "lora/nn/activations.hpp"
+
+#include <cmath>
+#include <vector>
+
+#include "lora/testing/dual.hpp"
+#include "support/catch.hpp"
+
+using lora::Index;
+using lora::testing::Dual;
+
+namespace {
+
+template <class Activation, class S>
+S value_at(S x) {
+  lora::Matrix<S> input(1, 1), output(1, 1);
+  input(0) = x;
+  Activation::forward(input, output);
+  return output(0);
+}
+
+template <class Activation>
+double slope_at(double x) {
+  lora::Matrix<double> input(1, 1), output(1, 1), dy(1, 1), dx(1, 1);
+  input(0) = x;
+  dy(0) = 1;
+  Activation::forward(input, output);
+  Activation::backward(input, output, dy, dx);
+  return dx(0);
+}
+
+/// A (3, 5) matrix of points in [-3, 3.2] away from 0, ReLU's kink.
+lora::Matrix<double> points() {
+  lora::Matrix<double> x(3, 5);
+  for (Index k = 0; k < x.size(); ++k) x(k) = -3 + 0.44 * static_cast<double>(k);
+  return x;
+}
+
+}  // namespace
+
+TEST_CASE("Activations have their documented values") {
+  CHECK(value_at<lora::Relu>(-1.0) == 0);
+  CHECK(value_at<lora::Relu>(0.0) == 0);
+  CHECK(value_at<lora::Relu>(2.0) == 2);
+  CHECK(slope_at<lora::Relu>(-1) == 0);
+  CHECK(slope_at<lora::Relu>(0) == 0);
+  CHECK(slope_at<lora::Relu>(2) == 1);
+  CHECK(std::abs(value_at<lora::Tanh>(1.0) - 0.761594155955765) < 1e-15);
+  CHECK(slope_at<lora::Tanh>(0) == 1);
+  CHECK(std::abs(slope_at<lora::Tanh>(1) - (1 - 0.761594155955765 * 0.761594155955765)) < 1e-15);
+  CHECK(std::abs(value_at<lora::Gelu>(1.0) - 0.841344746068543) < 1e-15);
+  CHECK(std::abs(value_at<lora::GeluTanh>(1.0) - 0.841191990608277) < 1e-15);
+  CHECK(value_at<lora::Identity>(-1.5) == -1.5);
+  CHECK(slope_at<lora::Identity>(-1.5) == 1);
+}
+
+TEST_CASE("Gelu keeps x where it is large and drops it where it is small") {
+  CHECK(value_at<lora::Gelu>(0.0) == 0);
+  CHECK(value_at<lora::Gelu>(10.0) == 10);
+  CHECK(std::abs(value_at<lora::Gelu>(-10.0)) < 1e-15);
+  CHECK(slope_at<lora::Gelu>(0) == 0.5);
+  CHECK(slope_at<lora::GeluTanh>(0) == 0.5);
+  CHECK(slope_at<lora::Gelu>(10) == 1);
+  // GELU - x/2 is even: x Phi(x) - x/2 at x and -x.
+  CHECK(std::abs(value_at<lora::Gelu>(0.7) - value_at<lora::Gelu>(-0.7) - 0.7) < 1e-15);
+  CHECK(std::abs(value_at<lora::GeluTanh>(0.7) - value_at<lora::GeluTanh>(-0.7) - 0.7) < 1e-15);
+}
+
+TEMPLATE_TEST_CASE("An activation's backward is the derivative of its forward", "", lora::Relu, lora::Tanh, lora::Gelu,
+                   lora::GeluTanh, lora::Identity) {
+  const auto x = points();
+  lora::Matrix<double> y(3, 5), dy(3, 5), dx(3, 5);
+  for (Index k = 0; k < dy.size(); ++k) dy(k) = 1.5 - 0.3 * static_cast<double>(k);
+  TestType::forward(x, y);
+  TestType::backward(x, y, dy, dx);
+
+  for (Index k = 0; k < x.size(); ++k) {
+    CAPTURE(x(k));
+    const double h = 1e-5;
+    const double numeric = (value_at<TestType>(x(k) + h) - value_at<TestType>(x(k) - h)) / (2 * h);
+    CHECK(std::abs(dx(k) - dy(k) * numeric) <= 1e-7 * dx.cwiseAbs().maxCoeff());
+    CHECK(y(k) == value_at<TestType>(x(k)));
+  }
+
+  SECTION("dual numbers agree to rounding") {
+    for (Index k = 0; k < x.size(); ++k) {
+      const double exact = value_at<TestType>(Dual(x(k), 1.0)).derivative;
+      CHECK(std::abs(dx(k) - dy(k) * exact) <= 1e-14 * dx.cwiseAbs().maxCoeff());
+    }
+  }
+  SECTION("dx may be the memory of dy") {
+    lora::Matrix<double> both = dy;
+    TestType::backward(x, y, both, both);
+    CHECK((both.array() == dx.array()).all());
+  }
+  SECTION("float is the same function") {
+    const lora::Matrix<float> narrow = x.cast<float>();
+    lora::Matrix<float> narrow_y(3, 5);
+    TestType::forward(narrow, narrow_y);
+    CHECK((narrow_y.cast<double>() - y).cwiseAbs().maxCoeff() < 1e-6);
+  }
+}
