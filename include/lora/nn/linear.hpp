@@ -205,18 +205,22 @@ class Linear {
   }
 
   void check_fits(const typename AdapterSet<S>::AnyAdapter& adapter, const std::optional<Vector<S>>& bias) const {
-    const auto check = [&](const char* what, const auto& factor, Index rows, Index cols) {
-      detail::check_rows("Linear::attach", what, factor.rows(), "expected rows", rows);
-      detail::check_cols("Linear::attach", what, factor.cols(), "expected columns", cols);
+    const auto check_out = [&](const char* what, const auto& matrix) {
+      detail::check_rows("Linear::attach", what, matrix.rows(), "out_features", out_features());
+    };
+    const auto check_in = [&](const char* what, const auto& matrix) {
+      detail::check_cols("Linear::attach", what, matrix.cols(), "in_features", in_features());
     };
     if (const auto* factors = std::get_if<Lora<S>>(&adapter)) {
-      check("A", factors->A.value, factors->rank(), in_features());
-      check("B", factors->B.value, out_features(), factors->rank());
+      check_in("A", factors->A.value);
+      check_out("B", factors->B.value);
+      detail::check_cols("Linear::attach", "B", factors->B.value.cols(), "the rank of A", factors->rank());
     } else if (const auto* full = std::get_if<FullWeight<S>>(&adapter)) {
-      check("the trained weight", full->weight.value, out_features(), in_features());
+      check_out("the trained weight", full->weight.value);
+      check_in("the trained weight", full->weight.value);
     }
     if (bias && !bias_) throw StateError("Linear::attach: the adapter brings a bias, but the layer has none to replace");
-    if (bias) check("the trained bias", *bias, out_features(), 1);
+    if (bias) check_out("the trained bias", *bias);
   }
 
   template <int N>

@@ -1,0 +1,422 @@
+#include "lora/nn/linear.hpp"
+
+#include <cmath>
+#include <limits>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "lora/core/parameters.hpp"
+#include "lora/testing/gradient.hpp"
+#include "support/catch.hpp"
+
+using lora::Index;
+using lora::Linear;
+using lora::testing::LawResults;
+using lora::testing::random_matrix;
+using lora::testing::same_bits;
+
+namespace {
+
+constexpr Index in = 5, out = 4, samples = 3;
+const lora::LoraConfig config{.rank = 2, .alpha = 3};
+
+void check(const LawResults& results, std::size_t tensors) {
+  CHECK(results.size() == tensors);
+  for (const auto& result : results) {
+    INFO(result);
+    CHECK(result.passed);
+  }
+}
+
+void check(const lora::testing::LawResult& result) {
+  INFO(result);
+  CHECK(result.passed);
+}
+
+Linear<double> new_layer(lora::Rng& rng, bool bias = true) { return {{.in = in, .out = out, .bias = bias}, rng}; }
+
+/// A frozen layer with two adapters of LoRA factors and biases, all values generic.
+Linear<double> adapted_layer(lora::Rng& rng) {
+  auto layer = new_layer(rng);
+  layer.attach("a", {.rank = 2, .alpha = 3, .bias = lora::Bias::lora_only}, rng);
+  layer.attach("b", {.rank = 3, .alpha = 5, .scaling = lora::Scaling::alpha_over_sqrt_rank, .bias = lora::Bias::all},
+               rng);
+  lora::testing::fill_parameters(layer, rng);
+  return layer;
+}
+
+/// Refused with this type and exactly this message, and the layer still computes and lists the same.
+template <class E>
+void check_refused(Linear<double>& layer, const lora::Matrix<double>& x, auto&& f, const std::string& message) {
+  const auto names = lora::tensor_names(layer);
+  const lora::Matrix<double> before = layer(x);
+  const auto revision = layer.adapters().revision();
+  const bool frozen = layer.frozen();
+  CHECK_THROWS_AS(f(), E);
+  CHECK_THROWS_WITH(f(), message);
+  CHECK(lora::tensor_names(layer) == names);
+  CHECK(layer.adapters().revision() == revision);
+  CHECK(layer.frozen() == frozen);
+  check(same_bits("nothing has changed", layer(x), before));
+}
+
+}  // namespace
+
+TEST_CASE("A linear layer computes W x + b") {
+  lora::Matrix<double> W(2, 3);
+  W << 1, 2, 3, 4, 5, 6;
+  const Linear<double> layer(W, lora::Vector<double>{{10, 20}});
+  const lora::Vector<double> x{{1, 0, -1}};
+  CHECK(layer(x) == lora::Vector<double>{{8, 18}});
+  CHECK((layer.in_features() == 3 && layer.out_features() == 2));
+  CHECK(layer.merged() == W);
+  CHECK(layer.merged_bias() == lora::Vector<double>{{10, 20}});
+  CHECK(layer.delta().isZero(0));
+  CHECK(lora::tensor_names(layer) == std::vector<std::string>{"weight", "bias"});
+  CHECK(Linear<double>(W).bias() == nullptr);
+  CHECK(Linear<double>(W).merged_bias().size() == 0);
+  CHECK(lora::tensor_names(Linear<double>(W)) == std::vector<std::string>{"weight"});
+}
+
+TEST_CASE("A new layer starts uniform within 1 / sqrt(in)") {
+  lora::Rng rng(1);
+  const Linear<float> layer({.in = 400, .out = 50}, rng);
+  const double bound = 1.0 / 20;
+  CHECK(layer.dense().cwiseAbs().maxCoeff() <= bound);
+  CHECK(layer.dense().cwiseAbs().maxCoeff() > 0.999 * bound);
+  CHECK(layer.bias()->cwiseAbs().maxCoeff() <= bound);
+  // Uniform: variance bound^2 / 3, whose sample variance from 20,000 numbers is within 2 % (about 3 standard errors).
+  CHECK(std::abs(layer.dense().squaredNorm() / 20000 / (bound * bound / 3) - 1) < 0.02);
+}
+
+TEST_CASE("The gradients of a linear layer are those of its forward pass") {
+  lora::Rng rng(2);
+  const auto x = random_matrix(in, samples, rng);
+  auto layer = new_layer(rng);
+
+  SECTION("trained in full") {
+    check(lora::testing::check_gradients(layer, x), 3);  // weight, bias, x
+    check(lora::testing::check_gradients<samples>(layer, x), 3);
+  }
+  SECTION("frozen: only x") {
+    layer.freeze();
+    check(lora::testing::check_gradients(layer, x), 1);
+    CHECK(lora::count_parameters(layer).trainable == 0);
+  }
+  SECTION("weight frozen by flag") {
+    lora::visit_parameters(
+        layer, [](const lora::Path& path, auto& parameter) { parameter.trainable = path.ends_with("bias"); });
+    check(lora::testing::check_gradients(layer, x), 2);
+    lora::visit_parameters(layer, [](const lora::Path& path, auto& parameter) {
+      CHECK((parameter.grad.size() > 0) == path.ends_with("bias"));
+    });
+  }
+  SECTION("LoRA factors and a trained bias") {
+    layer.attach("a", {.rank = 2, .alpha = 3, .bias = lora::Bias::all}, rng);
+    lora::testing::fill_parameters(layer, rng);
+    check(lora::testing::check_gradients(layer, x), 4);  // A, B, bias, x
+    check(lora::testing::check_gradients<samples>(layer, x), 4);
+  }
+  SECTION("dropout with fixed masks") {
+    layer.attach("a", {.rank = 2, .alpha = 3, .dropout = 0.4}, rng);
+    lora::testing::fill_parameters(layer, rng);
+    check(lora::testing::check_gradients(layer, x, {.pass = {.training = true, .seed = 7, .step = 3}}), 3);
+  }
+  SECTION("only a bias") {
+    layer.attach_bias("a");
+    lora::testing::fill_parameters(layer, rng);
+    check(lora::testing::check_gradients(layer, x), 2);  // bias, x
+  }
+  SECTION("a trained copy of the layer") {
+    layer.attach_full("a");
+    lora::testing::fill_parameters(layer, rng);
+    check(lora::testing::check_gradients(layer, x), 3);  // weight, bias, x
+  }
+  SECTION("a weighted sum of two adapters with biases") {
+    auto two = adapted_layer(rng);
+    two.select_sum({{"a", 0.7}, {"b", -1.3}});
+    check(lora::testing::check_gradients(two, x), 7);  // twice A, B and bias; x
+    two.attach_bias("c");
+    lora::testing::fill_parameters(two, rng);
+    two.select_sum({{"c", 0.5}, {"a", 2}});
+    check(lora::testing::check_gradients(two, x), 5);
+  }
+  SECTION("a weighted sum under dropout") {
+    layer.attach("a", {.rank = 2, .alpha = 3, .dropout = 0.4}, rng);
+    layer.attach("b", {.rank = 3, .alpha = 1, .dropout = 0.2}, rng);
+    lora::testing::fill_parameters(layer, rng);
+    layer.select_sum({{"a", 0.7}, {"b", -1.3}});
+    check(lora::testing::check_gradients(layer, x, {.pass = {.training = true, .seed = 7, .step = 3}}), 5);
+  }
+}
+
+TEST_CASE("backward_parameters gives the gradients of backward, and gradients add up") {
+  lora::Rng rng(3);
+  auto layer = adapted_layer(rng);
+  layer.select_sum({{"a", 0.5}, {"b", 2}});
+  const auto x = random_matrix(in, samples, rng), dy = random_matrix(out, samples, rng);
+  Linear<double>::Cache<> cache;
+  layer.forward(x, cache);
+  layer.backward(x, dy, cache);
+  std::vector<lora::Matrix<double>> once;
+  lora::visit_parameters(layer, [&](const lora::Path&, auto& parameter) { once.push_back(parameter.grad); });
+  layer.backward_parameters(x, dy, cache);
+  std::size_t slot = 0;
+  lora::visit_parameters(layer, [&](const lora::Path& path, auto& parameter) {
+    INFO(path.str());
+    CHECK((parameter.grad - 2 * once[slot]).norm() <= 1e-14 * once[slot].norm());
+    CHECK(once[slot].norm() > 0);
+    ++slot;
+  });
+  CHECK(slot == 6);
+}
+
+TEST_CASE("Turning off and switching are exact to the bit") {
+  lora::Rng rng(4);
+  auto layer = new_layer(rng);
+  const auto x = random_matrix(in, samples, rng);
+  const lora::Matrix<double> base = layer(x);
+
+  layer.attach("a", {.rank = 2, .alpha = 3, .bias = lora::Bias::all}, rng);
+  check(same_bits("fresh", layer(x), base));
+  lora::testing::fill_parameters(layer, rng);
+  const lora::Matrix<double> first = layer(x);
+  CHECK(first != base);
+
+  layer.attach("b", config, rng);
+  check(same_bits("a fresh second adapter, alone", layer(x), base));
+  lora::testing::fill_parameters(layer.adapters().at("b"), rng);
+  const lora::Matrix<double> second = layer(x);
+  CHECK((second != base && second != first));
+  layer.attach_full("c");
+  check(same_bits("a fresh copy", layer(x), base));
+  lora::testing::fill_parameters(layer.adapters().at("c"), rng);
+  CHECK(layer(x) != base);
+
+  layer.select("a");
+  check(same_bits("a again", layer(x), first));
+  layer.select("b");
+  check(same_bits("b again", layer(x), second));
+  layer.select_none();
+  check(same_bits("off", layer(x), base));
+  layer.select_sum({{"a", 1}});
+  check(same_bits("a sum of one with weight 1", layer(x), first));
+  layer.select_sum({});
+  check(same_bits("an empty sum", layer(x), base));
+  layer.select("a");
+  layer.detach("c");
+  check(same_bits("another adapter is removed", layer(x), first));
+  layer.detach("a");
+  check(same_bits("the selected adapter is removed", layer(x), base));
+  CHECK(layer.frozen());
+  CHECK(lora::tensor_names(layer) == std::vector<std::string>{"weight", "bias", "adapters.b.A", "adapters.b.B"});
+}
+
+TEST_CASE("A weighted sum is the sum of the parts, and merging keeps the outputs") {
+  lora::Rng rng(5);
+  auto layer = adapted_layer(rng);
+  const auto x = random_matrix(in, samples, rng);
+  const lora::Matrix<double> W0 = layer.dense();
+  const lora::Vector<double> b = *layer.bias();
+  const auto part = [&](const char* name) {
+    layer.select(name);
+    return std::pair(layer.delta(), layer.merged_bias());
+  };
+  const auto [delta_a, bias_a] = part("a");
+  const auto [delta_b, bias_b] = part("b");
+  CHECK(delta_a.norm() > 1);
+  CHECK(bias_a != b);
+
+  layer.select_sum({{"a", 0.7}, {"b", 0.3}});
+  const lora::Matrix<double> expected = W0 + 0.7 * delta_a + 0.3 * delta_b;
+  const lora::Vector<double> expected_bias = b + 0.7 * (bias_a - b) + 0.3 * (bias_b - b);
+  const double epsilon = std::numeric_limits<double>::epsilon();
+  CHECK((layer.merged() - expected).norm() <= 4 * epsilon * (W0.norm() + delta_a.norm() + delta_b.norm()));
+  CHECK((layer.merged_bias() - expected_bias).norm() <= 8 * epsilon * (b.norm() + bias_a.norm() + bias_b.norm()));
+
+  const lora::Matrix<double> unmerged = layer(x);
+  const Linear<double> merged(layer.merged(), layer.merged_bias());
+  CHECK((merged(x) - unmerged).norm() <= 20 * std::sqrt(double(in)) * epsilon * layer.merged().norm() * x.norm());
+
+  // The order in which they are named does not matter.
+  layer.select_sum({{"b", 0.3}, {"a", 0.7}});
+  check(same_bits("order", layer(x), unmerged));
+
+  layer.attach_full("copy");
+  lora::testing::fill_parameters(layer, rng);
+  const auto& copy = std::get<lora::FullWeight<double>>(layer.adapters().at("copy").adapter).weight.value;
+  CHECK((layer.merged() - copy).norm() <= epsilon * copy.norm());  // W0 + (W - W0)
+  layer.select_none();
+  check(same_bits("off merges into the base", layer.merged(), W0));
+  check(same_bits("the base's bias", layer.merged_bias(), b));
+}
+
+TEST_CASE("A trained bias or copy belongs to its adapter") {
+  lora::Rng rng(6);
+  auto layer = new_layer(rng);
+  const lora::Vector<double> b = *layer.bias();
+  layer.attach("a", {.rank = 2, .bias = lora::Bias::lora_only}, rng);
+  layer.adapters().at("a").bias->value.array() += 1;
+  CHECK(layer.merged_bias() != b);
+  CHECK(*layer.bias() == b);
+  layer.select_none();
+  CHECK(layer.merged_bias() == b);
+  CHECK(lora::tensor_names(layer) ==
+        std::vector<std::string>{"weight", "bias", "adapters.a.A", "adapters.a.B", "adapters.a.bias"});
+  CHECK(lora::count_parameters(layer).trainable == 0);
+  layer.select("a");
+  CHECK(lora::count_parameters(layer).trainable == 2 * (in + out) + out);
+  layer.attach_bias("b");
+  CHECK(lora::count_parameters(layer).trainable == out);
+  layer.attach_full("c");
+  CHECK(lora::count_parameters(layer).trainable == in * out + out);
+}
+
+TEST_CASE("Copies share the frozen weight but not the adapters") {
+  lora::Rng rng(7);
+  auto layer = new_layer(rng);
+  const double* const memory = layer.dense().data();
+  layer.attach("a", config, rng);
+  CHECK(layer.dense().data() == memory);  // moved, not copied
+  const auto x = random_matrix(in, samples, rng);
+  auto copy = layer;
+  CHECK(copy.dense().data() == memory);
+  const lora::Matrix<double> before = layer(x);
+  lora::testing::fill_parameters(copy, rng);
+  check(same_bits("the original", layer(x), before));
+  CHECK(copy(x) != before);
+  copy.detach("a");
+  CHECK(layer.adapters().contains("a"));
+
+  auto full = new_layer(rng);
+  auto independent = full;
+  CHECK(independent.dense().data() != full.dense().data());
+
+  const lora::Dense<double> shared(lora::Matrix<double>::Ones(out, in).eval());
+  Linear<double> left(shared), right(shared);
+  CHECK(left.frozen());
+  CHECK(left.dense().data() == right.dense().data());
+}
+
+TEST_CASE("A name, setting or shape that does not fit is refused, and nothing has changed") {
+  lora::Rng rng(8);
+  const auto x = random_matrix(in, samples, rng);
+  auto layer = new_layer(rng);
+  // Before the first adapter: the layer must not freeze.
+  check_refused<lora::ConfigError>(
+      layer, x, [&] { layer.attach("a", {.rank = 0}, rng); }, "Lora: rank is 0, expected at least 1");
+  check_refused<lora::NameError>(
+      layer, x, [&] { layer.attach("", config, rng); },
+      "attach: the adapter name \"\" is not allowed, expected text without a dot");
+  check_refused<lora::NameError>(
+      layer, x, [&] { layer.attach("a.b", config, rng); },
+      "attach: the adapter name \"a.b\" is not allowed, expected text without a dot");
+  check_refused<lora::NameError>(
+      layer, x, [&] { layer.select("a"); },
+      "select: there is no adapter \"a\", expected one that was attached (there is none)");
+  check_refused<lora::ShapeError>(
+      layer, x, [&] { layer.attach("a", lora::Lora<double>(out, in + 1, config, rng)); },
+      "Linear::attach: A has 6 columns, expected in_features = 5");
+  lora::Lora<double> torn(out, in, config, rng);
+  torn.B.value.resize(out, 3);
+  check_refused<lora::ShapeError>(
+      layer, x, [&] { layer.attach("a", torn); }, "Linear::attach: B has 3 columns, expected the rank of A = 2");
+  check_refused<lora::ShapeError>(
+      layer, x, [&] { layer.attach("a", lora::FullWeight<double>(lora::Matrix<double>::Zero(out + 1, in))); },
+      "Linear::attach: the trained weight has 5 rows, expected out_features = 4");
+  check_refused<lora::ShapeError>(
+      layer, x, [&] { layer.attach("a", lora::NoAdapter<double>(), lora::Vector<double>::Zero(out + 1).eval()); },
+      "Linear::attach: the trained bias has 5 rows, expected out_features = 4");
+
+  layer.attach("a", config, rng);
+  lora::testing::fill_parameters(layer, rng);
+  layer.attach_full("full");
+  lora::testing::fill_parameters(layer, rng);
+  layer.select("a");
+  check_refused<lora::NameError>(
+      layer, x, [&] { layer.attach("a", config, rng); }, "attach: an adapter \"a\" exists already");
+  check_refused<lora::NameError>(
+      layer, x, [&] { layer.select("b"); }, "select: there is no adapter \"b\", expected one of \"a\", \"full\"");
+  check_refused<lora::NameError>(
+      layer, x, [&] { layer.detach("b"); }, "detach: there is no adapter \"b\", expected one of \"a\", \"full\"");
+  check_refused<lora::NameError>(
+      layer, x, [&] { layer.select_sum({{"a", 0.5}, {"b", 0.5}}); },
+      "select_sum: there is no adapter \"b\", expected one of \"a\", \"full\"");
+  check_refused<lora::NameError>(
+      layer, x, [&] { layer.select_sum({{"a", 0.5}, {"a", 0.5}}); }, "select_sum: adapter \"a\" is named twice");
+  check_refused<lora::ConfigError>(
+      layer, x, [&] { layer.select_sum({{"a", std::nan("")}}); },
+      "select_sum: the weight of adapter \"a\" is nan, expected a finite number");
+  check_refused<lora::ConfigError>(
+      layer, x, [&] { layer.select_sum({{"full", 0.5}}); },
+      "select_sum: adapter \"full\" is a trained copy of the weight, expected it alone and with weight 1");
+  check_refused<lora::ConfigError>(
+      layer, x, [&] { layer.select_sum({{"a", 1}, {"full", 1}}); },
+      "select_sum: adapter \"full\" is a trained copy of the weight, expected it alone and with weight 1");
+  layer.select_sum({{"full", 1}});
+
+  auto plain = new_layer(rng, false);
+  check_refused<lora::StateError>(
+      plain, x, [&] { plain.attach_bias("a"); }, "Linear::attach_bias: the layer has no bias");
+  check_refused<lora::StateError>(
+      plain, x, [&] { plain.attach("a", lora::NoAdapter<double>(), lora::Vector<double>::Zero(out).eval()); },
+      "Linear::attach: the adapter brings a bias, but the layer has none to replace");
+  // Without a bias there is none to train; the factors alone are attached.
+  plain.attach("a", {.rank = 2, .bias = lora::Bias::all}, rng);
+  CHECK_FALSE(plain.adapters().at("a").bias.has_value());
+
+  CHECK_THROWS_AS((Linear<double>({.in = 0, .out = 3}, rng)), lora::ShapeError);
+  CHECK_THROWS_AS(Linear<double>(lora::Matrix<double>()), lora::ShapeError);
+  CHECK_THROWS_WITH(Linear<double>(lora::Matrix<double>::Ones(2, 3).eval(), lora::Vector<double>::Ones(3).eval()),
+                    "Linear: the bias has 3 rows, expected out_features = 2");
+}
+
+TEST_CASE("forward and backward refuse what does not fit together") {
+  lora::Rng rng(9);
+  auto layer = adapted_layer(rng);
+  const auto x = random_matrix(in, samples, rng), dy = random_matrix(out, samples, rng);
+  Linear<double>::Cache<> cache;
+  CHECK_THROWS_WITH(layer.forward(random_matrix(in + 1, samples, rng), cache),
+                    "Linear::forward: x has 6 rows, expected in_features = 5");
+  CHECK_THROWS_AS(layer.forward(lora::Matrix<double>(in, 0), cache), lora::ShapeError);
+  const std::string none = ": this cache has seen no forward pass, expected forward before backward";
+  CHECK_THROWS_AS(layer.backward(x, dy, cache), lora::StateError);
+  CHECK_THROWS_WITH(layer.backward(x, dy, cache), "Linear::backward" + none);
+  CHECK_THROWS_WITH(layer.backward_parameters(x, dy, cache), "Linear::backward_parameters" + none);
+
+  layer.forward(x, cache);
+  CHECK_THROWS_WITH(layer.backward(x, random_matrix(out + 1, samples, rng), cache),
+                    "Linear::backward: dy has 5 rows, expected out_features = 4");
+  CHECK_THROWS_WITH(layer.backward(x, random_matrix(out, samples + 1, rng), cache),
+                    "Linear::backward: dy has 4 columns, expected samples in the forward pass = 3");
+  CHECK_THROWS_WITH(layer.backward(random_matrix(in, samples + 1, rng), dy, cache),
+                    "Linear::backward: x has 4 columns, expected samples in the forward pass = 3");
+
+  layer.select("a");
+  CHECK_THROWS_AS(layer.backward(x, dy, cache), lora::StateError);
+  CHECK_THROWS_WITH(layer.backward(x, dy, cache),
+                    "Linear::backward: the selection of adapters has changed since the forward pass");
+  layer.forward(x, cache);
+  layer.backward(x, dy, cache);
+
+  // A forward pass that failed leaves no cache that backward would accept.
+  layer.forward(x, cache);
+  CHECK_THROWS_AS(layer.forward(lora::Matrix<double>(in, 0), cache), lora::ShapeError);
+  layer.forward(x, cache);
+
+  // What was frozen between forward and backward has another meaning.
+  auto full = new_layer(rng);
+  Linear<double>::Cache<> other;
+  full.forward(x, other);
+  full.attach("a", config, rng);
+  CHECK_THROWS_AS(full.backward(x, dy, other), lora::StateError);
+}
+
+TEST_CASE("A cache with a compile-time number of samples refuses any other") {
+  lora::Rng rng(10);
+  auto layer = new_layer(rng);
+  Linear<double>::Cache<2> cache;
+  CHECK_THROWS_WITH(layer.forward(random_matrix(in, 3, rng), cache),
+                    "Linear::forward: x has 3 columns, expected the cache's compile-time Samples = 2");
+}
