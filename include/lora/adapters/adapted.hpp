@@ -63,9 +63,7 @@ class Adapted {
   };
 
   Adapted(Base_ base, Adapter_ adapter, std::optional<BiasVector> bias = std::nullopt)
-      : base_(std::move(base)), bias_(std::move(bias)), adapter_(std::move(adapter)) {
-    check_bias();
-  }
+      : base_(std::move(base)), bias_(checked(std::move(bias), base_)), adapter_(std::move(adapter)) {}
 
   /// Makes the adapter from its config, as in {.rank = 8, .alpha = 16}. Throws ConfigError.
   Adapted(Base_ base, const Config& config, Rng& rng)
@@ -73,8 +71,9 @@ class Adapted {
 
   /// The same with the frozen layer's own bias b (out). Throws ConfigError, or ShapeError if b does not fit W0.
   Adapted(Base_ base, BiasVector bias, const Config& config, Rng& rng)
-      : base_(std::move(base)), bias_(std::move(bias)), adapter_(base_.rows(), base_.cols(), config, rng) {
-    check_bias();
+      : base_(std::move(base)),
+        bias_(checked(std::move(bias), base_)),
+        adapter_(base_.rows(), base_.cols(), config, rng) {
     if (config.bias != Bias::none) trained_bias_.emplace(*bias_);
   }
 
@@ -167,8 +166,10 @@ class Adapted {
     }
   }
 
-  void check_bias() const {
-    if (bias_) detail::check_rows(layer_name(), "the bias", bias_->rows(), "out_features", out_features());
+  /// Before the adapter is made, so that a refused bias takes no random numbers.
+  static std::optional<BiasVector> checked(std::optional<BiasVector> bias, const Base_& base) {
+    if (bias) detail::check_rows(layer_name(), "the bias", bias->rows(), "out_features", base.rows());
+    return bias;
   }
 
   template <int N>

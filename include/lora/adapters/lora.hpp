@@ -42,7 +42,7 @@ struct Lora {
 
   /// Throws ConfigError for a setting out of range, or a rank other than the compile-time one.
   Lora(Index out, Index in, const LoraConfig& config, Rng& rng)
-      : alpha(config.alpha), scaling(config.scaling), dropout(config.dropout), stream(rng()) {
+      : alpha(config.alpha), scaling(config.scaling), dropout(config.dropout) {
     validate(config, "Lora");
     if (Rank != Dynamic && config.rank != Rank) {
       detail::fail<ConfigError>("Lora", "rank is " + std::to_string(config.rank) + ", expected the compile-time Rank = " +
@@ -56,6 +56,7 @@ struct Lora {
     }
     if constexpr (Out != Dynamic) detail::check_extent("Lora", "the adapter", out, "outputs", "Out", Out);
     if constexpr (In != Dynamic) detail::check_extent("Lora", "the adapter", in, "inputs", "In", In);
+    stream = rng();  // only now: a refused config leaves the generator where it was
     A.value.resize(config.rank, in);
     initialise_a(A.value, config.init, rng);
     B.value.setZero(out, config.rank);
@@ -197,10 +198,11 @@ struct Lora {
     }
   }
 
-  /// The columns first, first + 1, ... of a buffer, as a view of the buffer's own type.
-  template <class View>
-  static View columns_of(View view, Index first, Index count) {
-    return View(view.data() + first * view.rows(), view.rows(), count);
+  /// The columns first, first + 1, ... of a matrix or view, as the view that a Buffer gives: one type for all products.
+  template <class M>
+  static auto columns_of(M& matrix, Index first, Index count) {
+    using View = typename Buffer<S, M::RowsAtCompileTime, M::ColsAtCompileTime>::View;
+    return View(matrix.data() + first * matrix.rows(), matrix.rows(), count);
   }
 };
 
