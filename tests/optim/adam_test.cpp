@@ -123,6 +123,36 @@ TEST_CASE("adam: a long parameter is updated entry by entry, in float as in doub
   CHECK((p.value.cast<double>() - expected).cwiseAbs().maxCoeff() <= 4 * std::numeric_limits<float>::epsilon());
 }
 
+namespace {
+
+/// A parameter in memory that somebody else owns.
+struct Borrowed {
+  Eigen::Map<Eigen::VectorXf> value;
+  Eigen::Map<Eigen::VectorXf> grad;
+  bool trainable = true;
+};
+
+}  // namespace
+
+TEST_CASE("adam: the bits do not depend on where in memory the parameter lies") {
+  constexpr lora::Index size = 45;
+  const Eigen::VectorXf start = Eigen::VectorXf::Random(size);
+  const Eigen::VectorXf gradient = Eigen::VectorXf::Random(size);
+  const auto trained_at = [&](lora::Index offset) {
+    Eigen::VectorXf memory(size + 16), gradients(size + 16);
+    Borrowed p{{memory.data() + offset, size}, {gradients.data() + offset, size}};
+    p.value = start;
+    AdamW<float> optimizer({.lr = 0.01, .weight_decay = 0.1});
+    for (const float sign : {1.0f, -0.5f, 0.25f}) {
+      p.grad = sign * gradient;
+      optimizer.step(p);
+    }
+    return Eigen::VectorXf(p.value);
+  };
+  const Eigen::VectorXf expected = trained_at(0);
+  for (lora::Index offset = 1; offset < 16; ++offset) CHECK(trained_at(offset) == expected);
+}
+
 TEST_CASE("adam: settings out of range are named") {
   const double nan = std::numeric_limits<double>::quiet_NaN();
   CHECK_THROWS_AS(AdamW<float>({.lr = -1}), lora::ConfigError);

@@ -87,20 +87,21 @@ class BasicAdam {
     const auto keep1 = S(beta1), add1 = S(1 - beta1);
     const auto keep2 = S(beta2), add2 = S(1 - beta2);
     const auto shrink = S(1 - lr * weight_decay), coupled = S(weight_decay);
-    detail::for_each_stretch(slot.size, [&](Index first, Index count) {
-      auto p = value.segment(first, count);
-      auto m = mean.segment(first, count).array();
-      auto v = square.segment(first, count).array();
+    detail::for_each_block<S>(slot.size, [&](Index first, auto count) {
+      constexpr int N = decltype(count)::value;
+      auto p = value.template segment<N>(first);
+      auto m = mean.template segment<N>(first);
+      auto v = square.template segment<N>(first);
       const auto accumulate = [&](const auto& g) {
         m = keep1 * m + add1 * g;
         v = keep2 * v + add2 * g.square();
       };
       const auto change = rate * m / (v.sqrt() * correction + eps);
       if constexpr (Decoupled) {
-        accumulate(grad.segment(first, count));
+        accumulate(grad.template segment<N>(first));
         p = shrink * p - change;
       } else {
-        accumulate(grad.segment(first, count) + coupled * p);
+        accumulate(grad.template segment<N>(first) + coupled * p);
         p -= change;
       }
     });

@@ -58,13 +58,7 @@ class Sgd {
     detail::check_not_negative("Sgd::step", "lr_factor", lr_factor);
     state_.step(model, config_.groups, [&](auto& slot, auto value, auto grad) {
       const auto [lr, weight_decay] = detail::settings_of(config_, slot.group);
-      const auto rate = S(lr * lr_factor);
-      const auto decay = S(weight_decay);
-      if (config_.momentum == 0) {
-        value -= rate * (grad + decay * value);
-      } else {
-        step_with_momentum(slot.moments[0], value, grad, rate, decay);
-      }
+      update(slot.moments[0], value, grad, S(lr * lr_factor), S(weight_decay));
     });
   }
 
@@ -73,20 +67,26 @@ class Sgd {
   State& state() { return state_; }
 
  private:
-  void step_with_momentum(Vector<S>& buffer, auto& value, const auto& grad, S rate, S decay) {
+  void update(auto& buffer, auto& value, const auto& grad, S lr, S weight_decay) {
+    const bool keeps_buffer = config_.momentum > 0;
     const bool first_step = buffer.size() == 0;
-    if (first_step) buffer.setZero(value.size());
+    if (keeps_buffer && first_step) buffer.setZero(value.size());
     const auto momentum = S(config_.momentum);
     const auto share = S(first_step ? 1 : 1 - config_.dampening);
-    detail::for_each_stretch(value.size(), [&](Index first, Index count) {
-      auto p = value.segment(first, count);
-      auto b = buffer.segment(first, count).array();
-      const auto d = grad.segment(first, count) + decay * p;
+    detail::for_each_block<S>(value.size(), [&](Index first, auto count) {
+      constexpr int N = decltype(count)::value;
+      auto p = value.template segment<N>(first);
+      const auto d = grad.template segment<N>(first) + weight_decay * p;
+      if (!keeps_buffer) {
+        p -= lr * d;
+        return;
+      }
+      auto b = buffer.template segment<N>(first);
       b = momentum * b + share * d;
       if (config_.nesterov) {
-        p -= rate * (d + momentum * b);
+        p -= lr * (d + momentum * b);
       } else {
-        p -= rate * b;
+        p -= lr * b;
       }
     });
   }

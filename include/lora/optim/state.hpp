@@ -28,11 +28,12 @@ class OptimizerState {
 
  public:
   struct Slot {
-    std::uint64_t path = 0;                    ///< Path::hash() of the parameter
-    Index size = 0;                            ///< numbers in the parameter
-    std::uint64_t steps = 0;                   ///< how often this parameter has been stepped
-    std::array<Vector<S>, Moments> moments{};  ///< each empty or of `size`, in the storage order of the parameter
-    std::size_t group = not_asked;             ///< position in the config's groups, or their number; found, never saved
+    std::uint64_t path = 0;   ///< Path::hash() of the parameter
+    Index size = 0;           ///< numbers in the parameter
+    std::uint64_t steps = 0;  ///< how often this parameter has been stepped
+    std::array<Eigen::Array<S, Dynamic, 1>, Moments>
+        moments{};                  ///< each empty or of `size`, in the storage order of the parameter
+    std::size_t group = not_asked;  ///< position in the config's groups, or their number; found, never saved
   };
 
   /// Calls update(slot, value, grad) for every parameter that is trained now and has a gradient, in listing order, with
@@ -50,8 +51,8 @@ class OptimizerState {
       Slot& slot = bind(path.hash(), parameter.value.size(), position++);
       if (slot.group == not_asked) slot.group = first_group_of(path, groups);
       ++slot.steps;
-      update(slot, Eigen::Map<Vector<S>>(parameter.value.data(), slot.size).array(),
-             Eigen::Map<const Vector<S>>(parameter.grad.data(), slot.size).array());
+      update(slot, Eigen::Map<Eigen::Array<S, Dynamic, 1>>(parameter.value.data(), slot.size),
+             Eigen::Map<const Eigen::Array<S, Dynamic, 1>>(parameter.grad.data(), slot.size));
     });
   }
 
@@ -122,11 +123,15 @@ GroupSettings settings_of(const Config& config, std::size_t group) {
   return settings;
 }
 
-/// f(first, count) for consecutive stretches that stay in the first-level cache, so that the several expressions of an
-/// update read and write main memory once.
-void for_each_stretch(Index size, auto&& f) {
-  constexpr Index stretch = 512;
-  for (Index first = 0; first < size; first += stretch) f(first, std::min(stretch, size - first));
+/// f(first, N) with N = a cache line's worth of numbers at a time, as a constant, and N = 1 for the rest. Each entry is then
+/// computed by the same instructions wherever the array lies in memory: Eigen's own loops start at the first aligned
+/// address, so the last bit of an entry could change when a model moves.
+template <class S>
+void for_each_block(Index size, auto&& f) {
+  constexpr int block = 64 / sizeof(S) > 1 ? static_cast<int>(64 / sizeof(S)) : 1;
+  Index first = 0;
+  for (; first + block <= size; first += block) f(first, std::integral_constant<int, block>());
+  for (; first < size; ++first) f(first, std::integral_constant<int, 1>());
 }
 
 }  // namespace detail
