@@ -99,7 +99,7 @@ set_up() {
     apt_install "${packages[@]}" && find_missing "$@"
   fi
   if [ ${#missing[@]} -gt 0 ]; then
-    say "" "Cannot go on${cannot:+: $cannot}. Please install:"
+    say "Cannot go on${cannot:+: $cannot}. Please install:"
     printf '  %s\n' "${missing[@]}" >&2
     exit 1
   fi
