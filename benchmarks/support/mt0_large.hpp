@@ -1,8 +1,8 @@
 #pragma once
 /// mt0-large, tensor by tensor, from its architecture: 1,229,581,312 numbers.
 ///
-/// An encoder and a decoder of 24 layers each, width 1,024, 16 heads of 64, gated feed-forward of 2,816, a vocabulary of
-/// 250,112 with an output head of its own, no biases, norms with a weight only.
+/// An encoder and a decoder of 24 layers each, width 1,024, 16 heads of 64, gated feed-forward of 2,816, a vocabulary
+/// of 250,112 with an output head of its own, no biases, norms with a weight only.
 /// Source: Muennighoff et al. 2022, arXiv:2211.01786; the architecture is mT5's, Xue et al. 2020, arXiv:2010.11934.
 
 #include "lora/peft/accounting.hpp"
