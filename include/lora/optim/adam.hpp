@@ -76,7 +76,8 @@ class BasicAdam {
  private:
   /// The factors are computed in double and rounded once to S.
   void update(auto& slot, auto& value, const auto& grad, double lr, double weight_decay) {
-    auto& [mean, square] = slot.moments;
+    auto& mean = slot.moments[0];
+    auto& square = slot.moments[1];
     if (mean.size() == 0) mean.setZero(slot.size);
     if (square.size() == 0) square.setZero(slot.size);
     const auto [beta1, beta2] = config_.betas;

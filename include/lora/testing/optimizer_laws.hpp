@@ -22,7 +22,8 @@
 
 namespace lora::testing {
 
-/// Two parameters of different shape and storage order; the second can be listed as one of an adapter that is not selected.
+/// Two parameters of different shape and storage order; the second can be listed as one of an adapter that is not
+/// selected.
 template <class S>
 struct TwoParameters {
   RowMajorParameter<S> first{RowMajorMatrix<S>(start(3, 5))};
@@ -34,8 +35,8 @@ struct TwoParameters {
     f("second", self.second, self.second_selected);
   }
 
-  /// f(p) = 1/2 sum_i c_i (p_i - t_i)^2: the curvatures c go from 1 to 10, the optimum t is the same pattern as the start,
-  /// shifted. Writes dL/dp.
+  /// f(p) = 1/2 sum_i c_i (p_i - t_i)^2: the curvatures c go from 1 to 10, the optimum t is the same pattern as the
+  /// start, shifted. Writes dL/dp.
   static void write_gradient(auto& parameter) {
     auto& gradient = parameter.gradient();
     for (Index i = 0; i < gradient.rows(); ++i) {
@@ -102,8 +103,8 @@ LawResults same_values(const std::string& law, const TwoParameters<S>& given, co
 
 }  // namespace detail
 
-/// move: between any two steps the model goes elsewhere; what it leaves behind stays alive and holds other numbers, so an
-/// optimiser that keeps looking there goes wrong instead of crashing.
+/// move: between any two steps the model goes elsewhere; what it leaves behind stays alive and holds other numbers, so
+/// an optimiser that keeps looking there goes wrong instead of crashing.
 template <class S = double>
 LawResults check_move(auto&& make) {
   auto optimizer = make();
@@ -220,8 +221,8 @@ LawResults optimizer_laws(auto&& make) {
   return results;
 }
 
-/// The optimiser comes within `bound` of the optimum of a convex quadratic with curvatures from 1 to 10, in so many steps
-/// with the learning rate falling linearly to 0. There must be no weight decay, which has another optimum.
+/// The optimiser comes within `bound` of the optimum of a convex quadratic with curvatures from 1 to 10, in so many
+/// steps with the learning rate falling linearly to 0. There must be no weight decay, which has another optimum.
 template <class S = double>
 LawResult check_optimum(auto&& make, int steps, double bound) {
   auto optimizer = make();
