@@ -27,7 +27,7 @@ namespace {
 using examples::Digits;
 using examples::Network;
 
-/// The learning rates and epochs were chosen on 300 of the training pictures; the held-out ones had no say.
+/// The learning rates, the decay and the epochs were chosen on 300 of the training pictures; the held-out ones had no say.
 struct Options {
   Eigen::Index rank = 8;
   double alpha = 16;
@@ -35,6 +35,8 @@ struct Options {
   int epochs = 60;
   double learning_rate = 8e-3;
   double full_learning_rate = 2e-3;
+  double base_learning_rate = 2e-3;
+  double weight_decay = 0.3;
   std::uint64_t seed = 1;
   std::string out = "finetune_mlp";
 };
@@ -123,13 +125,17 @@ void run(const Options& options) {
   lora::Rng rng(options.seed);
   Network base({64, 128, 128, 10}, rng);
   double seconds_base = 0, seconds_lora = 0, seconds_full = 0;
-  const examples::TrainingSettings base_settings{.epochs = options.base_epochs, .learning_rate = 2e-3, .seed = options.seed};
-  adapt(base, "upright digits ", source_train, source_test, target_test, base_settings, seconds_base);
+  examples::TrainingSettings settings{.epochs = options.base_epochs,
+                                      .learning_rate = options.base_learning_rate,
+                                      .weight_decay = options.weight_decay,
+                                      .seed = options.seed};
+  adapt(base, "upright digits ", source_train, source_test, target_test, settings, seconds_base);
 
   // LoRA: the copy shares nothing that is trained; attach freezes its weights and adds the factors
   Network with_lora = base;
   lora::attach(with_lora, {.rank = options.rank, .alpha = options.alpha}, rng);
-  examples::TrainingSettings settings{.epochs = options.epochs, .learning_rate = options.learning_rate, .seed = options.seed};
+  settings.epochs = options.epochs;
+  settings.learning_rate = options.learning_rate;
   const Curve lora_curve = adapt(with_lora, "LoRA           ", target_train, source_test, target_test, settings, seconds_lora);
 
   // full fine-tuning from the same start
@@ -170,6 +176,8 @@ void run(const Options& options) {
       .set("alpha", options.alpha)
       .set("epochs", options.epochs)
       .set("base_epochs", options.base_epochs)
+      .set("learning_rate_base", options.base_learning_rate)
+      .set("weight_decay", options.weight_decay)
       .set("learning_rate_lora", options.learning_rate)
       .set("learning_rate_full", options.full_learning_rate)
       .set("seed", options.seed)
@@ -218,6 +226,8 @@ int main(int argc, char** argv) {
       .add("epochs", options.epochs, "passes over the turned digits")
       .add("learning-rate", options.learning_rate, "of LoRA")
       .add("full-learning-rate", options.full_learning_rate, "of full fine-tuning")
+      .add("base-learning-rate", options.base_learning_rate, "of the base network")
+      .add("weight-decay", options.weight_decay, "AdamW's, everywhere")
       .add("seed", options.seed, "of the weights and the order of the pictures")
       .add("out", options.out, "folder for report.json and the pictures");
   if (const auto status = arguments.parse(argc, argv)) return *status;

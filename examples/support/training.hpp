@@ -20,6 +20,7 @@ struct TrainingSettings {
   int epochs = 60;
   Eigen::Index batch = 32;
   double learning_rate = 1e-3;
+  double weight_decay = 0.01;
   std::uint64_t seed = 1;  ///< of the order of the pictures
 };
 
@@ -35,7 +36,7 @@ inline void train(Network& net, const Digits& digits, const TrainingSettings& se
   const auto batches = static_cast<std::uint64_t>((digits.count() + settings.batch - 1) / settings.batch);
   const std::uint64_t steps = batches * static_cast<std::uint64_t>(settings.epochs);
   const lora::Schedule schedule{.shape = lora::ScheduleShape::cosine, .warmup = steps / 20, .total = steps};
-  lora::AdamW<float> optimizer({.lr = settings.learning_rate});
+  lora::AdamW<float> optimizer({.lr = settings.learning_rate, .weight_decay = settings.weight_decay});
   lora::Rng rng(settings.seed);
 
   std::vector<Eigen::Index> order(digits.labels.size());
