@@ -1,0 +1,138 @@
+#pragma once
+/// Matrices that are only multiplied with: what the randomised methods need to know of A (m, n).
+
+#include "lora/core/scalar.hpp"
+#include "lora/linalg/matrix_view.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <concepts>
+#include <string_view>
+#include <utility>
+
+namespace lora {
+
+/// apply:            Y = A X      X (n, k),  Y (m, k)
+/// apply_transposed: Y = A^T X    X (m, k),  Y (n, k)
+/// columns:          Y = the columns first, first + 1, ... of A, as many as Y (m, count) has
+/// Y has its size already and does not overlap X. All are const.
+template <class A>
+concept LinearOperator =
+    requires(const A& a, const Matrix<typename A::Scalar>& x, Matrix<typename A::Scalar>& y, Index first) {
+      { a.rows() } -> std::convertible_to<Index>;
+      { a.cols() } -> std::convertible_to<Index>;
+      a.apply(x, y);
+      a.apply_transposed(x, y);
+      a.columns(first, y);
+    };
+
+/// A matrix in memory, in any storage order. Does not own it.
+template <class S>
+class DenseOperator {
+ public:
+  using Scalar = S;
+
+  explicit DenseOperator(const detail::MatrixView<S>& A) : A_(A) {}
+
+  Index rows() const { return A_.rows(); }
+  Index cols() const { return A_.cols(); }
+  const detail::MatrixView<S>& view() const { return A_; }
+  void apply(const Matrix<S>& x, Matrix<S>& y) const { multiply(A_.transposed, x, y); }
+  void apply_transposed(const Matrix<S>& x, Matrix<S>& y) const { multiply(!A_.transposed, x, y); }
+  void columns(Index first, Matrix<S>& y) const {
+    if (A_.transposed) {
+      y = A_.stored.middleRows(first, y.cols()).transpose();
+    } else {
+      y = A_.stored.middleCols(first, y.cols());
+    }
+  }
+
+ private:
+  void multiply(bool transposed, const Matrix<S>& x, Matrix<S>& y) const {
+    if (transposed) {
+      y.noalias() = A_.stored.transpose() * x;
+    } else {
+      y.noalias() = A_.stored * x;
+    }
+  }
+
+  detail::MatrixView<S> A_;
+};
+
+/// after - before, never formed: what a fine-tuning has changed. Owns neither.
+template <class S>
+class DifferenceOperator {
+ public:
+  using Scalar = S;
+
+  /// Throws ShapeError if the two shapes differ.
+  DifferenceOperator(const detail::MatrixView<S>& after, const detail::MatrixView<S>& before)
+      : after_(after), before_(before) {
+    detail::check_rows("DifferenceOperator", "before", before.rows(), "after.rows()", after.rows());
+    detail::check_cols("DifferenceOperator", "before", before.cols(), "after.cols()", after.cols());
+  }
+
+  Index rows() const { return after_.rows(); }
+  Index cols() const { return after_.cols(); }
+
+  /// In blocks of columns of A: differences of large weights are taken before the product, where they are exact or nearly
+  /// so, not after it, where they would have drowned in rounding.
+  void apply(const Matrix<S>& x, Matrix<S>& y) const {
+    y.setZero();
+    for_each_block(
+        [&](Index first, const Matrix<S>& block) { y.noalias() += block * x.middleRows(first, block.cols()); });
+  }
+  void apply_transposed(const Matrix<S>& x, Matrix<S>& y) const {
+    for_each_block([&](Index first, const Matrix<S>& block) {
+      y.middleRows(first, block.cols()).noalias() = block.transpose() * x;
+    });
+  }
+  void columns(Index first, Matrix<S>& y) const {
+    Matrix<S> other(y.rows(), y.cols());
+    after_.columns(first, y);
+    before_.columns(first, other);
+    y -= other;
+  }
+
+ private:
+  void for_each_block(auto&& f) const {
+    constexpr Index width = 256;
+    Matrix<S> block;
+    for (Index first = 0; first < cols(); first += width) {
+      block.resize(rows(), std::min(width, cols() - first));
+      columns(first, block);
+      f(first, std::as_const(block));
+    }
+  }
+
+  DenseOperator<S> after_, before_;
+};
+
+namespace detail {
+
+/// max |a_ij|.   Throws ShapeError if A is empty, ValueError naming an entry that is not finite.
+template <LinearOperator Operator>
+auto largest_magnitude(const Caller& who, std::string_view name, const Operator& A) {
+  using S = typename Operator::Scalar;
+  if constexpr (requires { A.view(); }) {
+    return largest_magnitude(who, name, A.view());
+  } else {
+    check_not_empty(who, name, A.rows(), A.cols());
+    S largest = 0;
+    Matrix<S> column(A.rows(), 1);
+    for (Index j = 0; j < A.cols(); ++j) {
+      A.columns(j, column);
+      for (Index i = 0; i < column.size(); ++i) {
+        if (!std::isfinite(column(i))) fail_not_finite(who, name, i, j, column(i));
+      }
+      largest = std::max(largest, column.cwiseAbs().maxCoeff());
+    }
+    return largest;
+  }
+}
+
+}  // namespace detail
+
+static_assert(LinearOperator<DenseOperator<float>> && LinearOperator<DifferenceOperator<double>>);
+
+}  // namespace lora

@@ -1,0 +1,159 @@
+#pragma once
+/// The nearest matrix of rank r, with proof of how near it is.
+///
+///   A_r = U diag(sigma) V^T     A (m, n),  U (m, r),  sigma (r),  V (n, r)
+///
+/// No matrix of rank r is nearer to A than A_r of the exact method, in the Frobenius or the spectral norm:
+///   ||A - A_r||_F = sqrt(sigma_{r+1}^2 + sigma_{r+2}^2 + ...),   ||A - A_r||_2 = sigma_{r+1}.
+///
+/// Source: Eckart & Young 1936, doi 10.1007/BF02288367; Mirsky 1960, doi 10.1093/qmath/11.1.50.
+/// Compile time: nothing until used, then about 20 s (exact_svd.hpp tells how to pay once in a program) and 5 s a scalar.
+
+#include "lora/linalg/certificate.hpp"
+#include "lora/linalg/exact_svd.hpp"
+#include "lora/linalg/linear_operator.hpp"
+#include "lora/linalg/matrix_view.hpp"
+#include "lora/linalg/randomised_svd.hpp"
+#include "lora/linalg/svd_options.hpp"
+
+#include <algorithm>
+#include <limits>
+#include <optional>
+#include <utility>
+
+namespace lora {
+
+/// U and V have orthonormal columns, also where sigma is 0.
+template <class S>
+struct TruncatedSvd {
+  Matrix<S> U;                          ///< (m, r)
+  Vector<S> singular_values;            ///< (r), descending
+  Matrix<S> V;                          ///< (n, r)
+  Certificate certificate;              ///< of U diag(singular_values) V^T
+  SvdMethod method = SvdMethod::exact;  ///< the one that was used
+  bool fell_back = false;  ///< a first attempt failed its verification, and a slower and safer one replaced it
+  bool converged = true;   ///< whether the result passed its verification
+
+  Index rank() const { return singular_values.size(); }
+  Matrix<S> matrix() const { return U * singular_values.asDiagonal() * V.transpose(); }
+};
+
+namespace detail {
+
+/// Cuts an exact decomposition down.
+template <class S>
+TruncatedSvd<S> truncate(const ExactSvd<double>& svd, const SvdOptions& options, const Caller& who) {
+  const auto& sigma = svd.singular_values();
+  const double norm = tail(sigma, 0, svd.dropped());
+  const Index rank = options.rank ? *options.rank : choose_rank(sigma, allowed_error(options, norm));
+  if (sigma(0) > static_cast<double>(std::numeric_limits<S>::max())) {
+    fail<ValueError>(who, "the largest singular value overflows the matrix's scalar type");
+  }
+  const double next = rank < sigma.size() ? sigma(rank) : 0.0;
+  TruncatedSvd<S> result;
+  result.U = svd.U(rank).template cast<S>();
+  result.singular_values = sigma.head(rank).template cast<S>();
+  result.V = svd.V(rank).template cast<S>();
+  result.certificate = {tail(sigma, rank, svd.dropped()), std::hypot(next, svd.dropped()), norm, 1};
+  result.fell_back = svd.fell_back();
+  result.converged = svd.verified();
+  return result;
+}
+
+/// The randomised method. Nothing if its core fails, or if an energy or error needs so many directions that the exact
+/// method is the better one.   scale: of scale_of.
+template <LinearOperator Operator>
+auto try_randomised(const Operator& A, const SvdOptions& options, typename Operator::Scalar scale)
+    -> std::optional<TruncatedSvd<typename Operator::Scalar>> {
+  using S = typename Operator::Scalar;
+  const ScaledOperator<Operator> scaled(A, scale);
+  const Index smaller = std::min(A.rows(), A.cols());
+  const double norm = options.rank ? 0 : frobenius_norm(scaled);
+  for (Index wanted = options.rank.value_or(32);; wanted *= 2) {
+    const Index k = std::min(wanted + options.oversampling, smaller);
+    const Sketch<S> found = sketch(scaled, k, options.power_iterations, options.seed);
+    if (!found.verified) return std::nullopt;
+    Index rank = wanted;
+    if (!options.rank) {
+      const double seen = std::min(found.sigma.norm(), norm);
+      const double unseen = std::sqrt((norm - seen) * (norm + seen));
+      const double allowed = allowed_error(options, norm);
+      if (unseen > allowed) {
+        if (2 * wanted > smaller) return std::nullopt;
+        continue;
+      }
+      rank = choose_rank(found.sigma, allowed, unseen);
+    }
+    const Eigen::VectorXd sigma = found.sigma.head(rank);
+    TruncatedSvd<S> result;
+    result.method = SvdMethod::randomised;
+    result.U = found.U.leftCols(rank);
+    result.V = found.V.leftCols(rank);
+    result.certificate = certify(scaled, result.U, sigma, result.V, options.seed);
+    const double back = 1 / static_cast<double>(scale);
+    result.singular_values = (sigma * back).template cast<S>();
+    result.certificate.frobenius_error *= back;
+    result.certificate.spectral_error *= back;
+    result.certificate.frobenius_norm *= back;
+    return result;
+  }
+}
+
+/// Whether a truncation to this rank is large enough for the randomised method to pay, and small enough in rank for its
+/// error to stay within 3 % of the best on any spectrum.
+inline bool randomised_pays(const SvdOptions& options, Index rows, Index cols) {
+  const Index smaller = std::min(rows, cols);
+  constexpr double worthwhile = 512.0 * 512.0 * 512.0;
+  return options.rank && 16 * *options.rank <= smaller &&
+         static_cast<double>(rows) * static_cast<double>(cols) * static_cast<double>(smaller) >= worthwhile;
+}
+
+template <LinearOperator Operator>
+auto truncated_svd(const Operator& A, const SvdOptions& options, const Caller& who)
+    -> TruncatedSvd<typename Operator::Scalar> {
+  using S = typename Operator::Scalar;
+  const S largest = largest_magnitude(who, "A", A);
+  validate(options, A.rows(), A.cols(), who);
+  const bool randomise = options.method == SvdMethod::randomised ||
+                         (options.method == SvdMethod::automatic && randomised_pays(options, A.rows(), A.cols()));
+  if (randomise) {
+    if (auto result = try_randomised(A, options, scale_of(largest))) return std::move(*result);
+  }
+  Matrix<S> dense(A.rows(), A.cols());
+  A.columns(0, dense);
+  TruncatedSvd<S> result = truncate<S>(ExactSvd<double>(dense.template cast<double>()), options, who);
+  result.fell_back = result.fell_back || randomise;
+  return result;
+}
+
+}  // namespace detail
+
+/// The best approximation of A by a matrix of the rank, energy share or error that the options ask for.
+///
+///   truncated_svd(A, {.rank = 8})     truncated_svd(A, {.energy = 0.95})     truncated_svd(A, {.error = 0.01})
+///
+/// A: any matrix or expression of float or double, of any storage order and stride. The automatic method is the exact one,
+/// but for a rank of at most min(m, n) / 16 of a matrix with m n min(m, n) >= 512^3 the randomised one: many times faster,
+/// and on any spectrum within 3 % of the least error. result.method says which it was.
+/// Beyond the rank of A, singular values are zero (or rounding) and U, V stay orthonormal. A zero matrix has rank 1 here.
+///
+/// Exact: about 4 m n^2 + 20 n^3 operations in double for m >= n. Randomised: 2 m n k (2 q + 3) + O((m + n) k^2) with
+/// k = rank + oversampling, q = power_iterations, and 20 m n (2 p + 1), p = 2, for the spectral bound.
+/// Throws ShapeError if A is empty; ValueError naming an entry that is not finite, or if a singular value overflows the
+/// scalar type; ConfigError for options out of range.
+template <class Derived>
+auto truncated_svd(const Eigen::MatrixBase<Derived>& A, const SvdOptions& options)
+    -> TruncatedSvd<typename Derived::Scalar> {
+  using S = typename Derived::Scalar;
+  return detail::with_view(A, [&](const detail::MatrixView<S>& view) {
+    return detail::truncated_svd(DenseOperator<S>(view), options, "truncated_svd");
+  });
+}
+
+/// The same for a matrix that is only multiplied with. The exact method forms it.
+template <LinearOperator Operator>
+auto truncated_svd(const Operator& A, const SvdOptions& options) -> TruncatedSvd<typename Operator::Scalar> {
+  return detail::truncated_svd(A, options, "truncated_svd");
+}
+
+}  // namespace lora
