@@ -1,13 +1,14 @@
 #pragma once
 /// The laws of adapters, for any Adapted<Base, Adapter>: put your own adapter type through them.
 ///
-///   fresh    a new adapter leaves the base's output the same to the bit
-///   off      disabled equals the base to the bit, and enabling again gives the first output back
-///   merge    merged() x equals forward(x) to rounding; merged() is the exact sum, rounded once
-///   sum      adapters active together add up, each with its weight
-///   copy     a copy is complete and independent
-///   no heap  after the first pass nothing allocates
-///   const    concurrent forward passes on one layer give the same bits as one alone
+///   fresh        a new adapter leaves the base's output the same to the bit
+///   off          disabled equals the base to the bit, and enabling again gives the first output back
+///   merge        merged() x equals forward(x) to rounding; merged() is the exact sum, rounded once
+///   sum          adapters active together add up, each with its weight
+///   accumulates  a second backward pass doubles the gradients
+///   copy         a copy is complete and independent
+///   no heap      after the first pass nothing allocates
+///   const        concurrent forward passes on one layer give the same bits as one alone
 ///
 /// The gradient law is in gradient.hpp. Layers should have generic parameters (fill_parameters), except for fresh.
 
@@ -32,15 +33,18 @@ auto output_of(const auto& layer, const auto& x, const Pass& pass = {}) {
   return Matrix<typename Layer::Scalar>(layer.forward(x, cache, pass));
 }
 
-/// W0 x + b with the base's own bias.
+/// W0 x + b with the base's own bias, in the types that the layer computes with: Eigen sums in another order for
+/// others.
 auto base_output(const auto& layer, const auto& x) {
-  using S = typename std::remove_cvref_t<decltype(layer)>::Scalar;
-  Matrix<S> y(layer.out_features(), x.cols());
-  layer.base().apply(x, y);
-  auto disabled = layer;
-  disabled.enable(false);
-  if (const auto* b = disabled.bias()) y.colwise() += *b;
-  return y;
+  using Layer = std::remove_cvref_t<decltype(layer)>;
+  using S = typename Layer::Scalar;
+  Buffer<S, Layer::Out> buffer;
+  auto y = buffer.resize(layer.out_features(), x.cols());
+  layer.base().apply(Eigen::Ref<const Matrix<S, Layer::In>>(x), y);
+  std::vector<Layer> disabled(1, layer);
+  disabled[0].enable(false);
+  if (const auto* b = disabled[0].bias()) y.colwise() += *b;
+  return Matrix<S>(y);
 }
 
 template <class S>
@@ -91,13 +95,14 @@ LawResult check_merged_output(const Layer& layer, const Matrix<typename Layer::S
                merge_constant * std::sqrt(static_cast<double>(layer.in_features())) * detail::epsilon<S>());
 }
 
-/// merged() against `exact` (out, in), the sum in more precision than the layer's, in relative Frobenius norm. A sum
-/// that is accumulated in a wider type and rounded once stays well within 1 epsilon at any rank; one accumulated in S
-/// itself, as for double, within about max(1, sqrt(rank) / 4).
+/// merged() against `exact` (out, in), the sum in more precision than the layer's, relative to it or to W0, the larger,
+/// in Frobenius norm. A sum that is accumulated in a wider type and rounded once stays well within 1 epsilon at any
+/// rank; one accumulated in S itself, as for double, within about max(1, sqrt(rank) / 4).
 template <class Layer>
 LawResult check_merged_weight(const Layer& layer, const Matrix<long double>& exact, double epsilons = 1) {
   const Matrix<long double> difference = layer.merged().template cast<long double>() - exact;
-  return judge("merge: weight", static_cast<double>(difference.norm() / exact.norm()),
+  const long double scale = std::max(exact.norm(), layer.base().dense().template cast<long double>().norm());
+  return judge("merge: weight", static_cast<double>(difference.norm() / scale),
                epsilons * detail::epsilon<typename Layer::Scalar>());
 }
 
@@ -143,6 +148,30 @@ LawResult check_sum(const Adapted<Base, A>& first, const Adapted<Base, A>& secon
   const double scale = ((W0.cwiseAbs() + a.cwiseAbs() + b.cwiseAbs()) * input.cwiseAbs()).norm();
   return judge("sum", difference / scale,
                merge_constant * std::sqrt(static_cast<double>(first.in_features())) * detail::epsilon<S>());
+}
+
+/// Gradients accumulate: a second backward pass after the same forward pass doubles every one of them, within 8
+/// epsilon. dx is of the last pass alone. Takes the layer by value.
+template <class Layer>
+LawResults check_accumulates(Layer layer, const Matrix<typename Layer::Scalar>& x,
+                             const Matrix<typename Layer::Scalar>& dy, const Pass& pass = {}) {
+  using S = typename Layer::Scalar;
+  typename Layer::template Cache<> cache;
+  layer.forward(x, cache, pass);
+  visit_parameters(layer, [](const Path&, auto& parameter) { parameter.grad.setZero(); });
+  const Matrix<S> once_dx = layer.backward(x, dy, cache);
+  std::vector<Matrix<S>> once;
+  visit_parameters(layer, [&](const Path&, auto& parameter) { once.push_back(parameter.gradient()); });
+  LawResults results = {same_bits("accumulates: not dx", layer.backward(x, dy, cache), once_dx)};
+  std::size_t slot = 0;
+  visit_parameters(layer, [&](const Path& path, auto& parameter) {
+    const double size = static_cast<double>(once[slot].norm());
+    const double difference = static_cast<double>((parameter.gradient() - S(2) * once[slot]).norm());
+    ++slot;
+    results.push_back(
+        judge("accumulates: " + path.str(), size == 0 ? difference : difference / size, 8 * detail::epsilon<S>()));
+  });
+  return results;
 }
 
 /// Changing every parameter of the copy leaves the original alone, and the other way round; the copy outlives it.
@@ -215,11 +244,13 @@ LawResult check_const(const Layer& layer, const Matrix<typename Layer::Scalar>& 
   return judge("const", static_cast<double>(sum), 0, std::to_string(threads) + " threads");
 }
 
-/// All of the above that need no counterpart: off, merged output, copy and const.
+/// All of the above that need no counterpart: off, merged output, accumulates, copy and const.
 template <class Layer>
 LawResults adapter_laws(const Layer& layer, const Matrix<typename Layer::Scalar>& x) {
   LawResults results = check_off(layer, x);
   results.push_back(check_merged_output(layer, x));
+  const Matrix<typename Layer::Scalar> dy = Matrix<typename Layer::Scalar>::Ones(layer.out_features(), x.cols());
+  append(results, check_accumulates(layer, x, dy, {.training = true, .seed = 1}));
   append(results, check_copy(layer, x));
   results.push_back(check_const(layer, x, {.training = true, .seed = 1}, 3, 2));
   return results;
