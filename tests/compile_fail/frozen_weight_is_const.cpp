@@ -1,0 +1,10 @@
+// expect: read-only|not assignable
+#include "lora/adapters/adapted.hpp"
+
+void change(lora::LoraLinear<float>& layer) {
+#ifdef LORA_CONTROL
+  layer.adapter().A.value(0, 0) = 1;
+#else
+  layer.base().dense()(0, 0) = 1;
+#endif
+}
