@@ -94,7 +94,7 @@ class OptimizerState {
     const auto expected = slots_.begin() + static_cast<std::ptrdiff_t>(position);
     const auto found = search(expected, slots_.end(), path, size);
     if (found == slots_.end()) return *slots_.insert(expected, Slot{.path = path, .size = size});
-    if (found != expected) std::rotate(expected, found, found + 1);
+    if (found != expected) std::iter_swap(expected, found);
     return *expected;
   }
 
