@@ -77,7 +77,9 @@ struct LayerPass {
 
 /// f(path, parameter) for what a backward pass must fill; a model without a listing has no parameters.
 void visit_trained(auto& model, auto&& f) {
-  if constexpr (Visitable<std::remove_reference_t<decltype(model)>>) {
+  using Model = std::remove_reference_t<decltype(model)>;
+  if constexpr (Visitable<Model> || ParameterLike<Model> || lora::detail::Indirect<Model> ||
+                lora::detail::Range<Model>) {
     visit_parameters(model, [&](const Path& path, auto& parameter) {
       if (is_trained(path, parameter)) f(path, parameter);
     });
