@@ -1,0 +1,84 @@
+#!/usr/bin/env bash
+# Shows that the tests notice plausible bugs: applies each patch of this folder to a copy of the library, one at a time, and
+# expects the test that it names to fail.
+#   tests/mutations/run.sh [--some] [NAME...]     --some: four of them, others every day
+# A patch begins with one sentence on the bug and the line
+#   # test: FOLDER/FILE_test.cpp [CATCH2 FILTER]
+# Fails when a mutant survives or does not compile, when a patch no longer applies, or when a test fails without any.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/../../.ci/setup.sh"
+
+here="$root/tests/mutations"
+build="$root/build/mutations"
+tree="$build/tree"
+
+all=("$here"/*.patch)
+chosen=()
+for argument in "$@"; do
+  if [ "$argument" = --some ]; then
+    first=$((10#$(date +%j) * 4))
+    for k in 0 1 2 3; do chosen+=("${all[$(((first + k) % ${#all[@]}))]}"); done
+  else
+    chosen+=("$here/${argument%.patch}.patch")
+  fi
+done
+if [ ${#chosen[@]} -eq 0 ]; then chosen=("${all[@]}"); fi
+
+test_of() { sed -n 's/^# test: \([^ ]*\).*/\1/p' "$1"; }
+filter_of() { sed -n 's/^# test: [^ ]* *//p' "$1"; }
+target_of() { test_of "$1" | sed 's/[^A-Za-z0-9]/_/g'; }
+
+set_up eigen catch2
+mkdir -p "$tree"
+# Files that have not changed keep their times, so that a second run compiles little.
+for part in include tests CMakeLists.txt; do
+  (cd "$root" && find "$part" -type f) | while IFS= read -r file; do
+    cmp -s "$root/$file" "$tree/$file" || install -D -m 644 "$root/$file" "$tree/$file"
+  done
+done
+(cd "$tree" && find include -type f) | while IFS= read -r file; do [ -f "$root/$file" ] || rm "$tree/$file"; done
+
+sources=$(for patch in "${chosen[@]}"; do test_of "$patch"; done | sort -u | paste -sd ';')
+cmake -S "$here" -B "$build/objects" -Dtree="$tree" -Dsources="$sources" -DCMAKE_BUILD_TYPE=Debug \
+  -DCMAKE_CXX_FLAGS_DEBUG=-O0 >"$build/configure.log" || { cat "$build/configure.log" && exit 1; }
+
+# compile PATCH, run_test PATCH: the test that the patch names, against the copy as it is now.
+compile() { cmake --build "$build/objects" -j "$jobs" --target "$(target_of "$1")" >"$build/compile.log" 2>&1; }
+run_test() {
+  local filter
+  filter=$(filter_of "$1")
+  timeout 300 "$build/objects/$(target_of "$1")" ${filter:+"$filter"} >"$build/test.log" 2>&1
+}
+
+bad=0
+verdict() { # verdict NAME TEXT [bad]
+  printf '%-44s %s\n' "$1" "$2"
+  if [ "${3:-}" = bad ]; then bad=$((bad + 1)); fi
+}
+
+for patch in "${chosen[@]}"; do
+  name=$(basename "$patch" .patch)
+  if ! compile "$patch" || ! run_test "$patch"; then
+    cat "$build/compile.log" "$build/test.log" | tail -n 30
+    verdict "$name" "its test fails without it" bad
+    continue
+  fi
+  if ! patch -d "$tree" -p1 -s --dry-run <"$patch" >/dev/null; then
+    verdict "$name" "no longer applies" bad
+    continue
+  fi
+  patch -d "$tree" -p1 -s --no-backup-if-mismatch <"$patch"
+  if ! compile "$patch"; then
+    tail -n 30 "$build/compile.log"
+    verdict "$name" "does not compile" bad
+  elif run_test "$patch"; then
+    verdict "$name" "SURVIVES $(test_of "$patch")" bad
+  else
+    verdict "$name" "killed by $(test_of "$patch")"
+  fi
+  patch -d "$tree" -p1 -s -R --no-backup-if-mismatch <"$patch"
+done
+
+echo
+echo "$((${#chosen[@]} - bad)) of ${#chosen[@]} mutants killed"
+[ "$bad" -eq 0 ]
