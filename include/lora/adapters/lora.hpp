@@ -80,19 +80,20 @@ struct Lora {
   /// y = W0 x + weight s B (A x)
   template <int N>
   void forward(const FrozenBase auto& base, const auto& x, auto& y, Cache<N>& cache, const Pass& pass, S weight = S(1)) const {
-    auto z = project<N>(x, cache, pass, weight);
+    const Low<N> z = project<N>(x, cache, pass, weight);
     lora::apply(base, x, y, B.value, z);
   }
 
   /// y += weight s B (A x)
   template <int N>
   void add(const auto& x, auto& y, Cache<N>& cache, const Pass& pass, S weight) const {
-    y.noalias() += B.value * project<N>(x, cache, pass, weight);
+    const Low<N> z = project<N>(x, cache, pass, weight);
+    y.noalias() += B.value * z;
   }
 
   template <int N>
   void backward(const FrozenBase auto& base, const auto& x, const auto& dy, auto&& dx, Cache<N>& cache) {
-    auto g = accumulate<N>(x, dy, cache);
+    const Low<N> g = accumulate<N>(x, dy, cache);
     if constexpr (wants_gradient<decltype(dx)>) {
       // forward: y = W0 x + B z, z = s A x   =>   dx = W0^T dy + A^T g
       if (!drops(cache.pass)) {
@@ -114,8 +115,16 @@ struct Lora {
   /// block += weight s B A[:, first : first + block.cols()]
   template <class W>
   void add_delta(Matrix<W>& block, Index first, const auto&, S weight = S(1)) const {
-    const auto columns = A.value.middleCols(first, block.cols()).template cast<W>();
-    block.noalias() += W(weight * scale()) * B.value.template cast<W>() * columns;
+    const Matrix<W> wide_b = W(weight * scale()) * B.value.template cast<W>();
+    const Matrix<W> wide_a = A.value.middleCols(first, block.cols()).template cast<W>();
+    // column by column, on rows that stay in the cache: a matrix product in W would cost a second of compile time
+    constexpr Index tile = 256;
+    for (Index row = 0; row < block.rows(); row += tile) {
+      const Index rows = std::min(tile, block.rows() - row);
+      for (Index j = 0; j < block.cols(); ++j) {
+        block.col(j).segment(row, rows).noalias() += wide_b.middleRows(row, rows) * wide_a.col(j);
+      }
+    }
   }
 
   static void visit(auto& self, auto&& f) {
@@ -124,14 +133,17 @@ struct Lora {
   }
 
  private:
+  // Few types of operands mean few products for the compiler to build, which is most of the time that it takes.
   template <int N>
   using Input = Eigen::Ref<const Matrix<S, In, N>>;
+  template <int N>
+  using Low = Eigen::Ref<const Matrix<S, Rank, N>>;  // of rank rows: z and g
 
   bool drops(const Pass& pass) const { return pass.training && dropout > 0; }
 
   /// z = weight s A (mask .* x)
   template <int N>
-  auto project(const Input<N>& x, Cache<N>& cache, const Pass& pass, S weight) const {
+  Low<N> project(const Input<N>& x, Cache<N>& cache, const Pass& pass, S weight) const {
     cache.pass = pass;
     cache.factor = weight * scale();
     auto z = cache.z.resize(rank(), x.cols());
@@ -144,16 +156,16 @@ struct Lora {
 
   /// Adds dA and dB; returns g = weight s B^T dy, the gradient of A's output, (rank, samples).
   template <int N>
-  auto accumulate(const Input<N>& x, const auto& dy, Cache<N>& cache) {
+  Low<N> accumulate(const Input<N>& x, const auto& dy, Cache<N>& cache) {
     // forward: y += B z   =>   dB = dy z^T, dz = B^T dy
-    if (B.trainable) B.gradient().noalias() += dy * cache.z.view().transpose();
+    if (B.trainable) B.gradient().noalias() += dy * Low<N>(cache.z.view()).transpose();
     auto g = cache.g.resize(rank(), dy.cols());
-    g.noalias() = B.value.transpose() * dy;
+    g.noalias() = std::as_const(B.value).transpose() * dy;
     g *= cache.factor;
     // forward: z = s A (mask .* x)   =>   dA = s dz (mask .* x)^T
     if (A.trainable) {
       for_each_input<N>(x, cache, [&](Index first, const Input<N>& input) {
-        A.gradient().noalias() += columns_of(g, first, input.cols()) * input.transpose();
+        A.gradient().noalias() += Low<N>(g.middleCols(first, input.cols())) * input.transpose();
       });
     }
     return g;
@@ -162,7 +174,7 @@ struct Lora {
   /// forward: z = s A (mask .* x)   =>   dx += mask .* (A^T g)
   template <int N>
   void add_input_gradient(auto& dx, Cache<N>& cache) const {
-    auto g = cache.g.view();
+    const Low<N> g(cache.g.view());
     if (!drops(cache.pass)) {
       dx.noalias() += A.value.transpose() * g;
       return;
@@ -170,7 +182,7 @@ struct Lora {
     for_each_mask(dx.cols(), cache, [&](Index first, const auto& mask) {
       auto part = cache.masked.resize(dx.rows(), mask.cols());
       part.setZero();
-      part.noalias() += A.value.transpose() * columns_of(g, first, mask.cols());
+      part.noalias() += A.value.transpose() * Low<N>(g.middleCols(first, mask.cols()));
       columns_of(dx, first, mask.cols()) += mask.cwiseProduct(part);
     });
   }

@@ -20,6 +20,7 @@ struct Name {
 
   Name(const char* text) : word(text) {}       // NOLINT(google-explicit-constructor): f("fc1", part) is how it is written
   Name(std::string_view text) : word(text) {}  // NOLINT(google-explicit-constructor)
+  Name(const std::string& text) : word(text) {}  // NOLINT(google-explicit-constructor): the text outlives the walk below it
   explicit Name(Index position) : number(position) {}
   Name(std::string_view text, Index position) : word(text), number(position) {}
 };
