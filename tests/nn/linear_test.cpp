@@ -153,23 +153,39 @@ TEST_CASE("The gradients of a linear layer are those of its forward pass") {
 
 TEST_CASE("backward_parameters gives the gradients of backward, and gradients add up") {
   lora::Rng rng(3);
-  auto layer = adapted_layer(rng);
-  layer.select_sum({{"a", 0.5}, {"b", 2}});
   const auto x = random_matrix(in, samples, rng), dy = random_matrix(out, samples, rng);
-  Linear<double>::Cache<> cache;
-  layer.forward(x, cache);
-  layer.backward(x, dy, cache);
-  std::vector<lora::Matrix<double>> once;
-  lora::visit_parameters(layer, [&](const lora::Path&, auto& parameter) { once.push_back(parameter.grad); });
-  layer.backward_parameters(x, dy, cache);
-  std::size_t slot = 0;
-  lora::visit_parameters(layer, [&](const lora::Path& path, auto& parameter) {
-    INFO(path.str());
-    CHECK((parameter.grad - 2 * once[slot]).norm() <= 1e-14 * once[slot].norm());
-    CHECK(once[slot].norm() > 0);
-    ++slot;
-  });
-  CHECK(slot == 6);
+  const auto check_sums = [&](Linear<double>& layer, std::size_t tensors) {
+    Linear<double>::Cache<> cache;
+    layer.forward(x, cache);
+    layer.backward(x, dy, cache);
+    std::vector<lora::Matrix<double>> once;
+    const auto each = [&](auto&& f) {
+      lora::visit_parameters(layer, [&](const lora::Path& path, auto& parameter) {
+        INFO(path.str());
+        if (lora::is_trained(path, parameter)) f(parameter.grad);
+      });
+    };
+    each([&](const auto& grad) { once.push_back(grad); });
+    CHECK(once.size() == tensors);
+    layer.backward_parameters(x, dy, cache);
+    std::size_t slot = 0;
+    each([&](const auto& grad) {
+      CHECK(once[slot].norm() > 0);
+      CHECK((grad - 2 * once[slot]).norm() <= 1e-14 * once[slot].norm());
+      ++slot;
+    });
+    lora::zero_gradients(layer);
+    each([](const auto& grad) { CHECK(grad.isZero(0)); });
+  };
+  auto layer = new_layer(rng);
+  check_sums(layer, 2);
+  layer.attach_full("copy");
+  check_sums(layer, 2);
+  layer.attach_bias("bias");
+  check_sums(layer, 1);
+  auto two = adapted_layer(rng);
+  two.select_sum({{"a", 0.5}, {"b", 2}});
+  check_sums(two, 6);
 }
 
 TEST_CASE("Turning off and switching are exact to the bit") {
