@@ -195,7 +195,9 @@ class AdapterSet {
     y.colwise() += *bias;
     for (const std::size_t position : selected_) {
       const Member& member = members_[position];
-      if (member.bias) y.colwise() += S(member.weight) * (member.bias->value - *bias);
+      if (!member.bias) continue;
+      // Column by column: colwise() would first evaluate the difference into a new vector, at every pass.
+      for (Index j = 0; j < y.cols(); ++j) y.col(j) += S(member.weight) * (member.bias->value - *bias);
     }
   }
 
