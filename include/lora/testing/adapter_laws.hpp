@@ -8,6 +8,7 @@
 ///   accumulates  a second backward pass doubles the gradients
 ///   copy         a copy is complete and independent
 ///   no heap      after the first pass nothing allocates
+///   switch       adapter a, then b, then a gives the first a
 ///   const        concurrent forward passes on one layer give the same bits as one alone
 ///
 /// The gradient law is in gradient.hpp. Layers should have generic parameters (fill_parameters), except for fresh.
@@ -17,6 +18,7 @@
 #include "lora/testing/law.hpp"
 
 #include <cstddef>
+#include <string_view>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -222,6 +224,24 @@ LawResult check_no_heap(Layer& layer, const Matrix<typename Layer::Scalar>& x, c
     worst = std::max(worst, static_cast<double>(made) - static_cast<double>(allowed));
   }
   return judge("no heap", worst, 0, std::to_string(allowed) + " allocations are Eigen's own");
+}
+
+/// Switching between two named adapters of a layer, and to none, gives each one's own output again, to the bit. The
+/// layer has select(name), select_none(), merged() and dense(), as Linear has. Takes it by value: it switches it.
+template <class Layer>
+LawResults check_switch(Layer layer, std::string_view first, std::string_view second,
+                        const Matrix<typename Layer::Scalar>& x) {
+  const auto selected = [&](std::string_view name) {
+    name.empty() ? layer.select_none() : layer.select(name);
+    return detail::output_of(layer, x);
+  };
+  const auto none = selected(""), a = selected(first), b = selected(second);
+  LawResults results = {same_bits("switch: back to the first", selected(first), a),
+                        same_bits("switch: to none", selected(""), none),
+                        same_bits("switch: merged weight of none", layer.merged(), layer.dense()),
+                        same_bits("switch: to the second", selected(second), b)};
+  results.push_back(judge("switch: they differ", a == b ? 1 : 0, 0, "two adapters with the same output show nothing"));
+  return results;
 }
 
 /// `threads` threads, each with its own cache, `rounds` forward passes each, all at once on the one layer.
