@@ -4,7 +4,8 @@
 ///   A = U diag(sigma) V^T     A (m, n),  U (m, k),  V (n, k),  k = min(m, n),  sigma_1 >= ... >= sigma_k >= 0
 ///
 /// 1. Scale by a power of two.
-/// 2. QR. Where its diagonal says that A may be rank-deficient, a QR with column pivoting of R follows, rows of rounding
+/// 2. QR. Where its diagonal says that A may be rank-deficient, a QR with column pivoting of R follows, rows of
+/// rounding
 ///    size are dropped, and a QR from the other side leaves a square core of full rank.
 /// 3. The core's SVD: Jacobi up to 16 x 16, divide and conquer above. A random reflection on either side comes first:
 ///    it takes away the exact zeros and repetitions on which divide and conquer of Eigen 3.4 reads out of bounds.
@@ -14,8 +15,8 @@
 /// All of it runs in double, for float matrices too. Costs about 4 m n^2 + 20 n^3 operations for m >= n.
 /// Source: Golub & Van Loan 2013, chapters 5 and 8; QR from both sides: Drmac & Veselic 2008, doi 10.1137/050639193.
 ///
-/// Including this costs little; using it costs about 20 s of compile time (Eigen's divide and conquer), once in a program
-/// if one source file contains
+/// Including this costs little; using it costs about 20 s of compile time (Eigen's divide and conquer), once in a
+/// program if one source file contains
 ///   template class lora::ExactSvd<double>;
 /// and the others, after including this header,
 ///   extern template class lora::ExactSvd<double>;

@@ -75,8 +75,8 @@ class DifferenceOperator {
   Index rows() const { return after_.rows(); }
   Index cols() const { return after_.cols(); }
 
-  /// In blocks of columns of A: differences of large weights are taken before the product, where they are exact or nearly
-  /// so, not after it, where they would have drowned in rounding.
+  /// In blocks of columns of A: differences of large weights are taken before the product, where they are exact or
+  /// nearly so, not after it, where they would have drowned in rounding.
   void apply(const Matrix<S>& x, Matrix<S>& y) const {
     y.setZero();
     for_each_block(

@@ -71,8 +71,8 @@ S largest_magnitude(const Caller& who, std::string_view name, const MatrixView<S
   return largest;
 }
 
-/// The power of two that brings `largest` near 1, so that squares neither overflow nor vanish; 1 for 0. Multiplying by it
-/// rounds nothing (subnormal numbers excepted), and so does multiplying by its inverse.
+/// The power of two that brings `largest` near 1, so that squares neither overflow nor vanish; 1 for 0. Multiplying by
+/// it rounds nothing (subnormal numbers excepted), and so does multiplying by its inverse.
 template <class S>
 S scale_of(S largest) {
   if (largest == S(0)) return S(1);

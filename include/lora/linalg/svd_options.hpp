@@ -30,17 +30,16 @@ struct SvdOptions {
   std::uint64_t seed = 0;    ///< randomised: the same seed gives the same result
 };
 
-/// Throws ConfigError for an option out of range; `who` refuses, the matrix is (rows, cols).
-inline void validate(const SvdOptions& options, Index rows, Index cols, const detail::Caller& who = "truncated_svd") {
+/// Throws ConfigError for an option out of range.
+inline void validate(const SvdOptions& options, Index largest_rank, const detail::Caller& who) {
   const int given = int(options.rank.has_value()) + int(options.energy.has_value()) + int(options.error.has_value());
   if (given != 1) {
     detail::fail<ConfigError>(who,
                               std::to_string(given) + " of rank, energy and error are given, expected exactly one");
   }
-  if (options.rank && (*options.rank < 1 || *options.rank > std::min(rows, cols))) {
-    detail::fail<ConfigError>(who, "rank is " + std::to_string(*options.rank) + ", expected 1 to " +
-                                       std::to_string(std::min(rows, cols)) + " for a matrix of " +
-                                       std::to_string(rows) + " x " + std::to_string(cols));
+  if (options.rank && (*options.rank < 1 || *options.rank > largest_rank)) {
+    detail::fail<ConfigError>(
+        who, "rank is " + std::to_string(*options.rank) + ", expected 1 to " + std::to_string(largest_rank));
   }
   if (options.energy && !(*options.energy > 0 && *options.energy <= 1)) {
     detail::fail<ConfigError>(who, "energy is " + std::to_string(*options.energy) + ", expected above 0 and at most 1");
@@ -77,8 +76,8 @@ inline double allowed_error(const SvdOptions& options, double norm) {
   return norm * (options.energy ? std::sqrt(1 - *options.energy) : *options.error);
 }
 
-/// The smallest rank, at least 1, whose tail(sigma, rank, rest) is at most `allowed`; sigma.size() if none is. Equality up
-/// to rounding counts as reached.   sigma: descending, not empty.
+/// The smallest rank, at least 1, whose tail(sigma, rank, rest) is at most `allowed`; sigma.size() if none is. Equality
+/// up to rounding counts as reached.   sigma: descending, not empty.
 template <class Derived>
 Index choose_rank(const Eigen::MatrixBase<Derived>& sigma, double allowed, double rest = 0) {
   const double largest = std::max(rest, static_cast<double>(sigma(0)));

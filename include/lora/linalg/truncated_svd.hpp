@@ -7,7 +7,8 @@
 ///   ||A - A_r||_F = sqrt(sigma_{r+1}^2 + sigma_{r+2}^2 + ...),   ||A - A_r||_2 = sigma_{r+1}.
 ///
 /// Source: Eckart & Young 1936, doi 10.1007/BF02288367; Mirsky 1960, doi 10.1093/qmath/11.1.50.
-/// Compile time: nothing until used, then about 20 s (exact_svd.hpp tells how to pay once in a program) and 5 s a scalar.
+/// Compile time: nothing until used, then about 20 s (exact_svd.hpp tells how to pay once in a program) and 5 s a
+/// scalar.
 
 #include "lora/linalg/certificate.hpp"
 #include "lora/linalg/exact_svd.hpp"
@@ -31,8 +32,9 @@ struct TruncatedSvd {
   Matrix<S> V;                          ///< (n, r)
   Certificate certificate;              ///< of U diag(singular_values) V^T
   SvdMethod method = SvdMethod::exact;  ///< the one that was used
-  bool fell_back = false;  ///< a first attempt failed its verification, and a slower and safer one replaced it
-  bool converged = true;   ///< whether the result passed its verification
+  Eigen::VectorXd spectrum;  ///< exact: all singular values of A; randomised: of the k directions, each at most A's own
+  bool fell_back = false;    ///< a first attempt failed its verification, and a slower and safer one replaced it
+  bool converged = true;     ///< whether the result passed its verification
 
   Index rank() const { return singular_values.size(); }
   Matrix<S> matrix() const { return U * singular_values.asDiagonal() * V.transpose(); }
@@ -55,6 +57,7 @@ TruncatedSvd<S> truncate(const ExactSvd<double>& svd, const SvdOptions& options,
   result.singular_values = sigma.head(rank).template cast<S>();
   result.V = svd.V(rank).template cast<S>();
   result.certificate = {tail(sigma, rank, svd.dropped()), std::hypot(next, svd.dropped()), norm, 1};
+  result.spectrum = sigma;
   result.fell_back = svd.fell_back();
   result.converged = svd.verified();
   return result;
@@ -92,6 +95,7 @@ auto try_randomised(const Operator& A, const SvdOptions& options, typename Opera
     result.certificate = certify(scaled, result.U, sigma, result.V, options.seed);
     const double back = 1 / static_cast<double>(scale);
     result.singular_values = (sigma * back).template cast<S>();
+    result.spectrum = found.sigma * back;
     result.certificate.frobenius_error *= back;
     result.certificate.spectral_error *= back;
     result.certificate.frobenius_norm *= back;
@@ -113,7 +117,7 @@ auto truncated_svd(const Operator& A, const SvdOptions& options, const Caller& w
     -> TruncatedSvd<typename Operator::Scalar> {
   using S = typename Operator::Scalar;
   const S largest = largest_magnitude(who, "A", A);
-  validate(options, A.rows(), A.cols(), who);
+  validate(options, std::min(A.rows(), A.cols()), who);
   const bool randomise = options.method == SvdMethod::randomised ||
                          (options.method == SvdMethod::automatic && randomised_pays(options, A.rows(), A.cols()));
   if (randomise) {
@@ -132,10 +136,11 @@ auto truncated_svd(const Operator& A, const SvdOptions& options, const Caller& w
 ///
 ///   truncated_svd(A, {.rank = 8})     truncated_svd(A, {.energy = 0.95})     truncated_svd(A, {.error = 0.01})
 ///
-/// A: any matrix or expression of float or double, of any storage order and stride. The automatic method is the exact one,
-/// but for a rank of at most min(m, n) / 16 of a matrix with m n min(m, n) >= 512^3 the randomised one: many times faster,
-/// and on any spectrum within 3 % of the least error. result.method says which it was.
-/// Beyond the rank of A, singular values are zero (or rounding) and U, V stay orthonormal. A zero matrix has rank 1 here.
+/// A: any matrix or expression of float or double, of any storage order and stride. The automatic method is the exact
+/// one, but for a rank of at most min(m, n) / 16 of a matrix with m n min(m, n) >= 512^3 the randomised one: many times
+/// faster, and on any spectrum within 3 % of the least error. result.method says which it was.
+/// Beyond the rank of A, singular values are zero (or rounding) and U, V stay orthonormal. A zero matrix has rank 1
+/// here.
 ///
 /// Exact: about 4 m n^2 + 20 n^3 operations in double for m >= n. Randomised: 2 m n k (2 q + 3) + O((m + n) k^2) with
 /// k = rank + oversampling, q = power_iterations, and 20 m n (2 p + 1), p = 2, for the spectral bound.

@@ -1,0 +1,264 @@
+#pragma once
+/// Products s B A of two thin factors, treated as the (m, n) matrices they are without ever forming them.
+///
+///   M = s B A     B (m, R),  A (R, n),  s a number
+///   B = Q1 R1 and A^T = Q2 R2 give  M = Q1 (s R1 R2^T) Q2^T:  the SVD of the R x R core is that of M
+///
+/// O((m + n) R^2 + R^3) operations where the dense way takes O(m n min(m, n)); memory for one copy of the factors. The
+/// QR runs in the factors' scalar type, the core in double.
+///
+/// Source: the factored form of Eckart & Young 1936; overlap of subspaces: Hu et al. 2021, arXiv:2106.09685v2, section
+/// 7.2.
+/// Compile time: that of exact_svd.hpp, which tells how to pay once in a program, and about 5 s for each scalar.
+
+#include "lora/core/error.hpp"
+#include "lora/core/scalar.hpp"
+#include "lora/linalg/exact_svd.hpp"
+#include "lora/linalg/matrix_view.hpp"
+#include "lora/linalg/svd_options.hpp"
+#include "lora/linalg/truncated_svd.hpp"
+
+#include <Eigen/QR>
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace lora {
+
+/// s B A, owning its factors.
+template <class S>
+struct Factors {
+  using Scalar = S;
+  Matrix<S> B;          ///< (m, R)
+  RowMajorMatrix<S> A;  ///< (R, n)
+  double scale = 1;     ///< s
+
+  Index rows() const { return B.rows(); }
+  Index cols() const { return A.cols(); }
+  Index rank() const { return B.cols(); }
+  Matrix<S> matrix() const { return S(scale) * B * A; }
+};
+
+/// s B A of factors that lie elsewhere, in an adapter for example. Valid as long as they are.
+template <class S>
+struct FactorView {
+  using Scalar = S;
+  Eigen::Ref<const Matrix<S>, 0, Eigen::OuterStride<>> B;
+  Eigen::Ref<const RowMajorMatrix<S>, 0, Eigen::OuterStride<>> A;
+  double scale = 1;
+
+  FactorView(const Matrix<S>& own_B, const RowMajorMatrix<S>& own_A, double s) : B(own_B), A(own_A), scale(s) {}
+  FactorView(const Factors<S>& own) : FactorView(own.B, own.A, own.scale) {}  // NOLINT(google-explicit-constructor)
+
+  Index rows() const { return B.rows(); }
+  Index cols() const { return A.cols(); }
+  Index rank() const { return B.cols(); }
+};
+
+/// One term of a weighted sum.
+template <class S>
+struct WeightedFactors {
+  FactorView<S> factors;
+  double weight = 1;
+};
+
+/// U sqrt(sigma) and sqrt(sigma) V^T: the rank-r matrix as two factors of equal size, B^T B = A A^T.
+template <class S>
+Factors<S> balanced_factors(const TruncatedSvd<S>& svd) {
+  const Vector<S> root = svd.singular_values.cwiseSqrt();
+  return {svd.U * root.asDiagonal(), root.asDiagonal() * svd.V.transpose(), 1};
+}
+
+namespace detail {
+
+/// The two QR of s B A and its core. Throws ShapeError for factors that are empty or do not fit each other, ValueError
+/// for an entry or a scale that is not finite.
+template <class S>
+class Compressed {
+ public:
+  using Dense = Eigen::Matrix<S, Dynamic, Dynamic>;
+
+  Compressed(const Caller& who, const FactorView<S>& M) : who_(who) {
+    check_rows(who, "A", M.A.rows(), "B.cols()", M.B.cols());
+    if (!std::isfinite(M.scale)) {
+      fail<ValueError>(who, "the scale is " + std::to_string(M.scale) + ", expected a finite number");
+    }
+    const S for_B = scale_of(with_view(M.B, [&](const MatrixView<S>& B) { return largest_magnitude(who, "B", B); }));
+    const S for_A = scale_of(with_view(M.A, [&](const MatrixView<S>& A) { return largest_magnitude(who, "A", A); }));
+    left_.compute(for_B * M.B);
+    right_.compute(for_A * M.A.transpose());
+    // the rows below R are zero and left out
+    const Index p = std::min(M.rows(), M.rank());
+    const Index q = std::min(M.cols(), M.rank());
+    const Eigen::MatrixXd R1 = upper(left_, p);
+    const Eigen::MatrixXd R2 = upper(right_, q);
+    core_.noalias() = R1 * R2.transpose();
+    core_ *= M.scale / static_cast<double>(for_B) / static_cast<double>(for_A);
+  }
+
+  /// ||s B A||_F
+  double norm() const { return core_.stableNorm(); }
+  /// The largest rank that the product can have: min(m, n, R).
+  Index largest_rank() const { return std::min(core_.rows(), core_.cols()); }
+  ExactSvd<double> core_svd() const { return ExactSvd<double>(core_); }
+
+  TruncatedSvd<S> truncate(const SvdOptions& options) const {
+    validate(options, largest_rank(), who_);
+    TruncatedSvd<S> result = detail::truncate<S>(core_svd(), options, who_);
+    result.U = expand(left_, result.U);
+    result.V = expand(right_, result.V);
+    return result;
+  }
+
+ private:
+  static Eigen::MatrixXd upper(const Eigen::HouseholderQR<Dense>& qr, Index rows) {
+    const Dense R = qr.matrixQR().topRows(rows).template triangularView<Eigen::Upper>();
+    return R.template cast<double>();
+  }
+
+  /// Q [columns; 0]
+  static Matrix<S> expand(const Eigen::HouseholderQR<Dense>& qr, const Matrix<S>& columns) {
+    Dense all = Dense::Zero(qr.rows(), columns.cols());
+    all.topRows(columns.rows()) = columns;
+    all.applyOnTheLeft(qr.householderQ());
+    return all;
+  }
+
+  Caller who_;
+  Eigen::HouseholderQR<Dense> left_, right_;  // of B and of A^T
+  Eigen::MatrixXd core_;                      // R1 R2^T with all scales
+};
+
+template <class S>
+Factors<S> concatenated(const Caller& who, const std::vector<WeightedFactors<S>>& terms) {
+  if (terms.empty()) fail<ConfigError>(who, "there are no terms, expected at least one");
+  const Index rows = terms[0].factors.rows();
+  const Index cols = terms[0].factors.cols();
+  const double first = terms[0].weight * terms[0].factors.scale;
+  Index rank = 0;
+  bool same = true;
+  for (std::size_t k = 0; k < terms.size(); ++k) {
+    const FactorView<S>& term = terms[k].factors;
+    const std::string name = "term " + std::to_string(k);
+    check_rows(who, "A of " + name, term.A.rows(), "B.cols()", term.B.cols());
+    if (term.rows() != rows || term.cols() != cols) {
+      fail<ShapeError>(who, name + " is " + std::to_string(term.rows()) + " x " + std::to_string(term.cols()) +
+                                ", expected " + std::to_string(rows) + " x " + std::to_string(cols) + " as term 0");
+    }
+    const double factor = terms[k].weight * term.scale;
+    if (!std::isfinite(factor)) {
+      fail<ValueError>(
+          who, "weight times scale of " + name + " is " + std::to_string(factor) + ", expected a finite number");
+    }
+    same = same && factor == first;
+    rank += term.rank();
+  }
+  Factors<S> sum{Matrix<S>(rows, rank), RowMajorMatrix<S>(rank, cols), same ? first : 1};
+  Index done = 0;
+  for (const WeightedFactors<S>& term : terms) {
+    const FactorView<S>& own = term.factors;
+    const double factor = same ? 1 : term.weight * own.scale;
+    sum.B.middleCols(done, own.rank()) = own.B;
+    sum.A.middleRows(done, own.rank()) = (factor * own.A.template cast<double>()).template cast<S>();
+    done += own.rank();
+  }
+  return sum;
+}
+
+}  // namespace detail
+
+/// All singular values that can differ from zero, min(m, n, R) of them, descending.
+template <class S>
+Eigen::VectorXd singular_values(const Factors<S>& M) {
+  return detail::Compressed<S>("singular_values", M).core_svd().singular_values();
+}
+
+/// ||M||_F, to rounding also where B A cancels.
+template <class S>
+double norm(const Factors<S>& M) {
+  return detail::Compressed<S>("norm", M).norm();
+}
+
+/// The sum of the products of equal entries of two matrices, trace(M^T N) = s t sum (B^T D) .* (A C^T) for N = t D C.
+/// Throws ShapeError if the two differ in shape.
+template <class S>
+double inner_product(const Factors<S>& M, const Factors<S>& N) {
+  detail::check_rows("inner_product", "A", M.A.rows(), "B.cols()", M.B.cols());
+  detail::check_rows("inner_product", "A of the second", N.A.rows(), "B.cols()", N.B.cols());
+  detail::check_rows("inner_product", "the second", N.rows(), "rows of the first", M.rows());
+  detail::check_cols("inner_product", "the second", N.cols(), "columns of the first", M.cols());
+  const Eigen::MatrixXd left = M.B.template cast<double>().transpose() * N.B.template cast<double>();
+  const Eigen::MatrixXd right = M.A.template cast<double>() * N.A.template cast<double>().transpose();
+  return M.scale * N.scale * left.cwiseProduct(right).sum();
+}
+
+/// The nearest product of a rank, energy or error, with its certificate. options.method is not asked: this is exact.
+///
+///   truncate(M, {.rank = 16}),   then balanced_factors(...) for two factors again
+///
+/// Throws ShapeError for factors that are empty or do not fit, ValueError for what is not finite, ConfigError for
+/// options out of range; the largest rank is min(m, n, R).
+template <class S>
+TruncatedSvd<S> truncate(const Factors<S>& M, const SvdOptions& options) {
+  return detail::Compressed<S>("truncate", M).truncate(options);
+}
+template <class S>
+TruncatedSvd<S> truncate(const FactorView<S>& M, const SvdOptions& options) {
+  return detail::Compressed<S>("truncate", M).truncate(options);
+}
+
+/// The same matrix with factors of equal size and orthogonal directions, B^T B = A A^T = diag(sigma); scale 1.
+/// Of rank min(m, n, R).
+template <class S>
+Factors<S> balanced(const Factors<S>& M) {
+  const detail::Compressed<S> compressed("balanced", M);
+  return balanced_factors(compressed.truncate({.rank = compressed.largest_rank()}));
+}
+
+/// w_1 s_1 B_1 A_1 + w_2 s_2 B_2 A_2 + ...: B = [B_1 B_2 ...], A = [w_1 s_1 A_1; w_2 s_2 A_2; ...], of the sum of the
+/// ranks.
+///
+///   weighted_sum<float>({{first, 0.7}, {second, 0.3}}),   then truncate(...)
+///
+/// No cross terms; every entry is rounded once, and not at all where all w_k s_k are equal: they become the scale. One
+/// term of weight 1 comes back as it was.
+/// Throws ConfigError without terms, ShapeError naming the term whose shape differs, ValueError for a weight that is
+/// not finite.
+template <class S>
+Factors<S> weighted_sum(const std::vector<WeightedFactors<S>>& terms) {
+  return detail::concatenated("weighted_sum", terms);
+}
+
+/// ||M - N||_F, to rounding relative to M and N.   Throws ShapeError if the two differ in shape.
+template <class S>
+double distance(const Factors<S>& M, const Factors<S>& N) {
+  return detail::Compressed<S>("distance", detail::concatenated<S>("distance", {{M, 1}, {N, -1}})).norm();
+}
+
+enum class Side {
+  left,   ///< the columns of U: directions that the matrix writes
+  right,  ///< the columns of V: directions that it reads
+};
+
+/// How much of one subspace lies in another, from 0 (orthogonal) to 1 (one contains the other):
+///   phi = ||U_M^T U_N||_F^2 / min(i, j)
+/// U_M: the first i singular vectors of M, U_N: the first j of N, of the given side.
+/// Throws ShapeError if the vectors' lengths differ, ConfigError unless 1 <= i <= min(m, n, R) of M and j likewise.
+/// Source: Hu et al. 2021, arXiv:2106.09685v2, equation (4).
+template <class S>
+double subspace_overlap(const Factors<S>& M, const Factors<S>& N, Index i, Index j, Side side) {
+  const auto vectors = [side](const Factors<S>& factors, Index count) -> Eigen::MatrixXd {
+    const TruncatedSvd<S> svd = detail::Compressed<S>("subspace_overlap", factors).truncate({.rank = count});
+    return (side == Side::left ? svd.U : svd.V).template cast<double>();
+  };
+  const Eigen::MatrixXd first = vectors(M, i);
+  const Eigen::MatrixXd second = vectors(N, j);
+  detail::check_extent("subspace_overlap", "the second", second.rows(), side == Side::left ? "rows" : "columns",
+                       side == Side::left ? "rows of the first" : "columns of the first", first.rows());
+  return (first.transpose() * second).squaredNorm() / static_cast<double>(std::min(i, j));
+}
+
+}  // namespace lora

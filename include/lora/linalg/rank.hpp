@@ -1,0 +1,118 @@
+#pragma once
+/// How many dimensions a matrix has: exactly, up to rounding, or in spirit. From its singular values sigma_1 >= sigma_2
+/// ...
+///
+///   numerical rank   how many sigma_i are above a tolerance
+///   rank for energy  the smallest r with sigma_1^2 + ... + sigma_r^2 >= share * (the sum of all squares)
+///   stable rank      ||A||_F^2 / ||A||_2^2 = sum sigma_i^2 / sigma_1^2, at most the rank, unmoved by small noise
+///   effective rank   exp(-sum p_i log p_i), p_i = sigma_i / sum sigma: r equal singular values have effective rank r
+///
+/// The singular values come from singular_values(A) below, from a TruncatedSvd, or from factored.hpp.
+/// Source: Roy & Vetterli 2007, EUSIPCO (effective rank); Rudelson & Vershynin 2007, doi 10.1145/1255443.1255449
+/// (stable).
+/// Compile time: the functions of singular values cost nothing; singular_values(A) costs that of exact_svd.hpp.
+
+#include "lora/linalg/exact_svd.hpp"
+#include "lora/linalg/linear_operator.hpp"
+#include "lora/linalg/matrix_view.hpp"
+#include "lora/linalg/svd_options.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <string>
+
+namespace lora {
+
+/// All min(m, n) singular values, descending, in double.   Cost and errors: as the exact truncated_svd.
+template <class Derived>
+Eigen::VectorXd singular_values(const Eigen::MatrixBase<Derived>& A) {
+  using S = typename Derived::Scalar;
+  return detail::with_view(A, [](const detail::MatrixView<S>& view) -> Eigen::VectorXd {
+    detail::largest_magnitude("singular_values", "A", view);
+    Matrix<S> dense(view.rows(), view.cols());
+    DenseOperator<S>(view).columns(0, dense);
+    return ExactSvd<double>(dense.template cast<double>()).singular_values();
+  });
+}
+
+struct NumericalRank {
+  Index rank = 0;
+  double tolerance = 0;  ///< singular values above it were counted
+};
+
+namespace detail {
+
+/// Throws ShapeError without singular values, ValueError unless they are finite, descending and not negative.
+template <class Derived>
+void check_spectrum(const Caller& who, const Eigen::MatrixBase<Derived>& sigma) {
+  check_not_empty(who, "sigma", sigma.rows(), sigma.cols());
+  for (Index i = 0; i < sigma.size(); ++i) {
+    const double value = static_cast<double>(sigma(i));
+    if (value >= 0 && std::isfinite(value) && (i == 0 || value <= static_cast<double>(sigma(i - 1)))) continue;
+    fail<ValueError>(who, "sigma(" + std::to_string(i) + ") is " + std::to_string(value) +
+                              ", expected finite singular values from the largest to the smallest");
+  }
+}
+
+}  // namespace detail
+
+/// How many singular values are above `tolerance`.   Throws ConfigError for a negative tolerance.
+template <class Derived>
+NumericalRank numerical_rank(const Eigen::MatrixBase<Derived>& sigma, double tolerance)
+  requires(bool(Derived::IsVectorAtCompileTime))
+{
+  detail::check_spectrum("numerical_rank", sigma);
+  if (!(tolerance >= 0)) {
+    detail::fail<ConfigError>("numerical_rank", "tolerance is " + std::to_string(tolerance) + ", expected 0 or more");
+  }
+  Index rank = 0;
+  while (rank < sigma.size() && static_cast<double>(sigma(rank)) > tolerance) ++rank;
+  return {rank, tolerance};
+}
+
+/// The rank of A (m, n) up to the rounding of its entries: tolerance = max(m, n) epsilon sigma_1, epsilon of A's
+/// scalar.
+template <class Derived>
+NumericalRank numerical_rank(const Eigen::MatrixBase<Derived>& A) {
+  const Eigen::VectorXd sigma = singular_values(A);
+  const double epsilon = static_cast<double>(std::numeric_limits<typename Derived::Scalar>::epsilon());
+  return numerical_rank(sigma, static_cast<double>(std::max(A.rows(), A.cols())) * epsilon * sigma(0));
+}
+
+/// The smallest r whose singular values have this share of the energy, at least 1.
+/// Throws ConfigError unless 0 < share <= 1.
+template <class Derived>
+Index rank_for_energy(const Eigen::MatrixBase<Derived>& sigma, double share) {
+  detail::check_spectrum("rank_for_energy", sigma);
+  if (!(share > 0 && share <= 1)) {
+    detail::fail<ConfigError>("rank_for_energy",
+                              "share is " + std::to_string(share) + ", expected above 0 and at most 1");
+  }
+  return detail::choose_rank(sigma, detail::allowed_error({.energy = share}, detail::tail(sigma, 0)));
+}
+
+/// sum sigma_i^2 / sigma_1^2; 0 if all are zero.
+template <class Derived>
+double stable_rank(const Eigen::MatrixBase<Derived>& sigma) {
+  detail::check_spectrum("stable_rank", sigma);
+  if (!(sigma(0) > 0)) return 0;
+  return (sigma.template cast<double>() / static_cast<double>(sigma(0))).squaredNorm();
+}
+
+/// exp(-sum p_i log p_i), p_i = sigma_i / sum sigma; 0 if all are zero.
+template <class Derived>
+double effective_rank(const Eigen::MatrixBase<Derived>& sigma) {
+  detail::check_spectrum("effective_rank", sigma);
+  if (!(sigma(0) > 0)) return 0;
+  double sum = 0;
+  for (Index i = 0; i < sigma.size(); ++i) sum += static_cast<double>(sigma(i)) / static_cast<double>(sigma(0));
+  double entropy = 0;
+  for (Index i = 0; i < sigma.size(); ++i) {
+    const double p = static_cast<double>(sigma(i)) / static_cast<double>(sigma(0)) / sum;
+    if (p > 0) entropy -= p * std::log(p);
+  }
+  return std::exp(entropy);
+}
+
+}  // namespace lora
