@@ -4,7 +4,8 @@
 
 namespace {
 
-/// 6 numbers in a weight, 2 in a fixed-size bias, 20 frozen, and 3 + 3 in two adapters, of which the second is selected.
+/// 6 numbers in a weight, 2 in a fixed-size bias, 20 frozen, and 3 + 3 in two adapters, of which the second is
+/// selected.
 struct Model {
   lora::RowMajorParameter<double> weight{lora::RowMajorMatrix<double>::Ones(2, 3)};
   lora::Parameter<double, 2, 1> bias{Eigen::Vector2d::Ones()};
