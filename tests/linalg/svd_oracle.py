@@ -4,10 +4,10 @@
     svd_oracle.py --eigen DIR [--compiler g++] [--build DIR] [--count 2000] [--seed 1] [--flag=...]
 
 For each scalar, `count` matrices of random sizes from 1 x 1 to 96 x 96 and a random rank. A failure is: a program that
-crashes, a result that is not verified, factors that are not orthonormal, a certificate that differs from the error of the
-factors, an error above LAPACK's optimum; the tolerance is 1e-12 (double) or 1e-5 (float) of the matrix's Frobenius norm.
-Every fourth matrix goes to the randomised method, which must keep its certificate and its spectral bound. Ends with status 1
-after any failure.
+crashes, a result that is not verified, factors that are not orthonormal, a certificate that differs from the error of
+the factors, an error above LAPACK's optimum; the tolerance is 1e-12 (double) or 1e-5 (float) of the matrix's Frobenius
+norm. Every fourth matrix goes to the randomised method, which must keep its certificate and its spectral bound. Ends with
+status 1 after any failure.
 """
 
 import argparse
