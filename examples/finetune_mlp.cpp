@@ -27,7 +27,8 @@ namespace {
 using examples::Digits;
 using examples::Network;
 
-/// The learning rates, the decay and the epochs were chosen on 300 of the training pictures; the held-out ones had no say.
+/// The learning rates, the decay and the epochs were chosen on 300 of the training pictures; the held-out ones had no
+/// say.
 struct Options {
   Eigen::Index rank = 8;
   double alpha = 16;
@@ -93,7 +94,8 @@ Network merged(const Network& net) {
   return Network(std::move(layers));
 }
 
-examples::PictureGrid pictures(const Network& base, const Network& adapted, const Digits& source, const Digits& target) {
+examples::PictureGrid pictures(const Network& base, const Network& adapted, const Digits& source,
+                               const Digits& target) {
   examples::PictureGrid grid{.title = "What the network reads: held-out digits, before and after LoRA", .rows = {}};
   const auto add = [&](const std::string& label, const Network& net, const Digits& digits) {
     const std::vector<int> read = lora::predictions(net(digits.pixels));
@@ -136,12 +138,14 @@ void run(const Options& options) {
   lora::attach(with_lora, {.rank = options.rank, .alpha = options.alpha}, rng);
   settings.epochs = options.epochs;
   settings.learning_rate = options.learning_rate;
-  const Curve lora_curve = adapt(with_lora, "LoRA           ", target_train, source_test, target_test, settings, seconds_lora);
+  const Curve lora_curve =
+      adapt(with_lora, "LoRA           ", target_train, source_test, target_test, settings, seconds_lora);
 
   // full fine-tuning from the same start
   Network full = base;
   settings.learning_rate = options.full_learning_rate;
-  const Curve full_curve = adapt(full, "all parameters ", target_train, source_test, target_test, settings, seconds_full);
+  const Curve full_curve =
+      adapt(full, "all parameters ", target_train, source_test, target_test, settings, seconds_full);
 
   const auto count = lora::count_parameters(with_lora);
   const Eigen::Index total = lora::count_parameters(base).total;
@@ -152,12 +156,14 @@ void run(const Options& options) {
 
   using examples::percent;
   examples::Table table({"", "turned digits", "upright digits", "trained", "seconds"});
-  table.add({"base network", percent(examples::accuracy(base, target_test)), percent(examples::accuracy(base, source_test)), "", ""});
+  table.add({"base network", percent(examples::accuracy(base, target_test)),
+             percent(examples::accuracy(base, source_test)), "", ""});
   table.add({"LoRA, adapter on", percent(lora_curve.target.back()), percent(lora_curve.source.back()),
              std::to_string(count.trainable), examples::fixed(seconds_lora, 2)});
-  table.add({"LoRA, adapter off", percent(examples::accuracy(off, target_test)), percent(examples::accuracy(off, source_test)), "", ""});
-  table.add({"all parameters", percent(full_curve.target.back()), percent(full_curve.source.back()), std::to_string(total),
-             examples::fixed(seconds_full, 2)});
+  table.add({"LoRA, adapter off", percent(examples::accuracy(off, target_test)),
+             percent(examples::accuracy(off, source_test)), "", ""});
+  table.add({"all parameters", percent(full_curve.target.back()), percent(full_curve.source.back()),
+             std::to_string(total), examples::fixed(seconds_full, 2)});
   std::cout << '\n' << table.text() << '\n' << lora::report(with_lora, settings.batch) << '\n';
   std::cout << "Adapter off equals the base network bit for bit: " << (intact ? "yes" : "NO") << '\n'
             << "Merged weights differ from base + adapter by at most " << merged_difference << " in any logit.\n";
@@ -192,34 +198,40 @@ void run(const Options& options) {
 
   const std::filesystem::path out = options.out;
   examples::write_file(out / "report.json", report.text());
-  examples::write_file(out / "loss.svg",
-                       examples::line_chart({.title = "Learning to read turned digits",
-                                             .x_label = "epoch",
-                                             .y_label = "training loss",
-                                             .series = {{.name = "LoRA", .x = lora_curve.epochs, .y = lora_curve.loss},
-                                                        {.name = "all parameters", .x = full_curve.epochs, .y = full_curve.loss}},
-                                             .log_y = true}));
+  examples::write_file(
+      out / "loss.svg",
+      examples::line_chart({.title = "Learning to read turned digits",
+                            .x_label = "epoch",
+                            .y_label = "training loss",
+                            .series = {{.name = "LoRA", .x = lora_curve.epochs, .y = lora_curve.loss},
+                                       {.name = "all parameters", .x = full_curve.epochs, .y = full_curve.loss}},
+                            .log_y = true}));
   examples::write_file(
       out / "accuracy.svg",
-      examples::line_chart({.title = "Accuracy on held-out digits",
-                            .x_label = "epoch",
-                            .y_label = "accuracy",
-                            .series = {{.name = "LoRA on, turned", .x = lora_curve.epochs, .y = lora_curve.target},
-                                       {.name = "all parameters, turned", .x = full_curve.epochs, .y = full_curve.target},
-                                       {.name = "LoRA off, upright", .x = lora_curve.epochs, .y = lora_curve.source_off, .dashed = true},
-                                       {.name = "all parameters, upright", .x = full_curve.epochs, .y = full_curve.source, .dashed = true}},
-                            .percent_y = true,
-                            .y_low = 0.0,
-                            .y_high = 1.0}));
-  examples::write_file(out / "pictures.svg", examples::picture_grid(pictures(base, with_lora, source_test, target_test)));
-  std::cout << "Wrote report.json, loss.svg, accuracy.svg and pictures.svg to " << std::filesystem::absolute(out).string() << "\n";
+      examples::line_chart(
+          {.title = "Accuracy on held-out digits",
+           .x_label = "epoch",
+           .y_label = "accuracy",
+           .series =
+               {{.name = "LoRA on, turned", .x = lora_curve.epochs, .y = lora_curve.target},
+                {.name = "all parameters, turned", .x = full_curve.epochs, .y = full_curve.target},
+                {.name = "LoRA off, upright", .x = lora_curve.epochs, .y = lora_curve.source_off, .dashed = true},
+                {.name = "all parameters, upright", .x = full_curve.epochs, .y = full_curve.source, .dashed = true}},
+           .percent_y = true,
+           .y_low = 0.0,
+           .y_high = 1.0}));
+  examples::write_file(out / "pictures.svg",
+                       examples::picture_grid(pictures(base, with_lora, source_test, target_test)));
+  std::cout << "Wrote report.json, loss.svg, accuracy.svg and pictures.svg to "
+            << std::filesystem::absolute(out).string() << "\n";
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
   Options options;
-  examples::Arguments arguments("finetune_mlp", "Adapts a network that reads upright digits to turned ones, with LoRA.");
+  examples::Arguments arguments("finetune_mlp",
+                                "Adapts a network that reads upright digits to turned ones, with LoRA.");
   arguments.add("rank", options.rank, "rank of the factors in every layer")
       .add("alpha", options.alpha, "the factors are scaled by alpha / rank")
       .add("base-epochs", options.base_epochs, "passes over the upright digits")

@@ -27,7 +27,7 @@ struct LineChart {
   std::string title, x_label, y_label;
   std::vector<Series> series;
   bool log_y = false;
-  bool percent_y = false;               // 0.5 is labelled 50 %
+  bool percent_y = false;                         // 0.5 is labelled 50 %
   std::optional<double> y_low = {}, y_high = {};  // the data's own range where absent
 };
 

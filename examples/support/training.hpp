@@ -29,8 +29,8 @@ inline double accuracy(const Network& net, const Digits& digits) {
   return lora::accuracy(net(digits.pixels), digits.labels);
 }
 
-/// Trains whatever the network lists as trainable: everything, or the selected adapter. After each epoch on_epoch(epoch,
-/// mean loss) is called, epochs counted from 1.
+/// Trains whatever the network lists as trainable: everything, or the selected adapter. After each epoch
+/// on_epoch(epoch, mean loss) is called, epochs counted from 1.
 inline void train(Network& net, const Digits& digits, const TrainingSettings& settings,
                   const std::function<void(int, double)>& on_epoch) {
   const auto batches = static_cast<std::uint64_t>((digits.count() + settings.batch - 1) / settings.batch);

@@ -7,11 +7,12 @@
 
 namespace lora_test {
 
-/// A number that counts what is done with it. The real code runs on it unchanged, so what it counts is what the code does.
+/// A number that counts what is done with it. The real code runs on it unchanged, so what it counts is what the code
+/// does.
 ///
 /// Numbers made from a literal or a factor are constants; data() marks the entries of matrices, and everything computed
-/// from them is data. products counts data times data: in a matrix product exactly its multiply-adds, while alpha and the
-/// other factors that Eigen and the layers multiply with are left out.
+/// from them is data. products counts data times data: in a matrix product exactly its multiply-adds, while alpha and
+/// the other factors that Eigen and the layers multiply with are left out.
 struct Counted {
   static inline long products = 0;    ///< multiplications of data with data
   static inline long operations = 0;  ///< multiplications, additions, subtractions, divisions and roots with data

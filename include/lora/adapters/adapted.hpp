@@ -36,9 +36,9 @@ struct ConfigOf<A> {
 ///   const auto y  = layer.forward(x, cache);
 ///   const auto dx = layer.backward(x, dy, cache);
 ///
-/// forward is const and the layer keeps nothing of it: many threads may run it at once, each with its own cache. backward
-/// adds to the gradients of the adapter, so it belongs to one thread at a time. Results are views into the cache: they
-/// hold until its next use.
+/// forward is const and the layer keeps nothing of it: many threads may run it at once, each with its own cache.
+/// backward adds to the gradients of the adapter, so it belongs to one thread at a time. Results are views into the
+/// cache: they hold until its next use.
 /// x and dy may be any matrix expression; what is not column-major memory with contiguous columns is copied first.
 template <FrozenBase Base_, Adapter<Base_> Adapter_>
 class Adapted {
@@ -50,7 +50,7 @@ class Adapted {
   static constexpr int In = Base_::In;
   using BiasVector = Vector<Scalar, Out>;
 
-  /// What a pass needs, owned by the caller. Samples: compile-time or Dynamic. After the largest batch nothing allocates.
+  /// What a pass needs, owned by the caller. After the largest batch nothing allocates. Samples: fixed or Dynamic.
   template <int Samples = Dynamic>
   struct Cache {
     Buffer<Scalar, Out, Samples> y;
@@ -96,8 +96,8 @@ class Adapted {
     return std::as_const(cache.y).view();
   }
 
-  /// Gradients of the adapter accumulate; returns dx (in, samples). x is the input of the last forward pass with this cache.
-  /// Throws StateError without a forward pass, ShapeError if x or dy differ from it in size.
+  /// Gradients of the adapter accumulate; returns dx (in, samples). x is the input of the last forward pass with this
+  /// cache. Throws StateError without a forward pass, ShapeError if x or dy differ from it in size.
   template <class X, class Dy, int N>
   typename Buffer<Scalar, In, N>::ConstView backward(const Eigen::MatrixBase<X>& x, const Eigen::MatrixBase<Dy>& dy,
                                                      Cache<N>& cache) {
@@ -123,9 +123,14 @@ class Adapted {
 
   /// W0 + s B A, a new weight (out, in), rounded once; W0 itself when the adapter is off.
   Matrix<Scalar, Out, In> merged() const {
-    Matrix<Scalar, Out, In> weight = base_.dense();
-    if (enabled_) add_delta_to(weight);
-    return weight;
+    if (!enabled_) return base_.dense();
+    if constexpr (requires { adapter_.replacement(); }) {
+      return adapter_.replacement();
+    } else {
+      Matrix<Scalar, Out, In> weight = base_.dense();
+      add_delta_to(weight);
+      return weight;
+    }
   }
 
   /// s B A alone, (out, in).
@@ -204,8 +209,8 @@ class Adapted {
   bool enabled_ = true;
 };
 
-/// A frozen matrix with LoRA beside it. LoraLinear<float> has run-time sizes; LoraLinear<float, Out, In, Rank> lies on the
-/// stack, and with Cache<Samples> as well a whole training step touches no heap.
+/// A frozen matrix with LoRA beside it. LoraLinear<float> has run-time sizes; LoraLinear<float, Out, In, Rank> lies on
+/// the stack, and with Cache<Samples> as well a whole training step touches no heap.
 template <class S, int Out = Dynamic, int In = Dynamic, int Rank = Dynamic>
 using LoraLinear = Adapted<Dense<S, Out, In>, Lora<S, Out, In, Rank>>;
 

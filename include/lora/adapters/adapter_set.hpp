@@ -86,8 +86,8 @@ class AdapterSet {
     update_selection();
   }
 
-  /// Throws NameError for an unknown or repeated name, ConfigError for a weight that is not finite or a trained copy that is
-  /// not alone with weight 1; the selection is unchanged then.
+  /// Throws NameError for an unknown or repeated name, ConfigError for a weight that is not finite or a trained copy
+  /// that is not alone with weight 1; the selection is unchanged then.
   void select_sum(const std::vector<AdapterWeight>& chosen) {
     for (std::size_t k = 0; k < chosen.size(); ++k) {
       const Member& member = members_[position_of(chosen[k].name, "select_sum")];
@@ -104,7 +104,8 @@ class AdapterSet {
       }
     }
     for (Member& member : members_) {
-      const auto found = std::find_if(chosen.begin(), chosen.end(), [&](const AdapterWeight& one) { return one.name == member.name; });
+      const auto found =
+          std::find_if(chosen.begin(), chosen.end(), [&](const AdapterWeight& one) { return one.name == member.name; });
       member.selected = found != chosen.end();
       member.weight = member.selected ? found->weight : 0;
     }
@@ -126,7 +127,8 @@ class AdapterSet {
   /// Throws NameError unless an adapter of this name could be added.
   void check_new_name(std::string_view name) const {
     if (name.empty() || name.find('.') != std::string_view::npos) {
-      throw NameError("attach: the adapter name " + detail::in_quotes(name) + " is not allowed, expected text without a dot");
+      throw NameError("attach: the adapter name " + detail::in_quotes(name) +
+                      " is not allowed, expected text without a dot");
     }
     if (contains(name)) throw NameError("attach: an adapter " + detail::in_quotes(name) + " exists already");
   }
@@ -166,6 +168,13 @@ class AdapterSet {
         adapter.backward(base, x, dy, dx, own);
       });
     }
+  }
+
+  /// The trained copy that stands in W0's place, if one is selected; null otherwise.
+  const Matrix<S>* replacement() const {
+    if (selected_.size() != 1) return nullptr;
+    const auto* full = std::get_if<FullWeight<S>>(&members_[selected_[0]].adapter);
+    return full != nullptr ? &full->replacement() : nullptr;
   }
 
   /// block += (adapted - W0)[:, first : first + block.cols()]

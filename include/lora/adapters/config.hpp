@@ -13,7 +13,7 @@ namespace lora {
 /// The factor s of y = W0 x + s B (A x).
 enum class Scaling {
   alpha_over_rank,       ///< s = alpha / rank (Hu et al. 2021, arXiv:2106.09685, section 4.1)
-  alpha_over_sqrt_rank,  ///< s = alpha / sqrt(rank), rsLoRA (Kalajdzievski 2023, arXiv:2312.03732): steady as the rank grows
+  alpha_over_sqrt_rank,  ///< s = alpha / sqrt(rank): rsLoRA (Kalajdzievski 2023, arXiv:2312.03732)
 };
 
 /// How A starts. B starts at zero in every case, so that a new adapter changes nothing.
@@ -37,7 +37,7 @@ struct LoraConfig {
   Scaling scaling = Scaling::alpha_over_rank;
   Init init = Init::gaussian;
   Bias bias = Bias::none;
-  /// Layers that receive factors when a whole model is adapted: a layer's full name, or its end after a dot. Empty: all.
+  /// Layers that receive factors when a whole model is adapted: a layer's name, or its end after a dot. Empty: all.
   std::vector<std::string> target_modules = {};
   /// Layers that are trained in full, as a copy that belongs to the adapter. Same rule for names.
   std::vector<std::string> modules_to_save = {};

@@ -12,15 +12,16 @@ namespace lora {
 
 /// Entry (i, j) of a mask is 0 with probability p, else 1 / (1 - p), so that the expected value of mask .* x is x.
 ///
-/// It depends on (seed, stream, step, i, first_sample + j) alone: backward recomputes the mask of forward in whatever blocks
-/// it likes. `stream` tells the layers of a model apart.
+/// It depends on (seed, stream, step, i, first_sample + j) alone: backward recomputes the mask of forward in whatever
+/// blocks it likes. `stream` tells the layers of a model apart.
 class DropoutMask {
  public:
   DropoutMask(double probability, std::uint64_t stream, const Pass& pass)
       : drop_below_(static_cast<std::uint64_t>(std::ldexp(probability, 32))),
         keep_(1.0 / (1.0 - probability)),
         first_sample_(static_cast<std::uint64_t>(pass.first_sample)) {
-    const auto key = philox4x32({low(stream), high(stream), low(pass.step), high(pass.step)}, {low(pass.seed), high(pass.seed)});
+    const auto key =
+        philox4x32({low(stream), high(stream), low(pass.step), high(pass.step)}, {low(pass.seed), high(pass.seed)});
     key_ = {key[0], key[1]};
   }
 

@@ -1,8 +1,8 @@
 #pragma once
 /// A weight that is trained in full:   y = W x
 ///
-/// As an adapter it is a trained copy of one layer (PEFT's modules_to_save): W starts as W0 and replaces it while selected,
-/// and off restores the base. It is also what a linear layer is before anything is frozen.
+/// As an adapter it is a trained copy of one layer (PEFT's modules_to_save): W starts as W0 and replaces it while
+/// selected, and off restores the base. It is also what a linear layer is before anything is frozen.
 
 #include "lora/adapters/concept.hpp"
 
@@ -43,6 +43,9 @@ struct FullWeight {
     block += weight.value.middleCols(first, block.cols()).template cast<W>() -
              base.dense().middleCols(first, block.cols()).template cast<W>();
   }
+
+  /// What stands in W0's place: the merged weight, to the bit.
+  const Matrix<S, Out, In>& replacement() const { return weight.value; }
 
   static void visit(auto& self, auto&& f) { f("weight", self.weight); }
 };

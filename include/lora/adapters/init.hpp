@@ -26,8 +26,8 @@ void fill_uniform(Eigen::MatrixBase<Derived>& matrix, double bound, Rng& rng) {
   }
 }
 
-/// Starts A (rank, in) as `init` says: Gaussian with standard deviation 1/rank, or Kaiming-uniform with a = sqrt(5), which
-/// is uniform in (-1/sqrt(in), 1/sqrt(in)).
+/// Starts A (rank, in) as `init` says: Gaussian with standard deviation 1/rank, or Kaiming-uniform with a = sqrt(5),
+/// which is uniform in (-1/sqrt(in), 1/sqrt(in)).
 template <class Derived>
 void initialise_a(Eigen::MatrixBase<Derived>& A, Init init, Rng& rng) {
   switch (init) {

@@ -7,8 +7,8 @@
 ///   s                alpha / rank, or alpha / sqrt(rank)
 ///   x  (in, samples), y (out, samples)
 ///
-/// The delta s B A is never formed: two thin products cost 2 samples rank (in + out) floating-point operations instead of
-/// 2 samples in out. With dropout in training, A sees M .* x / (1 - p); the base always sees x.
+/// The delta s B A is never formed: two thin products cost 2 samples rank (in + out) floating-point operations instead
+/// of 2 samples in out. With dropout in training, A sees M .* x / (1 - p); the base always sees x.
 ///
 /// Source: Hu et al. 2021, arXiv:2106.09685v2, equation (3); scaling section 4.1. rsLoRA: arXiv:2312.03732.
 
@@ -45,8 +45,8 @@ struct Lora {
       : alpha(config.alpha), scaling(config.scaling), dropout(config.dropout) {
     validate(config, "Lora");
     if (Rank != Dynamic && config.rank != Rank) {
-      detail::fail<ConfigError>("Lora", "rank is " + std::to_string(config.rank) + ", expected the compile-time Rank = " +
-                                            std::to_string(Rank));
+      detail::fail<ConfigError>("Lora", "rank is " + std::to_string(config.rank) +
+                                            ", expected the compile-time Rank = " + std::to_string(Rank));
     }
     const double factor = scaling_factor(alpha, config.rank, scaling);
     if constexpr (std::is_floating_point_v<S>) {
@@ -79,7 +79,8 @@ struct Lora {
 
   /// y = W0 x + weight s B (A x)
   template <int N>
-  void forward(const FrozenBase auto& base, const auto& x, auto& y, Cache<N>& cache, const Pass& pass, S weight = S(1)) const {
+  void forward(const FrozenBase auto& base, const auto& x, auto& y, Cache<N>& cache, const Pass& pass,
+               S weight = S(1)) const {
     const Low<N> z = project<N>(x, cache, pass, weight);
     lora::apply(base, x, y, B.value, z);
   }

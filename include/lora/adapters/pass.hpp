@@ -10,9 +10,9 @@ namespace lora {
 
 /// The default is inference, which never drops anything.
 ///
-/// A dropout mask is a pure function of (seed, layer, step, absolute sample): set `step` to the number of the optimiser step
-/// and, when a batch is split into micro-batches or among threads, `first_sample` to the place of the first column in
-/// the whole batch. The masks are then the same however the batch is split, and a checkpoint only stores the step.
+/// A dropout mask is a pure function of (seed, layer, step, absolute sample): set `step` to the number of the optimiser
+/// step and, when a batch is split into micro-batches or among threads, `first_sample` to the place of the first column
+/// in the whole batch. The masks are then the same however the batch is split, and a checkpoint only stores the step.
 struct Pass {
   bool training = false;
   std::uint64_t seed = 0;

@@ -11,8 +11,8 @@ namespace lora {
 
 /// W0 (out, in), never changed after construction.
 ///
-/// With run-time sizes the matrix is held by shared ownership: copies of a layer, and any number of layers built from the
-/// same Dense, keep one W0 in memory. With compile-time sizes it lies inside the object.
+/// With run-time sizes the matrix is held by shared ownership: copies of a layer, and any number of layers built from
+/// the same Dense, keep one W0 in memory. With compile-time sizes it lies inside the object.
 template <class S, int Rows = Dynamic, int Cols = Dynamic>
 class Dense {
   static_assert(detail::require_storable<S, Rows, Cols>());

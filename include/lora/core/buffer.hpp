@@ -1,8 +1,8 @@
 #pragma once
 /// The scratch memory of a pass: a matrix that grows and never shrinks.
 ///
-/// A training loop alternates between full batches and a last, smaller one; an Eigen matrix would be reallocated at every
-/// change of size. A Buffer keeps its capacity, so after the first full batch nothing allocates.
+/// A training loop alternates between full batches and a last, smaller one; an Eigen matrix would be reallocated at
+/// every change of size. A Buffer keeps its capacity, so after the first full batch nothing allocates.
 
 #include "lora/core/scalar.hpp"
 
@@ -10,7 +10,7 @@
 
 namespace lora {
 
-/// Rows, Cols: compile-time sizes or Dynamic. With both fixed the memory lies inside the object and there is no heap at all.
+/// Rows, Cols: compile-time sizes or Dynamic. With both fixed the memory lies inside the object, not on the heap.
 template <class S, int Rows = Dynamic, int Cols = Dynamic>
 class Buffer {
   static_assert(detail::require_storable<S, Rows, Cols>());

@@ -67,8 +67,8 @@ inline std::string in_quotes(std::string_view name) { return "\"" + std::string(
 inline void check_extent(const Caller& who, std::string_view what, Eigen::Index given, std::string_view extent,
                          std::string_view expected_name, Eigen::Index expected) {
   if (given == expected) return;
-  fail<ShapeError>(who, std::string(what) + " has " + std::to_string(given) + " " + std::string(extent) + ", expected " +
-                            std::string(expected_name) + " = " + std::to_string(expected));
+  fail<ShapeError>(who, std::string(what) + " has " + std::to_string(given) + " " + std::string(extent) +
+                            ", expected " + std::string(expected_name) + " = " + std::to_string(expected));
 }
 
 inline void check_rows(const Caller& who, std::string_view what, Eigen::Index given, std::string_view expected_name,

@@ -21,8 +21,8 @@ struct Parameter {
   Parameter() { clear_fixed_gradient(); }
   explicit Parameter(Value initial) : value(std::move(initial)) { clear_fixed_gradient(); }
 
-  /// The gradient to add to; it appears as zeros at the first call. Backward passes always add (+=), because a parameter
-  /// that is used twice has the sum of two gradients; zero_gradients(model) starts anew.
+  /// The gradient to add to; it appears as zeros at the first call. Backward passes always add (+=), because a
+  /// parameter that is used twice has the sum of two gradients; zero_gradients(model) starts anew.
   Value& gradient() {
     if (grad.size() != value.size()) grad.setZero(value.rows(), value.cols());
     return grad;

@@ -13,7 +13,9 @@ namespace lora {
 struct ParameterCount {
   Index trainable = 0;
   Index total = 0;
-  double percent() const { return total == 0 ? 0.0 : 100.0 * static_cast<double>(trainable) / static_cast<double>(total); }
+  double percent() const {
+    return total == 0 ? 0.0 : 100.0 * static_cast<double>(trainable) / static_cast<double>(total);
+  }
 };
 
 template <class T>
@@ -82,8 +84,8 @@ struct ParameterView {
   Eigen::Map<Vector<S>> grad;  // of size 0 while no backward pass has reached the parameter
 };
 
-/// The trained parameters in listing order, for an optimiser of one's own. The views point into the model: they are void
-/// as soon as the model moves or an adapter is attached, detached or selected.
+/// The trained parameters in listing order, for an optimiser of one's own. The views point into the model: they are
+/// void as soon as the model moves or an adapter is attached, detached or selected.
 template <class S, class T>
 std::vector<ParameterView<S>> gather(T& model) {
   std::vector<ParameterView<S>> views;

@@ -1,8 +1,8 @@
 #pragma once
 /// The name of a part of a model, such as "encoder.layers.3.fc1.weight", composed only when somebody asks.
 ///
-/// A Path is a chain of segments on the stack of the function that walks the model: naming costs no heap while an optimiser
-/// steps, and the full text exists only for error messages, files and reports.
+/// A Path is a chain of segments on the stack of the function that walks the model: naming costs no heap while an
+/// optimiser steps, and the full text exists only for error messages, files and reports.
 
 #include "lora/core/scalar.hpp"
 
@@ -18,9 +18,10 @@ struct Name {
   std::string_view word;
   Index number = -1;
 
-  Name(const char* text) : word(text) {}       // NOLINT(google-explicit-constructor): f("fc1", part) is how it is written
+  Name(const char* text) : word(text) {}  // NOLINT(google-explicit-constructor): f("fc1", part) is how it is written
   Name(std::string_view text) : word(text) {}  // NOLINT(google-explicit-constructor)
-  Name(const std::string& text) : word(text) {}  // NOLINT(google-explicit-constructor): the text outlives the walk below it
+  Name(const std::string& text)
+      : word(text) {}  // NOLINT(google-explicit-constructor): the text outlives the walk below it
   explicit Name(Index position) : number(position) {}
   Name(std::string_view text, Index position) : word(text), number(position) {}
 };
@@ -28,7 +29,8 @@ struct Name {
 class Path {
  public:
   Path() = default;
-  Path(const Path* parent, Name name) : parent_(parent), name_(name), active_(parent->active_), in_adapter_(parent->in_adapter_) {}
+  Path(const Path* parent, Name name)
+      : parent_(parent), name_(name), active_(parent->active_), in_adapter_(parent->in_adapter_) {}
   /// The path of an adapter, which may be selected or not.
   Path(const Path* parent, Name name, bool selected)
       : parent_(parent), name_(name), active_(selected && parent->active_), in_adapter_(true) {}
@@ -51,7 +53,7 @@ class Path {
     return value;
   }
 
-  /// Whether str() equals `text` or ends with "." + text: PEFT's rule for target_modules. "proj" does not match "q_proj".
+  /// Whether str() equals `text` or ends with "." + text: PEFT's target_modules. "proj" does not match "q_proj".
   bool ends_with(std::string_view text) const {
     const std::string name = str();
     if (!std::string_view(name).ends_with(text)) return false;
@@ -69,7 +71,8 @@ class Path {
     if (name_.number < 0) return;
     std::array<char, 20> digits{};
     std::size_t count = 0;
-    for (Index rest = name_.number; count == 0 || rest > 0; rest /= 10) digits[count++] = static_cast<char>('0' + rest % 10);
+    for (Index rest = name_.number; count == 0 || rest > 0; rest /= 10)
+      digits[count++] = static_cast<char>('0' + rest % 10);
     while (count > 0) f(digits[--count]);
   }
   bool is_root() const { return parent_ == nullptr && name_.word.empty() && name_.number < 0; }

@@ -29,8 +29,8 @@ concept RealArithmetic = std::constructible_from<S, double> && requires(S a, S b
 
 }  // namespace detail
 
-/// A number to compute and train with: float, double, or any real type of at least 32 bits that behaves like them, such as
-/// a dual number (testing/dual.hpp). Integers cannot be trained; half types are storage, to be converted to float first.
+/// A number to compute and train with: float, double, or any real type of at least 32 bits that behaves like them, such
+/// as a dual number (testing/dual.hpp). Integers cannot be trained; half types are storage: convert first.
 template <class S>
 concept Scalar = detail::RealArithmetic<S> && !std::integral<S> && sizeof(S) >= sizeof(float) &&
                  !Eigen::NumTraits<S>::IsInteger && !Eigen::NumTraits<S>::IsComplex;
@@ -39,8 +39,8 @@ concept Scalar = detail::RealArithmetic<S> && !std::integral<S> && sizeof(S) >= 
 template <class S, int Rows = Dynamic, int Cols = Dynamic>
 using Matrix = Eigen::Matrix<S, Rows, Cols, (Rows == 1 && Cols != 1) ? Eigen::RowMajor : Eigen::ColMajor>;
 
-/// The storage of A (rank, in): the long dimension is contiguous, which makes A x and A^T g up to 27 times faster at one
-/// sample than column-major storage would.
+/// The storage of A (rank, in): the long dimension is contiguous, which A x and A^T g need to be fast at few
+/// samples.
 template <class S, int Rows = Dynamic, int Cols = Dynamic>
 using RowMajorMatrix = Eigen::Matrix<S, Rows, Cols, (Cols == 1 && Rows != 1) ? Eigen::ColMajor : Eigen::RowMajor>;
 
@@ -61,17 +61,18 @@ using Wide = typename WideScalar<S>::type;
 
 namespace detail {
 
-/// Turns a wrong scalar or an oversized fixed matrix into one readable sentence; every type that owns numbers asks for it.
+/// Turns a wrong scalar or an oversized fixed matrix into one readable sentence; all that owns numbers asks for it.
 template <class S, int Rows = Dynamic, int Cols = Dynamic>
 consteval bool require_storable() {
-  static_assert(Scalar<S>,
-                "lora: the scalar must be float, double, or a real number type of at least 32 bits (a dual number, for "
-                "example). Integers cannot be trained. Half types (Eigen::half, Eigen::bfloat16) are storage: convert to "
-                "float and compute there.");
+  static_assert(
+      Scalar<S>,
+      "lora: the scalar must be float, double, or a real number type of at least 32 bits (a dual number, for "
+      "example). Integers cannot be trained. Half types (Eigen::half, Eigen::bfloat16) are storage: convert to "
+      "float and compute there.");
   constexpr bool fixed = Rows != Dynamic && Cols != Dynamic;
   static_assert(!fixed || EIGEN_STACK_ALLOCATION_LIMIT == 0 ||
-                    static_cast<unsigned long long>(fixed ? Rows : 0) * static_cast<unsigned long long>(fixed ? Cols : 0) *
-                            sizeof(S) <=
+                    static_cast<unsigned long long>(fixed ? Rows : 0) *
+                            static_cast<unsigned long long>(fixed ? Cols : 0) * sizeof(S) <=
                         static_cast<unsigned long long>(EIGEN_STACK_ALLOCATION_LIMIT),
                 "lora: a matrix with compile-time sizes lives inside its object and may take at most 128 KiB "
                 "(EIGEN_STACK_ALLOCATION_LIMIT). Use run-time sizes for this layer: LoraLinear<float>.");

@@ -15,8 +15,8 @@
 ///   - a type with its own `visit`,
 ///   - a std::optional or a pointer to one of these (skipped when empty),
 ///   - a range of these, such as std::vector: its elements are named 0, 1, 2, ...
-/// A type that holds adapters lists each with a third argument, f(name, adapter, selected): an adapter that is not selected
-/// is listed and saved like any other part, but not trained.
+/// A type that holds adapters lists each with a third argument, f(name, adapter, selected): an adapter that is not
+/// selected is listed and saved like any other part, but not trained.
 
 #include "lora/core/parameter.hpp"
 #include "lora/core/path.hpp"
@@ -66,7 +66,7 @@ concept Constant = !ParameterLike<T> && !Visitable<T> && requires(const T& part)
 };
 
 /// Walks the listing depth first, in listing order. on_tensor(path, tensor) is called for every Parameter and constant,
-/// on_module(path, module) for every type with a `visit`, before its parts. Names cost nothing until path.str() is asked.
+/// on_module(path, module) for every type with a `visit`, before its parts. Names are composed by path.str() alone.
 template <class T, class OnTensor, class OnModule>
 void walk(T& part, OnTensor&& on_tensor, OnModule&& on_module, const Path& path = Path()) {
   if constexpr (ParameterLike<T> || Constant<T>) {
@@ -89,9 +89,10 @@ void walk(T& part, OnTensor&& on_tensor, OnModule&& on_module, const Path& path 
     Index position = 0;
     for (auto& element : part) walk(element, on_tensor, on_module, Path(&path, Name(position++)));
   } else {
-    static_assert(!sizeof(T),
-                  "lora: a visited part must be a lora::Parameter, an Eigen matrix or frozen base, a type with a static "
-                  "`visit(auto& self, auto&& f)`, or an optional, pointer or range of these.");
+    static_assert(
+        !sizeof(T),
+        "lora: a visited part must be a lora::Parameter, an Eigen matrix or frozen base, a type with a static "
+        "`visit(auto& self, auto&& f)`, or an optional, pointer or range of these.");
   }
 }
 

@@ -14,9 +14,9 @@
 
 namespace lora {
 
-/// The loss and, where `dprediction` is given, its derivative by the prediction, of its shape. dprediction may be the very
-/// memory of the prediction or of the target; it must not overlap them in any other way. A matrix is resized to fit; a map
-/// or block must fit.
+/// The loss and, where `dprediction` is given, its derivative by the prediction, of its shape. dprediction may be the
+/// very memory of the prediction or of the target; it must not overlap them in any other way. A matrix is resized to
+/// fit; a map or block must fit.
 ///
 /// Throws ShapeError unless all shapes agree; ValueError for an empty batch; nothing has been written then.
 /// Cost: one pass for the loss, one for the derivative; no allocation once dprediction has its size. The sum is in Wide

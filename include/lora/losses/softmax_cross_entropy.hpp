@@ -8,8 +8,8 @@
 ///   label_j                 the class of sample j, 0 to classes - 1
 ///   n                       the number of samples
 ///
-/// Each column is shifted by its maximum, so no exponential overflows, and the logarithm is taken of the sum, never of a
-/// probability that may have become 0. The same as PyTorch's cross_entropy with reduction="mean".
+/// Each column is shifted by its maximum, so no exponential overflows, and the logarithm is taken of the sum, never of
+/// a probability that may have become 0. The same as PyTorch's cross_entropy with reduction="mean".
 
 #include "lora/losses/derivative.hpp"
 
@@ -56,14 +56,14 @@ int largest_entry(const auto& column) {
 
 }  // namespace detail
 
-/// The mean loss over the samples and, where `dlogits` is given, its derivative by the logits, of their shape. dlogits may
-/// be the very memory of the logits, which are then overwritten; it must not overlap them in any other way. A matrix is
-/// resized to fit; a map or block must fit.
+/// The mean loss over the samples and, where `dlogits` is given, its derivative by the logits, of their shape. dlogits
+/// may be the very memory of the logits, which are then overwritten; it must not overlap them in any other way. A
+/// matrix is resized to fit; a map or block must fit.
 ///
 ///   float loss = softmax_cross_entropy(logits, labels, &dlogits);
 ///
-/// Throws ShapeError unless there is one label per sample and dlogits fits; ValueError for a label out of range or an empty
-/// batch; nothing has been written then. A logit that is NaN or +infinity makes the loss NaN.
+/// Throws ShapeError unless there is one label per sample and dlogits fits; ValueError for a label out of range or an
+/// empty batch; nothing has been written then. A logit that is NaN or +infinity makes the loss NaN.
 /// Cost: one pass over the logits, no allocation once dlogits has its size. The sum over samples is in Wide precision.
 template <class Logits, class Derivative = Matrix<typename Logits::Scalar>>
 typename Logits::Scalar softmax_cross_entropy(const Eigen::MatrixBase<Logits>& logits, std::span<const int> labels,

@@ -18,8 +18,8 @@ struct LinearShape {
 /// x (in, samples), y (out, samples), W (out, in), b (out) or none.
 ///
 /// A new layer trains W and b. The first attach() freezes it, once, by moving W into a Dense that copies of the layer
-/// share; from then on any number of named adapters stand beside it, and one, none or a weighted sum of them is selected.
-/// Selecting, switching and turning off are exact to the bit, because nothing is ever added into W0.
+/// share; from then on any number of named adapters stand beside it, and one, none or a weighted sum of them is
+/// selected. Selecting, switching and turning off are exact to the bit, because nothing is ever added into W0.
 ///
 /// forward is const and the layer keeps nothing of it; see Adapted for the rules on caches and threads.
 template <class S>
@@ -72,9 +72,10 @@ class Linear {
     attach(name, std::move(factors), std::move(bias));
   }
 
-  /// The same with any adapter: factors made elsewhere, a trained copy, or only a bias (NoAdapter). Throws ShapeError if it
-  /// does not fit this layer.
-  void attach(std::string_view name, typename AdapterSet<S>::AnyAdapter adapter, std::optional<Vector<S>> bias = std::nullopt) {
+  /// The same with any adapter: factors made elsewhere, a trained copy, or only a bias (NoAdapter). Throws ShapeError
+  /// if it does not fit this layer.
+  void attach(std::string_view name, typename AdapterSet<S>::AnyAdapter adapter,
+              std::optional<Vector<S>> bias = std::nullopt) {
     check_fits(adapter, bias);
     adapters_.check_new_name(name);
     freeze();
@@ -112,7 +113,8 @@ class Linear {
 
   /// Throws ShapeError unless x has in_features rows and at least one sample.
   template <class X, int N>
-  typename Buffer<S, Dynamic, N>::ConstView forward(const Eigen::MatrixBase<X>& x, Cache<N>& cache, const Pass& pass = {}) const {
+  typename Buffer<S, Dynamic, N>::ConstView forward(const Eigen::MatrixBase<X>& x, Cache<N>& cache,
+                                                    const Pass& pass = {}) const {
     detail::check_pass_input("Linear::forward", x, in_features(), N);
     cache.samples = -1;
     const Eigen::Ref<const Matrix<S, Dynamic, N>> input(x.derived());
@@ -130,7 +132,8 @@ class Linear {
   /// Gradients accumulate; returns dx (in, samples). x is the input of the last forward pass with this cache. Throws
   /// StateError without a forward pass or if the selection changed since, ShapeError if x or dy differ from it in size.
   template <class X, class Dy, int N>
-  typename Buffer<S, Dynamic, N>::ConstView backward(const Eigen::MatrixBase<X>& x, const Eigen::MatrixBase<Dy>& dy, Cache<N>& cache) {
+  typename Buffer<S, Dynamic, N>::ConstView backward(const Eigen::MatrixBase<X>& x, const Eigen::MatrixBase<Dy>& dy,
+                                                     Cache<N>& cache) {
     check_backward("Linear::backward", x, dy, cache);
     propagate(x, dy, cache.dx.resize(in_features(), x.cols()), cache);
     return std::as_const(cache.dx).view();
@@ -152,6 +155,7 @@ class Linear {
 
   /// The weight with the selected adapters added in, (out, in), rounded once. The layer is unchanged.
   Matrix<S> merged() const {
+    if (const Matrix<S>* replacement = adapters_.replacement()) return *replacement;
     Matrix<S> weight = dense();
     add_delta_to(weight);
     return weight;
@@ -219,7 +223,8 @@ class Linear {
       check_out("the trained weight", full->weight.value);
       check_in("the trained weight", full->weight.value);
     }
-    if (bias && !bias_) throw StateError("Linear::attach: the adapter brings a bias, but the layer has none to replace");
+    if (bias && !bias_)
+      throw StateError("Linear::attach: the adapter brings a bias, but the layer has none to replace");
     if (bias) check_out("the trained bias", *bias);
   }
 
@@ -235,7 +240,8 @@ class Linear {
   void propagate(const auto& x, const auto& dy, auto&& dx, Cache<N>& cache) {
     const Eigen::Ref<const Matrix<S, Dynamic, N>> input(x.derived());
     const Eigen::Ref<const Matrix<S, Dynamic, N>> dout(dy.derived());
-    if (const auto* base = std::get_if<Dense<S>>(&weight_)) return adapters_.backward(*base, input, dout, dx, cache.adapters);
+    if (const auto* base = std::get_if<Dense<S>>(&weight_))
+      return adapters_.backward(*base, input, dout, dx, cache.adapters);
     // forward: y = W x + b   =>   dW = dy x^T, db = the sum of dy over the samples, dx = W^T dy
     auto& weight = std::get<FullWeight<S>>(weight_).weight;
     if (weight.trainable) weight.gradient().noalias() += dout * input.transpose();

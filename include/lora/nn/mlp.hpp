@@ -9,8 +9,8 @@
 
 namespace lora {
 
-/// Layer: Linear<S>, or any layer with its forward, backward and Cache. Activation: Relu, Gelu, GeluTanh, Tanh, Identity.
-/// The layers are named fc1, fc2, ...
+/// Layer: Linear<S>, or any layer with its forward, backward and Cache. Activation: Relu, Gelu, GeluTanh, Tanh,
+/// Identity. The layers are named fc1, fc2, ...
 ///
 ///   lora::Mlp<lora::Linear<float>> net({64, 128, 128, 10}, rng);   // widths: inputs, hidden, ..., outputs
 template <class Layer, class Activation = Relu>
@@ -35,9 +35,11 @@ class Mlp {
   Mlp(std::initializer_list<Index> widths, Rng& rng) : Mlp(std::vector<Index>(widths), rng) {}
   Mlp(const std::vector<Index>& widths, Rng& rng) {
     if (widths.size() < 2) {
-      throw ConfigError("Mlp: " + std::to_string(widths.size()) + " widths given, expected at least inputs and outputs");
+      throw ConfigError("Mlp: " + std::to_string(widths.size()) +
+                        " widths given, expected at least inputs and outputs");
     }
-    for (std::size_t l = 0; l + 1 < widths.size(); ++l) layers_.emplace_back(LinearShape{.in = widths[l], .out = widths[l + 1]}, rng);
+    for (std::size_t l = 0; l + 1 < widths.size(); ++l)
+      layers_.emplace_back(LinearShape{.in = widths[l], .out = widths[l + 1]}, rng);
   }
 
   /// Layers made elsewhere. Throws ConfigError without any, ShapeError if one does not fit the next.

@@ -10,8 +10,8 @@
 ///   p       parameter;   m, v    of its shape, zero at first
 ///   t       the steps this parameter has taken, this one included
 ///
-/// Sources: Kingma and Ba 2014, arXiv:1412.6980v9, algorithm 1; Loshchilov and Hutter 2017, arXiv:1711.05101v3, algorithm
-/// 2, with the decay multiplied by lr as PyTorch does.
+/// Sources: Kingma and Ba 2014, arXiv:1412.6980v9, algorithm 1; Loshchilov and Hutter 2017, arXiv:1711.05101v3,
+/// algorithm 2, with the decay multiplied by lr as PyTorch does.
 
 #include "lora/optim/concept.hpp"
 #include "lora/optim/state.hpp"
@@ -55,9 +55,9 @@ class BasicAdam {
   /// Throws ConfigError for a setting out of range.
   explicit BasicAdam(Config config = {}) : config_(std::move(config)) { validate(config_, name); }
 
-  /// Updates every trained parameter of the model that has a gradient, once; lr_factor multiplies every learning rate, as
-  /// a schedule asks. Gradients stay as they are; one that is not finite makes its parameter not finite, so look at what
-  /// clip_gradient_norm returns first.
+  /// Updates every trained parameter of the model that has a gradient, once; lr_factor multiplies every learning rate,
+  /// as a schedule asks. Gradients stay as they are; one that is not finite makes its parameter not finite, so look at
+  /// what clip_gradient_norm returns first.
   /// Throws ConfigError, with nothing changed, unless lr_factor is finite and at least 0.
   /// Cost: one pass over p, dL/dp, m and v; no allocation after a parameter's first step.
   template <class T>

@@ -10,8 +10,8 @@
 
 namespace lora {
 
-/// sqrt(sum of g^2) over the gradients of all parameters that are trained now, added up in double. Not finite if and only
-/// if an entry is not (or, for double, if a square overflows).
+/// sqrt(sum of g^2) over the gradients of all parameters that are trained now, added up in double. Not finite if and
+/// only if an entry is not (or, for double, if a square overflows).
 template <class T>
 double gradient_norm(const T& model) {
   double sum = 0;
@@ -21,13 +21,14 @@ double gradient_norm(const T& model) {
   return std::sqrt(sum);
 }
 
-/// Scales the gradients of all trained parameters by c = max_norm / (norm + 1e-6) if c < 1, with norm that of all of them
-/// together, and returns the norm before. As torch.nn.utils.clip_grad_norm_, except that gradients whose norm is not finite
-/// are left as they are: check what is returned, and leave out the step.
+/// Scales the gradients of all trained parameters by c = max_norm / (norm + 1e-6) if c < 1, with norm that of all of
+/// them together, and returns the norm before. As torch.nn.utils.clip_grad_norm_, except that gradients whose norm is
+/// not finite are left as they are: check what is returned, and leave out the step.
 ///
 ///   if (!std::isfinite(clip_gradient_norm(net, 1.0))) continue;
 ///
-/// Throws ConfigError, with nothing changed, if max_norm is negative or NaN.   Cost: one or two passes over the gradients.
+/// Throws ConfigError, with nothing changed, if max_norm is negative or NaN.   Cost: one or two passes over the
+/// gradients.
 template <class T>
 double clip_gradient_norm(T& model, double max_norm) {
   detail::check_setting("clip_gradient_norm", "max_norm", max_norm, max_norm >= 0, "0 or more");

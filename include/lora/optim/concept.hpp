@@ -6,7 +6,8 @@ namespace lora {
 /// step(model)            one update of every trained parameter that has a gradient
 /// step(model, factor)    the same with all learning rates times `factor`
 ///
-/// The optimiser finds the parameters through the model's listing, keeps no pointers into it and does not touch gradients.
+/// The optimiser finds the parameters through the model's listing, keeps no pointers into it and does not touch
+/// gradients.
 template <class O, class Model>
 concept OptimizerFor = requires(O& optimizer, Model& model, double factor) {
   optimizer.step(model);

@@ -3,7 +3,8 @@
 ///
 /// LoRA+ (Hayou et al. 2024, arXiv:2402.12354) trains B faster than A; it is one group:
 ///
-///   AdamW<float> optimizer({.lr = 1e-3, .groups = {{.select = [](const Path& p) { return p.ends_with("B"); }, .lr = 16e-3}}});
+///   const auto is_b = [](const Path& path) { return path.ends_with("B"); };
+///   AdamW<float> optimizer({.lr = 1e-3, .groups = {{.select = is_b, .lr = 16e-3}}});
 
 #include "lora/core/error.hpp"
 #include "lora/core/path.hpp"
@@ -18,8 +19,8 @@
 
 namespace lora {
 
-/// The first group that selects a parameter wins; a field that is not given comes from the optimiser's own config, and so
-/// does everything for a parameter that no group selects.
+/// The first group that selects a parameter wins; a field that is not given comes from the optimiser's own config, and
+/// so does everything for a parameter that no group selects.
 struct ParameterGroup {
   /// Asked once per parameter, when the optimiser first meets it. It must depend on the path alone.
   std::function<bool(const Path&)> select = nullptr;

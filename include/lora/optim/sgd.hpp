@@ -48,9 +48,9 @@ class Sgd {
   /// Throws ConfigError for a setting out of range.
   explicit Sgd(Config config = {}) : config_(std::move(config)) { validate(config_, "Sgd"); }
 
-  /// Updates every trained parameter of the model that has a gradient, once; lr_factor multiplies every learning rate, as
-  /// a schedule asks. Gradients stay as they are; one that is not finite makes its parameter not finite, so look at what
-  /// clip_gradient_norm returns first.
+  /// Updates every trained parameter of the model that has a gradient, once; lr_factor multiplies every learning rate,
+  /// as a schedule asks. Gradients stay as they are; one that is not finite makes its parameter not finite, so look at
+  /// what clip_gradient_norm returns first.
   /// Throws ConfigError, with nothing changed, unless lr_factor is finite and at least 0.
   /// Cost: one pass over p, dL/dp and b; no allocation after a parameter's first step.
   template <class T>

@@ -1,11 +1,11 @@
 #pragma once
 /// What an optimiser remembers about each parameter, found again at every step through the model's listing.
 ///
-/// One slot per parameter, in listing order. A step walks the listing and the slots side by side: while the listing stays
-/// the same, each parameter finds its slot by position and only compares the hash of its path and its size. After an
-/// attach, detach or select the slots are put into the new order by that hash; a parameter that returns finds its old slot.
-/// No pointers into the model are kept, so the model may be moved, copied or grown between two steps. Two parameters of one
-/// model must not have the same path.
+/// One slot per parameter, in listing order. A step walks the listing and the slots side by side: while the listing
+/// stays the same, each parameter finds its slot by position and only compares the hash of its path and its size. After
+/// an attach, detach or select the slots are put into the new order by that hash; a parameter that returns finds its
+/// old slot. No pointers into the model are kept, so the model may be moved, copied or grown between two steps. Two
+/// parameters of one model must not have the same path.
 
 #include "lora/core/visit.hpp"
 #include "lora/optim/parameter_group.hpp"
@@ -19,8 +19,8 @@
 
 namespace lora {
 
-/// Moments: arrays of the parameter's size that the method keeps. A value: a copy is independent and complete, and whoever
-/// restores every slot's steps and moments continues to the bit.
+/// Moments: arrays of the parameter's size that the method keeps. A value: a copy is independent and complete, and
+/// whoever restores every slot's steps and moments continues to the bit.
 template <class S, std::size_t Moments>
 class OptimizerState {
   static_assert(Scalar<S>, "lora: an optimiser needs a scalar such as float or double.");
@@ -37,8 +37,8 @@ class OptimizerState {
   };
 
   /// Calls update(slot, value, grad) for every parameter that is trained now and has a gradient, in listing order, with
-  /// value and grad as flat arrays and slot.steps advanced by one. A parameter without a gradient, frozen or of an adapter
-  /// that is not selected is not touched, and neither is its slot.
+  /// value and grad as flat arrays and slot.steps advanced by one. A parameter without a gradient, frozen or of an
+  /// adapter that is not selected is not touched, and neither is its slot.
   /// Cost besides update: hashing the paths. No allocation while the listing is the same as in the step before.
   template <class T, class Update>
   void step(T& model, const std::vector<ParameterGroup>& groups, Update&& update) {
@@ -123,9 +123,9 @@ GroupSettings settings_of(const Config& config, std::size_t group) {
   return settings;
 }
 
-/// f(first, N) with N = a cache line's worth of numbers at a time, as a constant, and N = 1 for the rest. Each entry is then
-/// computed by the same instructions wherever the array lies in memory: Eigen's own loops start at the first aligned
-/// address, so the last bit of an entry could change when a model moves.
+/// f(first, N) with N = a cache line's worth of numbers at a time, as a constant, and N = 1 for the rest. Each entry is
+/// then computed by the same instructions wherever the array lies in memory: Eigen's own loops start at the first
+/// aligned address, so the last bit of an entry could change when a model moves.
 template <class S>
 void for_each_block(Index size, auto&& f) {
   constexpr int block = 64 / sizeof(S) > 1 ? static_cast<int>(64 / sizeof(S)) : 1;

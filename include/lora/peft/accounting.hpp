@@ -168,7 +168,8 @@ inline Account account(const std::vector<LayerShape>& shapes, Index samples) {
   for (const LayerShape& shape : shapes) {
     detail::validate(shape);
     magnitude += detail::magnitude(shape, samples);
-    if (magnitude > 9e18) throw ValueError("account: the sums exceed 64 bits at layer " + detail::in_quotes(shape.name));
+    if (magnitude > 9e18)
+      throw ValueError("account: the sums exceed 64 bits at layer " + detail::in_quotes(shape.name));
 
     const Index i = shape.in, o = shape.out, r = shape.rank;
     const Index N = shape.product ? samples : 0;

@@ -48,7 +48,8 @@ void check_names_match(const T& model, const char* field, const std::vector<std:
       layers += (layers.empty() ? "" : ", ") + path.str();
     });
     if (!found) {
-      throw NameError(std::string("attach: ") + field + " names " + detail::in_quotes(name) + ", expected one of the layers " +
+      throw NameError(std::string("attach: ") + field + " names " + detail::in_quotes(name) +
+                      ", expected one of the layers " +
                       (layers.empty() ? "of the model (it has none that takes adapters)" : layers));
     }
   }
@@ -65,13 +66,13 @@ void check_has_adapter(const T& model, const char* who, std::string_view name) {
 }  // namespace detail
 
 /// Prepares a model for adaptation: freezes everything that is not an adapter, gives the layers named in
-/// config.target_modules (all adaptable layers if empty) LoRA factors, those in config.modules_to_save a trained copy, and
-/// trained biases as config.bias says. The new adapter is selected, alone.
+/// config.target_modules (all adaptable layers if empty) LoRA factors, those in config.modules_to_save a trained copy,
+/// and trained biases as config.bias says. The new adapter is selected, alone.
 ///
 ///   lora::attach(net, {.rank = 8, .alpha = 16, .target_modules = {"fc1", "fc2"}}, rng);
 ///
-/// Throws ConfigError, or NameError for a name that matches no layer or an adapter name that is taken; nothing has changed
-/// then.
+/// Throws ConfigError, or NameError for a name that matches no layer or an adapter name that is taken; nothing has
+/// changed then.
 template <class T>
 void attach(T& model, const LoraConfig& config, Rng& rng, std::string_view name = "default") {
   validate(config, "attach");

@@ -2,9 +2,9 @@
 ///
 ///   truncate INPUT OUTPUT
 ///
-/// Input, all little-endian and column-major, until the file ends: int64 is_float, method (0 exact, 1 randomised), rows,
-/// cols, rank, then rows * cols doubles. Output for each: int64 converged, then as doubles U, sigma, V, frobenius_error,
-/// spectral_error, frobenius_norm.
+/// Input, all little-endian and column-major, until the file ends: int64 is_float, method (0 exact, 1 randomised),
+/// rows, cols, rank, then rows * cols doubles. Output for each: int64 converged, then as doubles U, sigma, V,
+/// frobenius_error, spectral_error, frobenius_norm.
 
 #include "lora/linalg/truncated_svd.hpp"
 
