@@ -14,6 +14,7 @@
 #include "lora/core/error.hpp"
 #include "lora/core/scalar.hpp"
 #include "lora/linalg/exact_svd.hpp"
+#include "lora/linalg/factors.hpp"
 #include "lora/linalg/matrix_view.hpp"
 #include "lora/linalg/svd_options.hpp"
 #include "lora/linalg/truncated_svd.hpp"
@@ -23,47 +24,8 @@
 #include <algorithm>
 #include <cmath>
 #include <string>
-#include <utility>
-#include <vector>
 
 namespace lora {
-
-/// s B A, owning its factors.
-template <class S>
-struct Factors {
-  using Scalar = S;
-  Matrix<S> B;          ///< (m, R)
-  RowMajorMatrix<S> A;  ///< (R, n)
-  double scale = 1;     ///< s
-
-  Index rows() const { return B.rows(); }
-  Index cols() const { return A.cols(); }
-  Index rank() const { return B.cols(); }
-  Matrix<S> matrix() const { return S(scale) * B * A; }
-};
-
-/// s B A of factors that lie elsewhere, in an adapter for example. Valid as long as they are.
-template <class S>
-struct FactorView {
-  using Scalar = S;
-  Eigen::Ref<const Matrix<S>, 0, Eigen::OuterStride<>> B;
-  Eigen::Ref<const RowMajorMatrix<S>, 0, Eigen::OuterStride<>> A;
-  double scale = 1;
-
-  FactorView(const Matrix<S>& own_B, const RowMajorMatrix<S>& own_A, double s) : B(own_B), A(own_A), scale(s) {}
-  FactorView(const Factors<S>& own) : FactorView(own.B, own.A, own.scale) {}  // NOLINT(google-explicit-constructor)
-
-  Index rows() const { return B.rows(); }
-  Index cols() const { return A.cols(); }
-  Index rank() const { return B.cols(); }
-};
-
-/// One term of a weighted sum.
-template <class S>
-struct WeightedFactors {
-  FactorView<S> factors;
-  double weight = 1;
-};
 
 /// U sqrt(sigma) and sqrt(sigma) V^T: the rank-r matrix as two factors of equal size, B^T B = A A^T.
 template <class S>
@@ -132,42 +94,6 @@ class Compressed {
   Eigen::MatrixXd core_;                      // R1 R2^T with all scales
 };
 
-template <class S>
-Factors<S> concatenated(const Caller& who, const std::vector<WeightedFactors<S>>& terms) {
-  if (terms.empty()) fail<ConfigError>(who, "there are no terms, expected at least one");
-  const Index rows = terms[0].factors.rows();
-  const Index cols = terms[0].factors.cols();
-  const double first = terms[0].weight * terms[0].factors.scale;
-  Index rank = 0;
-  bool same = true;
-  for (std::size_t k = 0; k < terms.size(); ++k) {
-    const FactorView<S>& term = terms[k].factors;
-    const std::string name = "term " + std::to_string(k);
-    check_rows(who, "A of " + name, term.A.rows(), "B.cols()", term.B.cols());
-    if (term.rows() != rows || term.cols() != cols) {
-      fail<ShapeError>(who, name + " is " + std::to_string(term.rows()) + " x " + std::to_string(term.cols()) +
-                                ", expected " + std::to_string(rows) + " x " + std::to_string(cols) + " as term 0");
-    }
-    const double factor = terms[k].weight * term.scale;
-    if (!std::isfinite(factor)) {
-      fail<ValueError>(
-          who, "weight times scale of " + name + " is " + std::to_string(factor) + ", expected a finite number");
-    }
-    same = same && factor == first;
-    rank += term.rank();
-  }
-  Factors<S> sum{Matrix<S>(rows, rank), RowMajorMatrix<S>(rank, cols), same ? first : 1};
-  Index done = 0;
-  for (const WeightedFactors<S>& term : terms) {
-    const FactorView<S>& own = term.factors;
-    const double factor = same ? 1 : term.weight * own.scale;
-    sum.B.middleCols(done, own.rank()) = own.B;
-    sum.A.middleRows(done, own.rank()) = (factor * own.A.template cast<double>()).template cast<S>();
-    done += own.rank();
-  }
-  return sum;
-}
-
 }  // namespace detail
 
 /// All singular values that can differ from zero, min(m, n, R) of them, descending.
@@ -180,19 +106,6 @@ Eigen::VectorXd singular_values(const Factors<S>& M) {
 template <class S>
 double norm(const Factors<S>& M) {
   return detail::Compressed<S>("norm", M).norm();
-}
-
-/// The sum of the products of equal entries of two matrices, trace(M^T N) = s t sum (B^T D) .* (A C^T) for N = t D C.
-/// Throws ShapeError if the two differ in shape.
-template <class S>
-double inner_product(const Factors<S>& M, const Factors<S>& N) {
-  detail::check_rows("inner_product", "A", M.A.rows(), "B.cols()", M.B.cols());
-  detail::check_rows("inner_product", "A of the second", N.A.rows(), "B.cols()", N.B.cols());
-  detail::check_rows("inner_product", "the second", N.rows(), "rows of the first", M.rows());
-  detail::check_cols("inner_product", "the second", N.cols(), "columns of the first", M.cols());
-  const Eigen::MatrixXd left = M.B.template cast<double>().transpose() * N.B.template cast<double>();
-  const Eigen::MatrixXd right = M.A.template cast<double>() * N.A.template cast<double>().transpose();
-  return M.scale * N.scale * left.cwiseProduct(right).sum();
 }
 
 /// The nearest product of a rank, energy or error, with its certificate. options.method is not asked: this is exact.
@@ -216,20 +129,6 @@ template <class S>
 Factors<S> balanced(const Factors<S>& M) {
   const detail::Compressed<S> compressed("balanced", M);
   return balanced_factors(compressed.truncate({.rank = compressed.largest_rank()}));
-}
-
-/// w_1 s_1 B_1 A_1 + w_2 s_2 B_2 A_2 + ...: B = [B_1 B_2 ...], A = [w_1 s_1 A_1; w_2 s_2 A_2; ...], of the sum of the
-/// ranks.
-///
-///   weighted_sum<float>({{first, 0.7}, {second, 0.3}}),   then truncate(...)
-///
-/// No cross terms; every entry is rounded once, and not at all where all w_k s_k are equal: they become the scale. One
-/// term of weight 1 comes back as it was.
-/// Throws ConfigError without terms, ShapeError naming the term whose shape differs, ValueError for a weight that is
-/// not finite.
-template <class S>
-Factors<S> weighted_sum(const std::vector<WeightedFactors<S>>& terms) {
-  return detail::concatenated("weighted_sum", terms);
 }
 
 /// ||M - N||_F, to rounding relative to M and N.   Throws ShapeError if the two differ in shape.

@@ -1,0 +1,102 @@
+#include "lora/linalg/pca.hpp"
+
+#include "linalg/kinds.hpp"
+#include "support/catch.hpp"
+
+#include <type_traits>
+
+using Eigen::MatrixXd;
+using lora::Index;
+using lora::pca;
+
+namespace {
+
+template <class E>
+std::string message(auto&& f) {
+  try {
+    f();
+  } catch (const E& error) {
+    return error.what();
+  }
+  return "nothing was thrown";
+}
+
+MatrixXd covariance(const MatrixXd& X) {
+  const MatrixXd centred = X.colwise() - X.rowwise().mean();
+  return centred * centred.transpose() / static_cast<double>(X.cols() - 1);
+}
+
+}  // namespace
+
+TEST_CASE("pca: points on a line, by hand") {
+  // (1, 2) + t (3, -4) for t = -1, 0, 0, 1: variance 25 * 2/3 along (-3, 4) / 5, none across
+  MatrixXd X(2, 4);
+  X << -2, 1, 1, 4, 6, 2, 2, -2;
+  const auto found = pca(X, {.rank = 2});
+  CHECK(found.mean == Eigen::Vector2d(1, 2));
+  CHECK((found.components.col(0) - Eigen::Vector2d(-0.6, 0.8)).norm() <= 1e-15);
+  CHECK(found.explained_variance(0) == Approx(50.0 / 3).epsilon(1e-14));
+  CHECK(found.explained_variance(1) <= 1e-28);
+  CHECK(found.explained_variance_ratio(0) == Approx(1).epsilon(1e-14));
+  CHECK((found.transform(X).row(0) - Eigen::RowVector4d(5, 0, 0, -5)).norm() <= 1e-14);
+  CHECK(pca(X, {.energy = 0.999}).rank() == 1);
+}
+
+TEMPLATE_TEST_CASE("pca: what the components keep and leave", "", float, double) {
+  using S = TestType;
+  const double tolerance = std::is_same_v<S, float> ? 1e-5 : 1e-12;
+  lora::Rng rng(1);
+  Eigen::VectorXd sigma(12);
+  for (Index i = 0; i < 12; ++i) sigma(i) = 10 * std::pow(0.7, static_cast<double>(i));
+  MatrixXd data = lora_test::with_spectrum(sigma, 12, 200, rng);
+  data.colwise() += lora_test::normal(12, 1, rng).col(0);
+  data.row(3).setConstant(7);  // a pixel that never changes
+  const lora::Matrix<S> X = data.cast<S>();
+  const MatrixXd expected = covariance(X.template cast<double>());
+  for (const auto method : {lora::SvdMethod::exact, lora::SvdMethod::randomised}) {
+    const auto found = pca(X, {.rank = 5, .method = method});
+    CHECK(found.method == method);
+    CHECK(found.converged);
+    const MatrixXd C = found.components.template cast<double>();
+    CHECK(lora_test::not_orthonormal(C) <= tolerance);
+    CHECK(C.row(3).norm() <= tolerance);
+    for (Index k = 0; k < 5; ++k) CHECK(C.col(k).maxCoeff() == C.col(k).cwiseAbs().maxCoeff());
+    // eigenvectors of the covariance matrix, with its eigenvalues
+    const MatrixXd scaled = C * found.explained_variance.template cast<double>().asDiagonal();
+    CHECK((expected * C - scaled).norm() <= (method == lora::SvdMethod::exact ? 1 : 20) * tolerance * expected.norm());
+    CHECK((found.explained_variance_ratio - found.explained_variance / static_cast<S>(expected.trace())).norm() <=
+          tolerance);
+    // what is left is the certificate's error
+    const MatrixXd back = found.inverse_transform(found.transform(X)).template cast<double>();
+    const double error = (X.template cast<double>() - back).norm();
+    CHECK(std::abs(error - found.certificate.frobenius_error) <= tolerance * X.norm());
+    // whitened: uncorrelated, of variance 1, and the same point again
+    const MatrixXd whitened = found.whiten(X).template cast<double>();
+    CHECK((covariance(whitened) - MatrixXd::Identity(5, 5)).norm() <= 20 * tolerance);
+    CHECK((found.inverse_whiten(found.whiten(X)).template cast<double>() - back).norm() <= tolerance * X.norm());
+  }
+}
+
+TEST_CASE("pca: constant data has no variance and stays finite") {
+  const MatrixXd X = MatrixXd::Constant(3, 6, 0.1);
+  const auto found = pca(X, {.rank = 2});
+  CHECK(found.explained_variance.norm() <= 1e-30);
+  CHECK(found.whiten(X).allFinite());
+  CHECK((found.inverse_transform(found.transform(X)) - X).norm() <= 1e-15);
+}
+
+TEST_CASE("pca: what it refuses, and how it says so") {
+  MatrixXd X = MatrixXd::Ones(3, 5);
+  CHECK(message<lora::ShapeError>([&] { pca(X.leftCols(1), {.rank = 1}); }) ==
+        "pca: X has 1 column, expected at least 2 samples");
+  CHECK(message<lora::ShapeError>([&] { pca(X.topRows(0), {.rank = 1}); }) ==
+        "pca: X is empty (0 x 5), expected at least 1 x 1");
+  CHECK(message<lora::ConfigError>([&] { pca(X, {.rank = 4}); }) == "pca: rank is 4, expected 1 to 3");
+  const auto found = pca(X, {.rank = 2});
+  CHECK(message<lora::ShapeError>([&] { found.transform(MatrixXd(4, 2)); }) ==
+        "Pca::transform: X has 4 rows, expected features = 3");
+  CHECK(message<lora::ShapeError>([&] { found.inverse_transform(MatrixXd(4, 2)); }) ==
+        "Pca::inverse_transform: Z has 4 rows, expected rank = 2");
+  X(2, 4) = std::nan("");
+  CHECK(message<lora::ValueError>([&] { pca(X, {.rank = 1}); }) == "pca: X(2, 4) is nan, expected a finite number");
+}
