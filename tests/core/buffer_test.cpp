@@ -55,6 +55,8 @@ TEST_CASE("buffer: with compile-time sizes the memory lies inside the object") {
 
 TEST_CASE("buffer: a view writes, a const view reads the same entries") {
   lora::Buffer<double, lora::Dynamic, 2> buffer;
+  CHECK(buffer.view().cols() == 2);  // before the first resize: no rows, of the size that is known
+  CHECK(buffer.view().rows() == 0);
   buffer.resize(2, 2) << 1, 2, 3, 4;
   CHECK(std::as_const(buffer).view()(1, 0) == 3);
   CHECK(std::as_const(buffer).view().data()[1] == 3);  // column-major

@@ -41,8 +41,8 @@ class Buffer {
 
  private:
   Vector<S, fixed ? Rows * Cols : Dynamic> storage_;
-  Index rows_ = fixed ? Rows : 0;
-  Index cols_ = fixed ? Cols : 0;
+  Index rows_ = Rows == Dynamic ? 0 : Rows;
+  Index cols_ = Cols == Dynamic ? 0 : Cols;
 };
 
 }  // namespace lora
