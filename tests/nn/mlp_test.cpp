@@ -163,9 +163,12 @@ TEST_CASE("An Mlp refuses wrong inputs and a backward pass without forward") {
   CHECK_THROWS_AS(net.backward(x, dy, cache), lora::StateError);
   net.forward(x, cache);
   CHECK_THROWS_WITH(net.backward(x, random_matrix(2, 5, rng), cache),
-                    "Linear::backward: dy has 5 columns, expected samples in the forward pass = 4");
+                    "Mlp::backward: dy has 5 columns, expected samples in the forward pass = 4");
   CHECK_THROWS_WITH(net.backward(random_matrix(3, 5, rng), dy, cache),
-                    "Linear::backward: x has 5 columns, expected samples in the forward pass = 4");
+                    "Mlp::backward: x has 5 columns, expected samples in the forward pass = 4");
+  CHECK_THROWS_WITH(net.backward_parameters(random_matrix(4, 4, rng), dy, cache),
+                    "Mlp::backward_parameters: x has 4 rows, expected in_features = 3");
+  lora::visit_parameters(net, [](const lora::Path&, auto& parameter) { CHECK(parameter.grad.size() == 0); });
 }
 
 TEST_CASE("A network of one layer, and one of LoraLinear layers") {

@@ -70,6 +70,7 @@ class Mlp {
   /// StateError without a forward pass, ShapeError.
   template <class X, class Dy, int N>
   auto backward(const Eigen::MatrixBase<X>& x, const Eigen::MatrixBase<Dy>& dy, Cache<N>& cache) {
+    check_backward("Mlp::backward", x, dy, cache);
     const Input<N> input(x.derived());
     const Input<N> top = backward_to<N>(0, Input<N>(dy.derived()), cache);
     return layers_[0].backward(input, top, cache.layers[0]);
@@ -78,6 +79,7 @@ class Mlp {
   /// backward without dx. It stops at the lowest layer that has something to train.
   template <class X, class Dy, int N>
   void backward_parameters(const Eigen::MatrixBase<X>& x, const Eigen::MatrixBase<Dy>& dy, Cache<N>& cache) {
+    check_backward("Mlp::backward_parameters", x, dy, cache);
     const std::size_t lowest = lowest_trained();
     if (lowest == layers_.size()) return;
     const Input<N> top = backward_to<N>(lowest, Input<N>(dy.derived()), cache);
@@ -105,12 +107,16 @@ class Mlp {
   template <int N>
   using Input = Eigen::Ref<const Matrix<Scalar, Dynamic, N>>;
 
+  /// Before any layer adds to its gradients.
+  template <int N>
+  void check_backward(const detail::Caller& who, const auto& x, const auto& dy, const Cache<N>& cache) const {
+    const Index samples = cache.layers.size() == layers_.size() ? cache.layers.back().samples : -1;
+    detail::check_pass_gradient(who, x, dy, in_features(), out_features(), samples);
+  }
+
   /// Backward through the layers above `lowest`; returns the gradient of that layer's output, (width, samples).
   template <int N>
   Input<N> backward_to(std::size_t lowest, const Input<N>& dy, Cache<N>& cache) {
-    if (cache.layers.size() != layers_.size()) {
-      throw StateError("Mlp::backward: this cache has seen no forward pass, expected forward before backward");
-    }
     for (std::size_t l = layers_.size() - 1; l > lowest; --l) {
       const auto hidden = std::as_const(cache.hidden[l - 1]).view();
       const bool outermost = l + 1 == layers_.size();
