@@ -198,6 +198,28 @@ TEST_CASE("adapted: backward refuses what does not belong to a forward pass, and
   CHECK_NOTHROW(layer.backward(x, dy, cache));  // the cache is still good
 }
 
+TEST_CASE("adapted: a cache that belongs to another layer, or holds the input, is refused") {
+  lora::Rng rng(1);
+  const auto W0 = matrix(3, 3, 1), x = matrix(3, 2, 2);
+  Layer one(W0, {.rank = 1}, rng);
+  Layer other(W0, Vector(Vector::Ones(3)), {.rank = 2, .bias = Bias::all}, rng);
+  Layer::Cache<> cache;
+  one.forward(x, cache);
+  CHECK_THROWS_AS(other.backward(x, x, cache), lora::StateError);
+  CHECK_THROWS_WITH(other.backward(x, x, cache),
+                    "LoraLinear::backward: this cache is another layer's: it holds A x of rank 1, expected 2");
+  lora::visit_parameters(other, [](const lora::Path&, auto& parameter) { CHECK(parameter.grad.size() == 0); });
+
+  const auto y = one.forward(x, cache);
+  CHECK_THROWS_AS(one.forward(y, cache), lora::StateError);
+  CHECK_THROWS_WITH(
+      one.forward(y, cache),
+      "LoraLinear::forward: x lies in the cache that this pass writes to, expected another cache or a copy");
+  const auto dx = one.backward(x, y, cache);  // y is read, and dx written elsewhere
+  CHECK_THROWS_AS(one.backward(x, dx, cache), lora::StateError);
+  CHECK_NOTHROW(one.backward_parameters(x, dx, cache));  // writes no dx
+}
+
 TEST_CASE("adapted: a failed forward voids the cache no earlier pass may be confused with") {
   Layer layer = make();
   Layer::Cache<> cache;

@@ -429,6 +429,37 @@ TEST_CASE("forward and backward refuse what does not fit together") {
   CHECK_THROWS_AS(full.backward(x, dy, other), lora::StateError);
 }
 
+TEST_CASE("A cache that belongs to another layer, or holds the input, is refused") {
+  lora::Rng rng(11);
+  const auto x = random_matrix(3, samples, rng);
+  Linear<double> one(random_matrix(3, 3, rng)), other(random_matrix(3, 3, rng)), sum(random_matrix(3, 3, rng));
+  one.attach("a", {.rank = 1}, rng);
+  other.attach("a", {.rank = 2}, rng);
+  Linear<double>::Cache<> cache;
+  one.forward(x, cache);
+  CHECK_THROWS_AS(other.backward(x, x, cache), lora::StateError);
+  CHECK_THROWS_WITH(other.backward(x, x, cache),
+                    "Linear::backward: this cache is another layer's: it holds A x of rank 1, expected 2");
+
+  one.select_none();
+  one.select("a");
+  sum.attach("a", {.rank = 1}, rng);
+  sum.attach("b", {.rank = 1}, rng);
+  sum.select_sum({{"a", 1}, {"b", 1}});
+  one.forward(x, cache);
+  CHECK_THROWS_WITH(sum.backward(x, x, cache),
+                    "Linear::backward: this cache is another layer's: it has seen other adapters");
+  lora::visit_parameters(sum, [](const lora::Path&, auto& parameter) { CHECK(parameter.grad.size() == 0); });
+
+  const auto y = one.forward(x, cache);
+  CHECK_THROWS_AS(one.forward(y, cache), lora::StateError);
+  CHECK_THROWS_WITH(one.forward(y.leftCols(2), cache),
+                    "Linear::forward: x lies in the cache that this pass writes to, expected another cache or a copy");
+  const auto dx = one.backward(x, y, cache);  // y is read, and dx written elsewhere
+  CHECK_THROWS_AS(one.backward(x, dx, cache), lora::StateError);
+  CHECK_NOTHROW(one.backward(x, lora::Matrix<double>(dx), cache));
+}
+
 TEST_CASE("A cache with a compile-time number of samples refuses any other") {
   lora::Rng rng(10);
   auto layer = new_layer(rng);

@@ -235,6 +235,15 @@ TEST_CASE("A refused attach leaves a trained model as it was") {
   CHECK_THROWS_AS(lora::attach(alone, {}, rng), lora::NameError);
   CHECK_THROWS_WITH(lora::attach(alone, {}, rng), "attach: the model has no layer that takes adapters");
   CHECK(alone.trainable);
+
+  // A scale that only the factors of fc2 cannot take is found before fc1 gets its trained copy.
+  lora::Mlp<Linear<float>> mlp({3, 4, 2}, rng);
+  const auto position = rng.position();
+  CHECK_THROWS_AS(
+      lora::attach(mlp, {.rank = 1, .alpha = 1e39, .target_modules = {"fc2"}, .modules_to_save = {"fc1"}}, rng),
+      lora::ConfigError);
+  CHECK_FALSE(mlp.layers()[0].frozen());
+  CHECK(rng.position() == position);
 }
 
 TEST_CASE("A model may be one layer, and layers may be attached to one by one") {

@@ -82,8 +82,9 @@ class Adapted {
   typename Buffer<Scalar, Out, N>::ConstView forward(const Eigen::MatrixBase<X>& x, Cache<N>& cache,
                                                      const Pass& pass = {}) const {
     detail::check_pass_input({layer_name(), "forward"}, x, in_features(), N);
-    cache.samples = -1;  // an exception below must not leave a half-filled cache that backward would accept
     const Eigen::Ref<const Matrix<Scalar, In, N>> input(x.derived());
+    detail::check_apart({layer_name(), "forward"}, "x", input, cache.y.view());
+    cache.samples = -1;  // an exception below must not leave a half-filled cache that backward would accept
     auto y = cache.y.resize(out_features(), x.cols());
     cache.enabled = enabled_;
     if (enabled_) {
@@ -183,12 +184,16 @@ class Adapted {
     if (cache.enabled != enabled_) {
       detail::fail<StateError>(who, "the adapter was switched on or off since the forward pass");
     }
+    if constexpr (requires { adapter_.check_backward(who, cache.adapter, x.cols()); }) {
+      if (enabled_) adapter_.check_backward(who, cache.adapter, x.cols());
+    }
   }
 
   template <int N>
   void propagate(const auto& x, const auto& dy, auto&& dx, Cache<N>& cache) {
     const Eigen::Ref<const Matrix<Scalar, In, N>> input(x.derived());
     const Eigen::Ref<const Matrix<Scalar, Out, N>> dout(dy.derived());
+    if constexpr (wants_gradient<decltype(dx)>) detail::check_apart({layer_name(), "backward"}, "dy", dout, dx);
     if (!enabled_) {
       if constexpr (wants_gradient<decltype(dx)>) base_.apply_transposed(dout, dx);
       return;

@@ -152,6 +152,28 @@ class AdapterSet {
     add_bias(bias, y);
   }
 
+  /// Throws StateError unless `cache` is that of a forward pass of the adapters that are selected now.
+  template <int N>
+  void check_backward(const detail::Caller& who, const Cache<N>& cache, Index samples) const {
+    if (cache.revision != revision_) {
+      detail::fail<StateError>(who, "the selection of adapters has changed since the forward pass");
+    }
+    for (std::size_t k = 0; k < selected_.size(); ++k) {
+      std::visit(
+          [&](const auto& adapter) {
+            using Own = typename std::remove_cvref_t<decltype(adapter)>::template Cache<N>;
+            const Own* own = k < cache.members.size() ? std::get_if<Own>(&cache.members[k]) : nullptr;
+            if (own == nullptr) {
+              detail::fail<StateError>(who, "this cache is another layer's: it has seen other adapters");
+            }
+            if constexpr (requires { adapter.check_backward(who, *own, samples); }) {
+              adapter.check_backward(who, *own, samples);
+            }
+          },
+          members_[selected_[k]].adapter);
+    }
+  }
+
   template <int N>
   void backward(const FrozenBase auto& base, const auto& x, const auto& dy, auto&& dx, Cache<N>& cache) {
     if (selected_.empty()) {

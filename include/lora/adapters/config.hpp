@@ -5,7 +5,9 @@
 #include "lora/core/scalar.hpp"
 
 #include <cmath>
+#include <limits>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 namespace lora {
@@ -63,4 +65,17 @@ inline void validate(const LoraConfig& config, const detail::Caller& who = "Lora
   }
 }
 
+namespace detail {
+
+/// Throws ConfigError if s is too large for S.
+template <class S>
+void check_scale(const LoraConfig& config, const Caller& who) {
+  if constexpr (std::is_floating_point_v<S>) {
+    const double scale = scaling_factor(config.alpha, config.rank, config.scaling);
+    if (std::abs(scale) <= static_cast<double>(std::numeric_limits<S>::max())) return;
+    fail<ConfigError>(who, "the scale " + std::to_string(scale) + " overflows the layer's scalar type");
+  }
+}
+
+}  // namespace detail
 }  // namespace lora

@@ -18,8 +18,6 @@
 #include "lora/adapters/init.hpp"
 
 #include <algorithm>
-#include <limits>
-#include <type_traits>
 #include <utility>
 
 namespace lora {
@@ -48,12 +46,7 @@ struct Lora {
       detail::fail<ConfigError>("Lora", "rank is " + std::to_string(config.rank) +
                                             ", expected the compile-time Rank = " + std::to_string(Rank));
     }
-    const double factor = scaling_factor(alpha, config.rank, scaling);
-    if constexpr (std::is_floating_point_v<S>) {
-      if (std::abs(factor) > static_cast<double>(std::numeric_limits<S>::max())) {
-        detail::fail<ConfigError>("Lora", "the scale " + std::to_string(factor) + " overflows the layer's scalar type");
-      }
-    }
+    detail::check_scale<S>(config, "Lora");
     if constexpr (Out != Dynamic) detail::check_extent("Lora", "the adapter", out, "outputs", "Out", Out);
     if constexpr (In != Dynamic) detail::check_extent("Lora", "the adapter", in, "inputs", "In", In);
     stream = rng();  // only now: a refused config leaves the generator where it was
@@ -76,6 +69,14 @@ struct Lora {
 
     Index bytes() const { return z.bytes() + g.bytes() + mask.bytes() + masked.bytes(); }
   };
+
+  /// Throws StateError unless `cache` is that of a forward pass of factors of this rank with as many samples.
+  template <int N>
+  void check_backward(const detail::Caller& who, const Cache<N>& cache, Index samples) const {
+    if (cache.z.rows() == rank() && cache.z.cols() == samples) return;
+    detail::fail<StateError>(who, "this cache is another layer's: it holds A x of rank " +
+                                      std::to_string(cache.z.rows()) + ", expected " + std::to_string(rank()));
+  }
 
   /// y = W0 x + weight s B (A x)
   template <int N>

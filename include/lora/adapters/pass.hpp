@@ -5,6 +5,8 @@
 #include "lora/core/scalar.hpp"
 
 #include <cstdint>
+#include <functional>
+#include <string>
 
 namespace lora {
 
@@ -37,6 +39,14 @@ inline void check_pass_gradient(const Caller& who, const auto& x, const auto& dy
   check_cols(who, "x", x.cols(), "samples in the forward pass", samples);
   check_rows(who, "dy", dy.rows(), "out_features", out_features);
   check_cols(who, "dy", dy.cols(), "samples in the forward pass", samples);
+}
+
+/// Results are views into the cache: a pass cannot read one of them while it writes the next in its place.
+inline void check_apart(const Caller& who, std::string_view what, const auto& given, const auto& result) {
+  const std::less<const void*> before;
+  if (before(given.data(), result.data()) || !before(given.data(), result.data() + result.size())) return;
+  fail<StateError>(who,
+                   std::string(what) + " lies in the cache that this pass writes to, expected another cache or a copy");
 }
 
 }  // namespace detail

@@ -91,7 +91,7 @@ class Linear {
     attach(name, NoAdapter<S>(), copy_of_bias());
   }
 
-  /// Removes an adapter; if it was selected, the layer is the base again. The base stays frozen.
+  /// Removes an adapter. The others stay selected or not as they were, and the base stays frozen. Throws NameError.
   void detach(std::string_view name) { adapters_.erase(name); }
   /// Selects one adapter, alone, with weight 1. Throws NameError.
   void select(std::string_view name) { adapters_.select(name); }
@@ -116,8 +116,9 @@ class Linear {
   typename Buffer<S, Dynamic, N>::ConstView forward(const Eigen::MatrixBase<X>& x, Cache<N>& cache,
                                                     const Pass& pass = {}) const {
     detail::check_pass_input("Linear::forward", x, in_features(), N);
-    cache.samples = -1;
     const Eigen::Ref<const Matrix<S, Dynamic, N>> input(x.derived());
+    detail::check_apart("Linear::forward", "x", input, cache.y.view());
+    cache.samples = -1;
     auto y = cache.y.resize(out_features(), x.cols());
     if (const auto* base = std::get_if<Dense<S>>(&weight_)) {
       adapters_.forward(*base, bias(), input, y, cache.adapters, pass);
@@ -231,15 +232,14 @@ class Linear {
   template <int N>
   void check_backward(const detail::Caller& who, const auto& x, const auto& dy, const Cache<N>& cache) const {
     detail::check_pass_gradient(who, x, dy, in_features(), out_features(), cache.samples);
-    if (frozen() && cache.adapters.revision != adapters_.revision()) {
-      detail::fail<StateError>(who, "the selection of adapters has changed since the forward pass");
-    }
+    if (frozen()) adapters_.check_backward(who, cache.adapters, x.cols());
   }
 
   template <int N>
   void propagate(const auto& x, const auto& dy, auto&& dx, Cache<N>& cache) {
     const Eigen::Ref<const Matrix<S, Dynamic, N>> input(x.derived());
     const Eigen::Ref<const Matrix<S, Dynamic, N>> dout(dy.derived());
+    if constexpr (wants_gradient<decltype(dx)>) detail::check_apart("Linear::backward", "dy", dout, dx);
     if (const auto* base = std::get_if<Dense<S>>(&weight_))
       return adapters_.backward(*base, input, dout, dx, cache.adapters);
     // forward: y = W x + b   =>   dW = dy x^T, db = the sum of dy over the samples, dx = W^T dy

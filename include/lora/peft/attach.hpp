@@ -80,7 +80,9 @@ void attach(T& model, const LoraConfig& config, Rng& rng, std::string_view name 
   detail::check_names_match(model, "modules_to_save", config.modules_to_save);
   bool any = false;
   visit_adaptable(std::as_const(model), [&](const Path&, const auto& layer) {
+    using Layer = std::remove_cvref_t<decltype(layer)>;
     layer.adapters().check_new_name(name);
+    if constexpr (requires { typename Layer::Scalar; }) detail::check_scale<typename Layer::Scalar>(config, "attach");
     any = true;
   });
   if (!any) throw NameError("attach: the model has no layer that takes adapters");
