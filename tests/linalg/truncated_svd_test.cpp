@@ -104,6 +104,15 @@ TEMPLATE_TEST_CASE("truncated_svd: thirteen kinds of matrices, and the certifica
   }
 }
 
+TEST_CASE("truncated_svd: the certificate at every rank of a matrix that fades into rounding") {
+  lora::Rng rng(8);
+  const Eigen::MatrixXd A = make("graded", 48, 60, rng);  // down to 1e-18 of the first column
+  for (Index rank = 1; rank <= 48; ++rank) {
+    CAPTURE(rank);
+    check<double>(A, truncated_svd(A, {.rank = rank}), rank);
+  }
+}
+
 TEST_CASE("truncated_svd: no other matrix of the rank is nearer") {
   lora::Rng rng(2);
   for (const std::string& kind : lora_test::kinds) {

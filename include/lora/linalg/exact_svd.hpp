@@ -15,8 +15,8 @@
 /// All of it runs in double, for float matrices too. Costs about 4 m n^2 + 20 n^3 operations for m >= n.
 /// Source: Golub & Van Loan 2013, chapters 5 and 8; QR from both sides: Drmac & Veselic 2008, doi 10.1137/050639193.
 ///
-/// Including this costs little; using it costs about 20 s of compile time (Eigen's divide and conquer), once in a
-/// program if one source file contains
+/// Compile time (g++ 12 -O2): 0.1 s over Eigen/Core to include, 20 to 30 s to use, most of it Eigen's divide and
+/// conquer. Once in a program, if one source file contains
 ///   template class lora::ExactSvd<double>;
 /// and the others, after including this header,
 ///   extern template class lora::ExactSvd<double>;

@@ -9,7 +9,8 @@
 ///
 /// Source: the factored form of Eckart & Young 1936; overlap of subspaces: Hu et al. 2021, arXiv:2106.09685v2, section
 /// 7.2.
-/// Compile time: that of exact_svd.hpp, which tells how to pay once in a program, and about 5 s for each scalar.
+/// Compile time (g++ 12 -O2): 0.2 s over Eigen/Core to include; to use, that of exact_svd.hpp, which tells how to pay
+/// once in a program, and 6 s for each scalar.
 
 #include "lora/core/error.hpp"
 #include "lora/core/scalar.hpp"

@@ -3,7 +3,7 @@
 ///
 ///   M = s B A     B (m, R),  A (R, n),  s a number
 ///
-/// Norms, singular values and truncation are in factored.hpp.   Compile time: little over Eigen/Core.
+/// Norms, singular values and truncation are in factored.hpp.   Compile time: nothing over Eigen/Core.
 
 #include "lora/core/error.hpp"
 #include "lora/core/scalar.hpp"

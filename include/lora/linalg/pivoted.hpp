@@ -11,7 +11,7 @@
 /// below that of truncated_svd.
 ///
 /// Source: Golub & Van Loan 2013, sections 5.4.2 and 3.4.8.
-/// Compile time: about 1 s over Eigen/Core.
+/// Compile time (g++ 12 -O2): nothing over Eigen/Core to include, 2.5 s to use both.
 
 #include "lora/core/error.hpp"
 #include "lora/core/scalar.hpp"

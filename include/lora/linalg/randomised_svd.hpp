@@ -11,7 +11,7 @@
 /// with probability 1 - 1e-10, and ||E||_F with probability 1: the certificate has the smaller one.
 ///
 /// Source: Halko, Martinsson & Tropp 2011, arXiv:0909.4061, algorithms 4.4 and 5.1, lemma 4.1.
-/// Compile time: that of exact_svd.hpp, which decomposes the k x k core, and about 5 s for each scalar.
+/// Compile time: that of truncated_svd.hpp, through which it is used.
 
 #include "lora/core/random.hpp"
 #include "lora/linalg/certificate.hpp"

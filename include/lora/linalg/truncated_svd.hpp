@@ -7,8 +7,8 @@
 ///   ||A - A_r||_F = sqrt(sigma_{r+1}^2 + sigma_{r+2}^2 + ...),   ||A - A_r||_2 = sigma_{r+1}.
 ///
 /// Source: Eckart & Young 1936, doi 10.1007/BF02288367; Mirsky 1960, doi 10.1093/qmath/11.1.50.
-/// Compile time: nothing until used, then about 20 s (exact_svd.hpp tells how to pay once in a program) and 5 s a
-/// scalar.
+/// Compile time (g++ 12 -O2): 0.2 s over Eigen/Core to include; to use, that of exact_svd.hpp, which tells how to pay
+/// once in a program, and 9 s for each scalar.
 
 #include "lora/linalg/certificate.hpp"
 #include "lora/linalg/exact_svd.hpp"

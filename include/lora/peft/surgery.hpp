@@ -10,8 +10,8 @@
 /// of rank R together. What comes back is an ordinary adapter with balanced factors, B^T B = A A^T, and scale 1.
 ///
 /// Source: linalg/factored.hpp, linalg/truncated_svd.hpp.
-/// Compile time: that of these headers: about 25 s for one scalar, of which 20 s once in a program
-/// (linalg/exact_svd.hpp).
+/// Compile time (g++ 12 -O2): 0.4 s over Eigen/Core to include; to use resize for one scalar 7 s, extract 3 s more, and
+/// that of linalg/exact_svd.hpp, which tells how to pay once in a program.
 
 #include "lora/adapters/lora.hpp"
 #include "lora/linalg/factored.hpp"
