@@ -79,6 +79,15 @@ TEST_CASE("A linear layer computes W x + b") {
   CHECK(lora::tensor_names(Linear<double>(W)) == std::vector<std::string>{"weight"});
 }
 
+TEST_CASE("A layer takes any matrix expression as its weight") {
+  lora::Rng rng(12);
+  const auto W = random_matrix(out, in, rng);
+  CHECK(Linear<double>(W.transpose()).dense() == W.transpose());
+  CHECK(Linear<double>(2 * W, lora::Vector<double>::Ones(out).eval()).dense() == 2 * W);
+  CHECK_FALSE(Linear<double>(W).frozen());
+  CHECK(Linear<double>(lora::Dense<double>(W)).frozen());
+}
+
 TEST_CASE("A new layer starts uniform within 1 / sqrt(in)") {
   lora::Rng rng(1);
   const Linear<float> layer({.in = 400, .out = 50}, rng);
@@ -363,7 +372,7 @@ TEST_CASE("A name, setting or shape that does not fit is refused, and nothing ha
       layer, x, [&] { layer.select_sum({{"a", 0.5}, {"a", 0.5}}); }, "select_sum: adapter \"a\" is named twice");
   check_refused<lora::ConfigError>(
       layer, x, [&] { layer.select_sum({{"a", std::nan("")}}); },
-      "select_sum: the weight of adapter \"a\" is nan, expected a finite number");
+      "select_sum: the weight of adapter \"a\" is nan, expected a finite number, also times the adapter's scale");
   check_refused<lora::ConfigError>(
       layer, x, [&] { layer.select_sum({{"full", 0.5}}); },
       "select_sum: adapter \"full\" is a trained copy of the weight, expected it alone and with weight 1");
@@ -381,6 +390,11 @@ TEST_CASE("A name, setting or shape that does not fit is refused, and nothing ha
   // Without a bias there is none to train; the factors alone are attached.
   plain.attach("a", {.rank = 2, .bias = lora::Bias::all}, rng);
   CHECK_FALSE(plain.adapters().at("a").bias.has_value());
+
+  Linear<float> single({.in = 2, .out = 2}, rng);
+  single.attach("a", {.rank = 1, .alpha = 1e30}, rng);
+  CHECK_THROWS_AS(single.select_sum({{"a", 1e39}}), lora::ConfigError);
+  CHECK_THROWS_AS(single.select_sum({{"a", 1e30}}), lora::ConfigError);  // finite, but not times the scale
 
   CHECK_THROWS_AS((Linear<double>({.in = 0, .out = 3}, rng)), lora::ShapeError);
   CHECK_THROWS_AS(Linear<double>(lora::Matrix<double>()), lora::ShapeError);

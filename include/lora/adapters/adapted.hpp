@@ -81,6 +81,7 @@ class Adapted {
   template <class X, int N>
   typename Buffer<Scalar, Out, N>::ConstView forward(const Eigen::MatrixBase<X>& x, Cache<N>& cache,
                                                      const Pass& pass = {}) const {
+    static_assert(detail::require_same_scalar<Scalar, X>());
     detail::check_pass_input({layer_name(), "forward"}, x, in_features(), N);
     const Eigen::Ref<const Matrix<Scalar, In, N>> input(x.derived());
     detail::check_apart({layer_name(), "forward"}, "x", input, cache.y.view());
@@ -191,6 +192,8 @@ class Adapted {
 
   template <int N>
   void propagate(const auto& x, const auto& dy, auto&& dx, Cache<N>& cache) {
+    static_assert(
+        detail::require_same_scalar<Scalar, std::remove_cvref_t<decltype(x)>, std::remove_cvref_t<decltype(dy)>>());
     const Eigen::Ref<const Matrix<Scalar, In, N>> input(x.derived());
     const Eigen::Ref<const Matrix<Scalar, Out, N>> dout(dy.derived());
     if constexpr (wants_gradient<decltype(dx)>) detail::check_apart({layer_name(), "backward"}, "dy", dout, dx);

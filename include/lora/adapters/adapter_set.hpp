@@ -86,17 +86,20 @@ class AdapterSet {
     update_selection();
   }
 
-  /// Throws NameError for an unknown or repeated name, ConfigError for a weight that is not finite or a trained copy
-  /// that is not alone with weight 1; the selection is unchanged then.
+  /// Throws NameError for an unknown or repeated name, ConfigError for a weight that is not finite in S, alone or times
+  /// the adapter's scale, or a trained copy that is not alone with weight 1; the selection is unchanged then.
   void select_sum(const std::vector<AdapterWeight>& chosen) {
     for (std::size_t k = 0; k < chosen.size(); ++k) {
       const Member& member = members_[position_of(chosen[k].name, "select_sum")];
       const bool repeated = std::any_of(chosen.begin(), chosen.begin() + static_cast<std::ptrdiff_t>(k),
                                         [&](const AdapterWeight& other) { return other.name == chosen[k].name; });
       if (repeated) throw NameError("select_sum: adapter " + detail::in_quotes(member.name) + " is named twice");
-      if (!std::isfinite(chosen[k].weight)) {
+      const auto* factors = std::get_if<Lora<S>>(&member.adapter);
+      const double scale = factors ? scaling_factor(factors->alpha, factors->rank(), factors->scaling) : 1;
+      if (!detail::is_finite_in<S>(chosen[k].weight) || !detail::is_finite_in<S>(chosen[k].weight * scale)) {
         throw ConfigError("select_sum: the weight of adapter " + detail::in_quotes(member.name) + " is " +
-                          std::to_string(chosen[k].weight) + ", expected a finite number");
+                          std::to_string(chosen[k].weight) +
+                          ", expected a finite number, also times the adapter's scale");
       }
       if (std::holds_alternative<FullWeight<S>>(member.adapter) && (chosen.size() > 1 || chosen[k].weight != 1.0)) {
         throw ConfigError("select_sum: adapter " + detail::in_quotes(member.name) +

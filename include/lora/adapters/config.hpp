@@ -67,14 +67,22 @@ inline void validate(const LoraConfig& config, const detail::Caller& who = "Lora
 
 namespace detail {
 
+/// Whether a setting is a finite number, and stays one as an S.
+template <class S>
+bool is_finite_in(double setting) {
+  if constexpr (std::is_floating_point_v<S>) {
+    return std::abs(setting) <= static_cast<double>(std::numeric_limits<S>::max());
+  } else {
+    return std::isfinite(setting);
+  }
+}
+
 /// Throws ConfigError if s is too large for S.
 template <class S>
 void check_scale(const LoraConfig& config, const Caller& who) {
-  if constexpr (std::is_floating_point_v<S>) {
-    const double scale = scaling_factor(config.alpha, config.rank, config.scaling);
-    if (std::abs(scale) <= static_cast<double>(std::numeric_limits<S>::max())) return;
-    fail<ConfigError>(who, "the scale " + std::to_string(scale) + " overflows the layer's scalar type");
-  }
+  const double scale = scaling_factor(config.alpha, config.rank, config.scaling);
+  if (is_finite_in<S>(scale)) return;
+  fail<ConfigError>(who, "the scale " + std::to_string(scale) + " overflows the layer's scalar type");
 }
 
 }  // namespace detail

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <type_traits>
 
 namespace lora {
 
@@ -23,6 +24,14 @@ struct Pass {
 };
 
 namespace detail {
+
+/// Turns a matrix of another number type, which Eigen does not convert by itself, into one readable sentence.
+template <class S, class... Given>
+consteval bool require_same_scalar() {
+  static_assert((std::is_same_v<S, typename Given::Scalar> && ...),
+                "lora: x and dy must have the layer's own scalar. Convert them first, as in x.cast<float>().");
+  return true;
+}
 
 /// x must have in_features rows, at least one sample, and as many as a cache with compile-time Samples holds.
 inline void check_pass_input(const Caller& who, const auto& x, Index in_features, int samples) {

@@ -57,6 +57,11 @@ class Linear {
     set_bias(std::move(b));
   }
 
+  /// The same with any matrix expression, such as a transpose.
+  template <class Derived>
+  explicit Linear(const Eigen::MatrixBase<Derived>& W, std::optional<Vector<S>> b = std::nullopt)
+      : Linear(Matrix<S>(W), std::move(b)) {}
+
   /// A frozen weight, shared with whoever else holds it. Throws ShapeError if b does not fit.
   explicit Linear(Dense<S> W0, std::optional<Vector<S>> b = std::nullopt) : weight_(std::move(W0)) {
     set_bias(std::move(b));
@@ -115,6 +120,7 @@ class Linear {
   template <class X, int N>
   typename Buffer<S, Dynamic, N>::ConstView forward(const Eigen::MatrixBase<X>& x, Cache<N>& cache,
                                                     const Pass& pass = {}) const {
+    static_assert(detail::require_same_scalar<S, X>());
     detail::check_pass_input("Linear::forward", x, in_features(), N);
     const Eigen::Ref<const Matrix<S, Dynamic, N>> input(x.derived());
     detail::check_apart("Linear::forward", "x", input, cache.y.view());
@@ -237,6 +243,8 @@ class Linear {
 
   template <int N>
   void propagate(const auto& x, const auto& dy, auto&& dx, Cache<N>& cache) {
+    static_assert(
+        detail::require_same_scalar<S, std::remove_cvref_t<decltype(x)>, std::remove_cvref_t<decltype(dy)>>());
     const Eigen::Ref<const Matrix<S, Dynamic, N>> input(x.derived());
     const Eigen::Ref<const Matrix<S, Dynamic, N>> dout(dy.derived());
     if constexpr (wants_gradient<decltype(dx)>) detail::check_apart("Linear::backward", "dy", dout, dx);
