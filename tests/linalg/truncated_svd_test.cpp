@@ -216,6 +216,9 @@ TEMPLATE_TEST_CASE("truncated_svd: randomised, reproducible and near the best", 
   CHECK(first.certificate.spectral_error >= sigma(8) * (1 - 1e-6));
   CHECK(first.certificate.spectral_error <= 3 * sigma(8));
   CHECK(first.certificate.probability == 1 - 1e-10);
+  const auto small = truncated_svd(A, {.rank = 60, .method = SvdMethod::randomised}).certificate;
+  CHECK(small.spectral_error >= sigma(60) * (1 - 1e-3));
+  CHECK(small.spectral_error <= 3 * sigma(60));
   // 1 - 0.81^r is the energy of the first r
   CHECK(truncated_svd(A, {.energy = 0.99, .method = SvdMethod::randomised}).rank() == 22);
   CHECK(truncated_svd(A, {.energy = 0.99, .method = SvdMethod::randomised}).method == SvdMethod::randomised);
