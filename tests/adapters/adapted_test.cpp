@@ -206,8 +206,7 @@ TEST_CASE("adapted: a cache that belongs to another layer, or holds the input, i
   Layer::Cache<> cache;
   one.forward(x, cache);
   CHECK_THROWS_AS(other.backward(x, x, cache), lora::StateError);
-  CHECK_THROWS_WITH(other.backward(x, x, cache),
-                    "LoraLinear::backward: this cache is another layer's: it holds A x of rank 1, expected 2");
+  CHECK_THROWS_WITH(other.backward(x, x, cache), "LoraLinear::backward: this cache has seen the pass of another layer");
   lora::visit_parameters(other, [](const lora::Path&, auto& parameter) { CHECK(parameter.grad.size() == 0); });
 
   const auto y = one.forward(x, cache);
@@ -215,6 +214,11 @@ TEST_CASE("adapted: a cache that belongs to another layer, or holds the input, i
   CHECK_THROWS_WITH(
       one.forward(y, cache),
       "LoraLinear::forward: x lies in the cache that this pass writes to, expected another cache or a copy");
+  Layer changed = one;  // a copy may go on with its original's cache, but not with other factors
+  changed.adapter() = other.adapter();
+  CHECK_THROWS_WITH(changed.backward(x, x, cache),
+                    "LoraLinear::backward: this cache is another layer's: it holds A x of rank 1, expected 2");
+
   const auto dx = one.backward(x, y, cache);  // y is read, and dx written elsewhere
   CHECK_THROWS_AS(one.backward(x, dx, cache), lora::StateError);
   CHECK_NOTHROW(one.backward_parameters(x, dx, cache));  // writes no dx
@@ -240,4 +244,18 @@ TEST_CASE("adapted: bad settings and biases are refused, and no random number is
   CHECK_THROWS_AS((LoraLinear<double, 4, 5, 2>(W0, {.rank = 2}, rng)), lora::ShapeError);
   CHECK(rng.position() == 0);
   CHECK_NOTHROW(Layer(W0, {.rank = 100}, rng));  // pointless, but allowed
+}
+
+TEST_CASE("The cache of another layer of the same shape is refused") {
+  lora::Rng rng(8);
+  const Eigen::MatrixXd W0 = Eigen::MatrixXd::Ones(4, 3), x = Eigen::MatrixXd::Ones(3, 2),
+                        dy = Eigen::MatrixXd::Ones(4, 2);
+  LoraLinear<double> first(W0, {.rank = 2}, rng), second(W0, {.rank = 2}, rng);
+  LoraLinear<double>::Cache<> cache;
+  first.forward(x, cache);
+  CHECK_THROWS_AS(second.backward(x, dy, cache), lora::StateError);
+  CHECK(second.adapter().B.grad.size() == 0);
+
+  LoraLinear<double> moved(std::move(first));  // the same layer elsewhere
+  CHECK_NOTHROW(moved.backward(x, dy, cache));
 }

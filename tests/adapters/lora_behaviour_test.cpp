@@ -114,3 +114,8 @@ TEST_CASE("lora: dropout does not depend on how a batch is split") {
     CHECK((layer.adapter().B.grad - dB).norm() < 1e-14 * dB.norm());
   }
 }
+
+TEST_CASE("A rank whose factors no memory can hold is refused as a setting, not as a failed allocation") {
+  lora::Rng rng(1);
+  CHECK_THROWS_AS(lora::Lora<float>(4, 3, {.rank = lora::Index(1) << 62}, rng), lora::ConfigError);
+}

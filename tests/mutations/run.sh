@@ -31,7 +31,7 @@ target_of() { test_of "$1" | sed 's/[^A-Za-z0-9]/_/g'; }
 set_up eigen catch2
 mkdir -p "$tree"
 # Files that have not changed keep their times, so that a second run compiles little.
-for part in include tests CMakeLists.txt; do
+for part in include tests benchmarks/support CMakeLists.txt; do
   (cd "$root" && find "$part" -type f) | while IFS= read -r file; do
     cmp -s "$root/$file" "$tree/$file" || install -D -m 644 "$root/$file" "$tree/$file"
   done

@@ -184,3 +184,16 @@ TEST_CASE("A network of one layer, and one of LoraLinear layers") {
   lora::testing::fill_parameters(net, rng, 0.5);
   check(lora::testing::check_gradients(net, x), 5);
 }
+
+TEST_CASE("A selection that changed in one layer is refused before any layer adds to its gradients") {
+  lora::Rng rng(12);
+  Net net({3, 5, 4, 2}, rng);
+  lora::attach(net, {.rank = 2}, rng);
+  const auto x = random_matrix(3, 4, rng), dy = random_matrix(2, 4, rng);
+  Net::Cache<> cache;
+  net.forward(x, cache);
+  net.layers()[0].select_none();
+  CHECK_THROWS_AS(net.backward(x, dy, cache), lora::StateError);
+  CHECK_THROWS_AS(net.backward_parameters(x, dy, cache), lora::StateError);
+  lora::visit_parameters(net, [](const lora::Path&, const auto& parameter) { CHECK(parameter.grad.size() == 0); });
+}

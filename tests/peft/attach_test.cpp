@@ -85,7 +85,7 @@ void check_refused(auto& model, auto&& f, const std::string& message) {
 
 void fill_adapter(Net& net, const std::string& name, lora::Rng& rng) {
   lora::visit_adaptable(net, [&](const lora::Path&, auto& layer) {
-    if (layer.adapters().contains(name)) lora::testing::fill_parameters(layer.adapters().at(name), rng);
+    if (layer.adapters().contains(name)) lora::testing::fill_parameters(layer.adapter(name), rng);
   });
 }
 

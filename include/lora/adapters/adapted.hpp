@@ -56,8 +56,9 @@ class Adapted {
     Buffer<Scalar, Out, Samples> y;
     Buffer<Scalar, In, Samples> dx;
     typename Adapter_::template Cache<Samples> adapter;
-    Index samples = -1;   ///< in the last forward pass; -1 before the first
-    bool enabled = true;  ///< whether the adapter took part in it
+    Index samples = -1;       ///< in the last forward pass; -1 before the first
+    bool enabled = true;      ///< whether the adapter took part in it
+    std::uint64_t layer = 0;  ///< whose pass it was
 
     Index bytes() const { return y.bytes() + dx.bytes() + adapter.bytes(); }
   };
@@ -88,6 +89,7 @@ class Adapted {
     cache.samples = -1;  // an exception below must not leave a half-filled cache that backward would accept
     auto y = cache.y.resize(out_features(), x.cols());
     cache.enabled = enabled_;
+    cache.layer = identity_;
     if (enabled_) {
       adapter_.forward(base_, input, y, cache.adapter, pass);
     } else {
@@ -157,6 +159,20 @@ class Adapted {
     return bias_ ? &*bias_ : nullptr;
   }
 
+  /// Throws what backward would throw, and changes nothing: for a network that asks before its first layer adds to its
+  /// gradients.
+  template <int N>
+  void check_backward(const detail::Caller& who, const auto& x, const auto& dy, const Cache<N>& cache) const {
+    detail::check_pass_gradient(who, x, dy, in_features(), out_features(), cache.samples);
+    if (cache.layer != identity_) detail::fail<StateError>(who, "this cache has seen the pass of another layer");
+    if (cache.enabled != enabled_) {
+      detail::fail<StateError>(who, "the adapter was switched on or off since the forward pass");
+    }
+    if constexpr (requires { adapter_.check_backward(who, cache.adapter, x.cols()); }) {
+      if (enabled_) adapter_.check_backward(who, cache.adapter, x.cols());
+    }
+  }
+
   static void visit(auto& self, auto&& f) {
     f("weight", self.base_);
     f("bias", self.bias_);
@@ -177,17 +193,6 @@ class Adapted {
   static std::optional<BiasVector> checked(std::optional<BiasVector> bias, const Base_& base) {
     if (bias) detail::check_rows(layer_name(), "the bias", bias->rows(), "out_features", base.rows());
     return bias;
-  }
-
-  template <int N>
-  void check_backward(const detail::Caller& who, const auto& x, const auto& dy, const Cache<N>& cache) const {
-    detail::check_pass_gradient(who, x, dy, in_features(), out_features(), cache.samples);
-    if (cache.enabled != enabled_) {
-      detail::fail<StateError>(who, "the adapter was switched on or off since the forward pass");
-    }
-    if constexpr (requires { adapter_.check_backward(who, cache.adapter, x.cols()); }) {
-      if (enabled_) adapter_.check_backward(who, cache.adapter, x.cols());
-    }
   }
 
   template <int N>
@@ -215,6 +220,7 @@ class Adapted {
   Adapter_ adapter_;
   std::optional<Parameter<Scalar, Out, 1>> trained_bias_;
   bool enabled_ = true;
+  std::uint64_t identity_ = detail::next_identity();  // a copy may go on with its original's cache
 };
 
 /// A frozen matrix with LoRA beside it. LoraLinear<float> has run-time sizes; LoraLinear<float, Out, In, Rank> lies on

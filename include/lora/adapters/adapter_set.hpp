@@ -124,7 +124,7 @@ class AdapterSet {
 
   const std::vector<Member>& members() const { return members_; }
   bool empty() const { return members_.empty(); }
-  /// Changes whenever the selection does.
+  /// Changes whenever the selection does, and differs from that of every other set but its copies.
   std::uint64_t revision() const { return revision_; }
 
   /// Throws NameError unless an adapter of this name could be added.
@@ -159,7 +159,7 @@ class AdapterSet {
   template <int N>
   void check_backward(const detail::Caller& who, const Cache<N>& cache, Index samples) const {
     if (cache.revision != revision_) {
-      detail::fail<StateError>(who, "the selection of adapters has changed since the forward pass");
+      detail::fail<StateError>(who, "this cache has seen another layer, or another selection of adapters");
     }
     for (std::size_t k = 0; k < selected_.size(); ++k) {
       std::visit(
@@ -167,7 +167,7 @@ class AdapterSet {
             using Own = typename std::remove_cvref_t<decltype(adapter)>::template Cache<N>;
             const Own* own = k < cache.members.size() ? std::get_if<Own>(&cache.members[k]) : nullptr;
             if (own == nullptr) {
-              detail::fail<StateError>(who, "this cache is another layer's: it has seen other adapters");
+              detail::fail<StateError>(who, "this cache has seen adapters of another kind");
             }
             if constexpr (requires { adapter.check_backward(who, *own, samples); }) {
               adapter.check_backward(who, *own, samples);
@@ -263,7 +263,7 @@ class AdapterSet {
     for (std::size_t k = 0; k < members_.size(); ++k) {
       if (members_[k].selected) selected_.push_back(k);
     }
-    ++revision_;
+    revision_ = detail::next_identity();
   }
 
   /// Calls f(adapter, its cache, its weight) with the adapter's own type, making the cache the first time.

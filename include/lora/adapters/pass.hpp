@@ -4,6 +4,7 @@
 #include "lora/core/error.hpp"
 #include "lora/core/scalar.hpp"
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <string>
@@ -24,6 +25,12 @@ struct Pass {
 };
 
 namespace detail {
+
+/// A number that no other call in this process returns: a cache of one layer cannot pass for that of another.
+inline std::uint64_t next_identity() {
+  static std::atomic<std::uint64_t> last = 0;
+  return ++last;
+}
 
 /// Turns a matrix of another number type, which Eigen does not convert by itself, into one readable sentence.
 template <class S, class... Given>

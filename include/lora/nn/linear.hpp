@@ -189,8 +189,17 @@ class Linear {
   }
   /// b, without adapters; null if the layer has none.
   const Vector<S>* bias() const { return bias_ ? &bias_->value : nullptr; }
-  AdapterSet<S>& adapters() { return adapters_; }
   const AdapterSet<S>& adapters() const { return adapters_; }
+  /// The factors and the trained bias of one adapter, to read and to change in place. Throws NameError.
+  typename AdapterSet<S>::Member& adapter(std::string_view name) { return adapters_.at(name); }
+
+  /// Throws what backward would throw, and changes nothing: for a network that asks before its first layer adds to its
+  /// gradients.
+  template <int N>
+  void check_backward(const detail::Caller& who, const auto& x, const auto& dy, const Cache<N>& cache) const {
+    detail::check_pass_gradient(who, x, dy, in_features(), out_features(), cache.samples);
+    if (frozen()) adapters_.check_backward(who, cache.adapters, x.cols());
+  }
 
   static void visit(auto& self, auto&& f) {
     if (auto* full = std::get_if<FullWeight<S>>(&self.weight_)) {
@@ -233,12 +242,6 @@ class Linear {
     if (bias && !bias_)
       throw StateError("Linear::attach: the adapter brings a bias, but the layer has none to replace");
     if (bias) check_out("the trained bias", *bias);
-  }
-
-  template <int N>
-  void check_backward(const detail::Caller& who, const auto& x, const auto& dy, const Cache<N>& cache) const {
-    detail::check_pass_gradient(who, x, dy, in_features(), out_features(), cache.samples);
-    if (frozen()) adapters_.check_backward(who, cache.adapters, x.cols());
   }
 
   template <int N>

@@ -112,6 +112,11 @@ class Mlp {
   void check_backward(const detail::Caller& who, const auto& x, const auto& dy, const Cache<N>& cache) const {
     const Index samples = cache.layers.size() == layers_.size() ? cache.layers.back().samples : -1;
     detail::check_pass_gradient(who, x, dy, in_features(), out_features(), samples);
+    for (std::size_t l = 0; l < layers_.size(); ++l) {
+      const auto y = cache.layers[l].y.view();  // of the size of its gradient
+      if (l == 0) layers_[l].check_backward(who, x, y, cache.layers[l]);
+      if (l > 0) layers_[l].check_backward(who, cache.hidden[l - 1].view(), y, cache.layers[l]);
+    }
   }
 
   /// Backward through the layers above `lowest`; returns the gradient of that layer's output, (width, samples).
