@@ -112,7 +112,9 @@ configure() {
   local preset=$1
   local build="$root/build/$preset"
   local wanted="${CXX:-} ${CMAKE_GENERATOR:-} $*"
-  if [ "$(cat "$build/configured_as" 2>/dev/null)" = "$wanted" ]; then return; fi
+  if [ "$(cat "$build/configured_as" 2>/dev/null)" = "$wanted" ] && [ "$build/configured_as" -nt "$root/CMakePresets.json" ]; then
+    return
+  fi
   rm -rf "$build/CMakeCache.txt" "$build/CMakeFiles"
   shift
   (cd "$root" && cmake --preset "$preset" "$@")
