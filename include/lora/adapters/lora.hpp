@@ -18,6 +18,7 @@
 #include "lora/adapters/init.hpp"
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 namespace lora {
