@@ -100,6 +100,8 @@ def check(include=INCLUDE):
     for name in sorted(set(includes) - drawn_in):
         if folder(name) in UMBRELLA and not any(folder(other) == "linalg" for other in reachable(name, own)):
             errors.append(f"the umbrella lora.hpp lacks {name}")
+        if folder(name) == "io" and name not in reachable("lora/io.hpp", own):
+            errors.append(f"the umbrella io.hpp lacks {name}")
     return errors, len(includes)
 
 

@@ -68,6 +68,7 @@ find_missing() { # find_missing LIBRARY...
     case $library in
       eigen) need libeigen3-dev "Eigen 3.4 or newer, a header library" has_library Eigen3 ;;
       catch2) need catch2 "Catch2 2.13 or newer, for the tests" has_library Catch2 ;;
+      json) need nlohmann-json3-dev "nlohmann/json 3.10 or newer, a header library" has_library nlohmann_json ;;
       benchmark) need libbenchmark-dev "Google Benchmark, for the benchmarks" has_library benchmark ;;
     esac
   done

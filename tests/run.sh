@@ -16,7 +16,7 @@ while [ $# -gt 0 ]; do
   shift
 done
 
-set_up eigen catch2
+set_up eigen catch2 json
 configure "$preset" "${to_cmake[@]}"
 cmake --build "$root/build/$preset" -j "$jobs"
 ctest --test-dir "$root/build/$preset" --output-on-failure -j "$jobs" "${to_ctest[@]}"

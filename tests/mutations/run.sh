@@ -28,7 +28,7 @@ test_of() { sed -n 's/^# test: \([^ ]*\).*/\1/p' "$1"; }
 filter_of() { sed -n 's/^# test: [^ ]* *//p' "$1"; }
 target_of() { test_of "$1" | sed 's/[^A-Za-z0-9]/_/g'; }
 
-set_up eigen catch2
+set_up eigen catch2 json
 mkdir -p "$tree"
 # Files that have not changed keep their times, so that a second run compiles little.
 for part in include tests benchmarks/support CMakeLists.txt; do

@@ -1,0 +1,24 @@
+#pragma once
+/// Files: for lora::io, which needs nlohmann/json. Not a part of lora.hpp.
+
+// What can go wrong, number formats, and half types as bits.
+#include "lora/io/dtype.hpp"
+#include "lora/io/elements.hpp"
+#include "lora/io/file_error.hpp"
+#include "lora/io/half.hpp"
+
+// The operating system: bytes of a file, and files that are replaced whole.
+#include "lora/io/atomic_file.hpp"
+#include "lora/io/file_bytes.hpp"
+#include "lora/io/posix.hpp"
+
+// JSON that nobody has to trust.
+#include "lora/io/json_reader.hpp"
+#include "lora/io/json_text.hpp"
+
+// Safetensors, both ways.
+#include "lora/io/safetensors.hpp"
+#include "lora/io/safetensors_header.hpp"
+#include "lora/io/safetensors_writer.hpp"
+#include "lora/io/sharded.hpp"
+#include "lora/io/tensor_to_save.hpp"

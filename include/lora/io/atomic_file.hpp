@@ -1,0 +1,161 @@
+#pragma once
+/// A file that is either there whole or not at all.
+///
+/// Written is a temporary file in the same folder; commit() forces it to the disk (fsync), renames it to its name, and
+/// forces the folder to the disk. Whatever fails before the rename, also a kill or a power failure, leaves the old file
+/// as it was; whoever has the old file open or mapped keeps it. Two writers at once: the last to rename wins, neither
+/// is torn. After a kill a file named .lora-*.tmp may be left over, which nothing reads.
+
+#include "lora/io/file_error.hpp"
+#include "lora/io/posix.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <span>
+#include <string>
+#include <string_view>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+namespace lora {
+
+/// Everything throws FileError with the path, the step and the system's reason. Without commit, the destructor removes
+/// the temporary file, so that leaving by an exception leaves nothing behind.
+///
+/// An existing file passes its permissions on, not its owner; a new one gets those of the process's umask. A symbolic
+/// link stays, and the file that it points to is replaced. Anything but a regular file is refused.
+template <class System = PosixFiles>
+class AtomicFile {
+ public:
+  explicit AtomicFile(const std::filesystem::path& path) : path_(path) {
+    detail::check_path(path);
+    open_folder();
+    struct ::stat old;
+    bool exists = status(old);
+    if (exists && S_ISLNK(old.st_mode)) {
+      std::error_code error;
+      path_ = std::filesystem::canonical(path, error);
+      if (error) detail::fail_system(path, "follow it, a symbolic link", error.value());
+      open_folder();
+      exists = status(old);
+    }
+    if (exists && !S_ISREG(old.st_mode)) {
+      const std::string text = path_.string();
+      detail::fail<FileError>(std::string_view(text), "is not a regular file, and is not replaced by one");
+    }
+    create();
+    constexpr mode_t permissions = 0777;
+    if (exists && System::set_mode(file_.get(), old.st_mode & permissions) != 0) {
+      const int reason = errno;
+      remove();
+      fail("give the new file the old one's permissions", reason);
+    }
+  }
+
+  AtomicFile(AtomicFile&&) = delete;
+  ~AtomicFile() { remove(); }
+
+  /// Appends. Small pieces are gathered, large ones go out as they are.
+  void write(std::span<const std::byte> bytes) {
+    constexpr std::size_t capacity = std::size_t{1} << 16;
+    if (buffer_.size() + bytes.size() > capacity) {
+      flush();
+      if (bytes.size() >= capacity) return write_out(bytes);
+    }
+    buffer_.insert(buffer_.end(), bytes.begin(), bytes.end());
+  }
+  void write(std::string_view text) { write(std::as_bytes(std::span(text))); }
+
+  /// Puts the file into its place. If only the last step fails, forcing the folder to the disk, the new file is in
+  /// place, whole, and the message says so: after a power failure it may be the old one again.
+  void commit() {
+    flush();
+    if (detail::uninterrupted([&] { return System::sync(file_.get()); }) != 0) fail("force it to the disk", errno);
+    // What close reports is the last chance to hear of a failed write; interrupted, it has closed all the same.
+    if (file_.close() != 0 && errno != EINTR) fail("close it", errno);
+    const std::string name = path_.filename().string();
+    if (System::rename_at(folder_.get(), temporary_.c_str(), name.c_str()) != 0) {
+      fail("rename " + temporary_ + " to it", errno);
+    }
+    temporary_.clear();
+    // Some file systems cannot do this to a folder and say EINVAL.
+    if (detail::uninterrupted([&] { return System::sync(folder_.get()); }) != 0 && errno != EINVAL) {
+      fail("force its folder to the disk; the new file is in place, but may not survive a power failure", errno);
+    }
+  }
+
+ private:
+  [[noreturn]] void fail(std::string_view step, int reason) const { detail::fail_system(path_, step, reason); }
+
+  /// Held open: the folder that is written to is then the one that is forced to the disk, even if it is moved.
+  void open_folder() {
+    const auto parent = path_.parent_path();
+    const std::string folder = parent.empty() ? "." : parent.string();
+    folder_ = detail::Descriptor<System>(detail::uninterrupted(
+        [&] { return System::open_at(AT_FDCWD, folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0); }));
+    if (!folder_) fail("open its folder", errno);
+  }
+
+  bool status(struct ::stat& result) const {
+    const std::string name = path_.filename().string();
+    if (name.empty()) fail("write to it", EISDIR);
+    if (System::status_at(folder_.get(), name.c_str(), &result) == 0) return true;
+    if (errno != ENOENT) fail("look at the file that is there", errno);
+    return false;
+  }
+
+  void create() {
+    constexpr int attempts = 100;
+    for (int attempt = 1; !file_; ++attempt) {
+      temporary_ = ".lora-" + unique() + ".tmp";
+      constexpr int flags = O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW;
+      constexpr mode_t before_umask = 0666;
+      file_ = detail::Descriptor<System>(detail::uninterrupted(
+          [&] { return System::open_at(folder_.get(), temporary_.c_str(), flags, before_umask); }));
+      if (file_) return;
+      const int reason = errno;
+      if (reason == EEXIST && attempt < attempts) continue;
+      temporary_.clear();  // if it exists, it is not ours
+      fail("create a temporary file beside it", reason);
+    }
+  }
+
+  /// Different for every process, thread and call, or nearly: O_EXCL settles the rest.
+  static std::string unique() {
+    static std::atomic<std::uint32_t> count{0};
+    const auto time = std::chrono::steady_clock::now().time_since_epoch().count();
+    return std::to_string(::getpid()) + "-" + std::to_string(time) + "-" + std::to_string(count++);
+  }
+
+  void flush() {
+    write_out(buffer_);
+    buffer_.clear();
+  }
+
+  void write_out(std::span<const std::byte> bytes) {
+    while (!bytes.empty()) {
+      const std::size_t size = std::min(bytes.size(), detail::largest_transfer);
+      const ssize_t written = detail::uninterrupted([&] { return System::write(file_.get(), bytes.data(), size); });
+      if (written <= 0) fail("write to a temporary file beside it", written < 0 ? errno : EIO);
+      bytes = bytes.subspan(static_cast<std::size_t>(written));
+    }
+  }
+
+  void remove() noexcept {
+    file_.close();
+    if (!temporary_.empty()) System::unlink_at(folder_.get(), temporary_.c_str());
+    temporary_.clear();
+  }
+
+  std::filesystem::path path_;
+  detail::Descriptor<System> folder_, file_;
+  std::string temporary_;  // its name while it exists
+  std::vector<std::byte> buffer_;
+};
+
+}  // namespace lora

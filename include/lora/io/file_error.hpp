@@ -1,0 +1,64 @@
+#pragma once
+/// What goes wrong with files, each as a type: which file, what was found, what was expected.
+///
+///   adapter.safetensors: tensor "fc1.weight": dtype is F16, expected F32; read<float> converts
+
+#include "lora/core/error.hpp"
+
+#include <cstddef>
+#include <filesystem>
+#include <string>
+#include <string_view>
+#include <system_error>
+
+namespace lora {
+
+/// The operating system refused: no such file, no permission, no space. The message names the path and the step.
+struct FileError : Error {
+  using Error::Error;
+};
+/// The bytes of a file break the rules of its format.
+struct FormatError : Error {
+  using Error::Error;
+};
+/// A tensor is stored in another number format than was asked for.
+struct DtypeError : Error {
+  using Error::Error;
+};
+
+namespace detail {
+
+/// A name from a file, in quotes, so that it can be printed: control characters as \xNN, and cut to 100 bytes.
+inline std::string shown(std::string_view name) {
+  constexpr std::size_t longest = 100;
+  constexpr std::string_view digits = "0123456789abcdef";
+  std::string text;
+  for (const char letter : name.substr(0, longest)) {
+    const auto code = static_cast<unsigned char>(letter);
+    if (code < 0x20 || code == 0x7f) {
+      text += "\\x";
+      text += digits[code >> 4];
+      text += digits[code & 15];
+    } else {
+      text += letter;
+    }
+  }
+  return in_quotes(text) + (name.size() > longest ? "... (" + std::to_string(name.size()) + " bytes)" : "");
+}
+
+/// Throws FileError `path: cannot step: reason of the error number`.
+[[noreturn]] inline void fail_system(const std::filesystem::path& path, std::string_view step, int error_number) {
+  const std::string file = path.string();
+  fail<FileError>(std::string_view(file),
+                  "cannot " + std::string(step) + ": " + std::generic_category().message(error_number));
+}
+
+/// A path that the operating system would cut off at a NUL, or an empty one, is refused.
+inline void check_path(const std::filesystem::path& path) {
+  const std::string file = path.string();
+  if (file.empty()) fail<FileError>("file", "the path is empty");
+  if (file.find('\0') != std::string::npos) fail<FileError>("file", "the path " + shown(file) + " contains a NUL");
+}
+
+}  // namespace detail
+}  // namespace lora

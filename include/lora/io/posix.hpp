@@ -1,0 +1,80 @@
+#pragma once
+/// The system calls that io makes, under one name each, so that a test can put its own beside them.
+///
+/// Code that touches files is a template on a type with these functions. The default calls straight through; a test
+/// derives from PosixFiles and lets the k-th call fail. POSIX only; another system needs another struct with the same
+/// functions.
+
+#if defined(_WIN32)
+#error "lora/io needs POSIX files: open, mmap, fsync, renameat"
+#endif
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstddef>
+#include <cstdio>
+#include <utility>
+
+namespace lora {
+
+struct PosixFiles {
+  static int open_at(int folder, const char* path, int flags, mode_t mode) {
+    return ::openat(folder, path, flags, mode);
+  }
+  static int status(int descriptor, struct ::stat* result) { return ::fstat(descriptor, result); }
+  static int status_at(int folder, const char* path, struct ::stat* result) {
+    return ::fstatat(folder, path, result, AT_SYMLINK_NOFOLLOW);
+  }
+  static ssize_t read(int descriptor, void* to, std::size_t size) { return ::read(descriptor, to, size); }
+  static ssize_t write(int descriptor, const void* from, std::size_t size) { return ::write(descriptor, from, size); }
+  static int sync(int descriptor) { return ::fsync(descriptor); }
+  static int set_mode(int descriptor, mode_t mode) { return ::fchmod(descriptor, mode); }
+  static int close(int descriptor) { return ::close(descriptor); }
+  static int rename_at(int folder, const char* from, const char* to) { return ::renameat(folder, from, folder, to); }
+  static int unlink_at(int folder, const char* path) { return ::unlinkat(folder, path, 0); }
+  static void* map(int descriptor, std::size_t size) {
+    return ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, descriptor, 0);
+  }
+  static int unmap(void* address, std::size_t size) { return ::munmap(address, size); }
+};
+
+namespace detail {
+
+/// Calls again for as long as a signal interrupts it; not for close, after which the descriptor is gone either way.
+template <class Call>
+auto uninterrupted(Call&& call) {
+  auto result = call();
+  while (result == -1 && errno == EINTR) result = call();
+  return result;
+}
+
+/// Never more at once: some systems refuse 2 GiB and more.
+inline constexpr std::size_t largest_transfer = std::size_t{1} << 30;
+
+/// Owns an open file; closes it.
+template <class System>
+class Descriptor {
+ public:
+  explicit Descriptor(int descriptor = -1) : descriptor_(descriptor) {}
+  Descriptor(Descriptor&& other) noexcept : descriptor_(std::exchange(other.descriptor_, -1)) {}
+  Descriptor& operator=(Descriptor&& other) noexcept {
+    std::swap(descriptor_, other.descriptor_);
+    return *this;
+  }
+  ~Descriptor() { close(); }
+
+  int get() const { return descriptor_; }
+  explicit operator bool() const { return descriptor_ >= 0; }
+  /// 0, or -1 with errno set; the descriptor is given up in both cases.
+  int close() { return descriptor_ < 0 ? 0 : System::close(std::exchange(descriptor_, -1)); }
+
+ private:
+  int descriptor_;
+};
+
+}  // namespace detail
+}  // namespace lora

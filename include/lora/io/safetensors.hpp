@@ -1,0 +1,254 @@
+#pragma once
+/// Reading safetensors: an object that exists only if its file has passed every check.
+///
+///   const auto file = lora::Safetensors::open("model.safetensors");
+///   const auto W = file.tensor<float>("fc1.weight");     // F32 only; the file's own memory, no copy
+///   Eigen::MatrixXf V = file.read<float>("fc2.weight");  // F64, F32, F16 or BF16, converted
+///
+/// A tensor (rows, cols) is a matrix, (n) a column of n, () is 1 x 1. Tensors of more dimensions, and formats without a
+/// C++ number, are there as bytes.
+
+#include "lora/core/scalar.hpp"
+#include "lora/io/dtype.hpp"
+#include "lora/io/elements.hpp"
+#include "lora/io/file_bytes.hpp"
+#include "lora/io/file_error.hpp"
+#include "lora/io/safetensors_header.hpp"
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace lora {
+
+struct SafetensorsOptions {
+  FileAccess access = FileAccess::map;
+  SafetensorsLimits limits = {};
+};
+
+/// One tensor as it lies in the file: row-major, little-endian, aligned to nothing in particular.
+struct StoredTensor {
+  std::string name;
+  Dtype dtype;
+  std::vector<std::uint64_t> shape;
+  std::span<const std::byte> bytes;
+  std::size_t file;  // position in Safetensors::files()
+};
+
+/// A matrix in the memory of a file: an Eigen::Map that keeps the file open. Where the file's bytes cannot be used as
+/// they are (not aligned to S, as older writers left them, or a machine that is not little-endian) it holds a copy
+/// instead.
+template <class S>
+class StoredMatrix : public Eigen::Map<const Eigen::Matrix<S, Dynamic, Dynamic, Eigen::RowMajor>> {
+  using Base = Eigen::Map<const Eigen::Matrix<S, Dynamic, Dynamic, Eigen::RowMajor>>;
+
+ public:
+  StoredMatrix(const S* data, Index rows, Index cols, std::shared_ptr<const void> owner, bool is_copy)
+      : Base(data, rows, cols), owner_(std::move(owner)), is_copy_(is_copy) {}
+  StoredMatrix(const StoredMatrix&) = default;
+  StoredMatrix& operator=(const StoredMatrix&) = delete;
+
+  bool is_copy() const { return is_copy_; }
+  /// What has to live as long as data() is used.
+  const std::shared_ptr<const void>& owner() const { return owner_; }
+
+ private:
+  std::shared_ptr<const void> owner_;
+  bool is_copy_;
+};
+
+/// A copy shares the file. All functions may be called from several threads at once.
+class Safetensors {
+ public:
+  // Declared so that there is no move, and no empty object left behind by it.
+  Safetensors(const Safetensors&) = default;
+  Safetensors& operator=(const Safetensors&) = default;
+
+  /// Opens and checks a file. Throws FileError if it cannot be read, FormatError if its content is not valid; see
+  /// read_safetensors_header. Cost: O(n log n) in the number of tensors, whatever their size (with FileAccess::map).
+  static Safetensors open(const std::filesystem::path& path, const SafetensorsOptions& options = {}) {
+    auto contents = std::make_shared<Contents>();
+    contents->add(path.string(), FileBytes::open(path, options.access), options.limits);
+    contents->index();
+    return Safetensors(std::move(contents));
+  }
+
+  /// The same for a file that is in memory already, which the caller keeps there; `name` stands in messages.
+  static Safetensors in_memory(std::span<const std::byte> file, std::string name = "memory",
+                               const SafetensorsLimits& limits = {}) {
+    auto contents = std::make_shared<Contents>();
+    contents->add(std::move(name), file, limits);
+    contents->index();
+    return Safetensors(std::move(contents));
+  }
+
+  /// All tensors, sorted by name (byte by byte).
+  const std::vector<StoredTensor>& tensors() const { return contents_->tensors; }
+  const Metadata& metadata() const { return contents_->metadata; }
+  /// The paths of the files that were opened: one, or those of a sharded model.
+  const std::vector<std::string>& files() const { return contents_->paths; }
+  /// Tensors in the files of a sharded model that its index does not list, sorted; they cannot be read.
+  const std::vector<std::string>& unlisted() const { return contents_->unlisted; }
+
+  /// Null if there is none of this name.
+  const StoredTensor* find(std::string_view name) const {
+    const auto& all = contents_->tensors;
+    const auto found = std::lower_bound(all.begin(), all.end(), name,
+                                        [](const auto& tensor, auto wanted) { return tensor.name < wanted; });
+    return found != all.end() && found->name == name ? &*found : nullptr;
+  }
+
+  /// Throws NameError.
+  const StoredTensor& at(std::string_view name) const {
+    if (const auto* tensor = find(name)) return *tensor;
+    detail::fail<NameError>(std::string_view(contents_->title), "there is no tensor " + detail::shown(name) +
+                                                                    " among its " + std::to_string(tensors().size()));
+  }
+
+  /// The bytes of any tensor. They live as long as a copy of this object.
+  std::span<const std::byte> bytes(std::string_view name) const { return at(name).bytes; }
+
+  /// Strict: throws DtypeError unless the tensor is stored as S (float: F32, double: F64, integers of their size and
+  /// sign), ShapeError if it has more than two dimensions, NameError if there is none. No copy, see StoredMatrix.
+  template <StoredScalar S>
+  StoredMatrix<S> tensor(std::string_view name) const {
+    const StoredTensor& tensor = at(name);
+    if (tensor.dtype != dtype_of<S>()) {
+      refuse<DtypeError>(tensor, "dtype is " + std::string(lora::name(tensor.dtype)) + ", expected " +
+                                     std::string(lora::name(dtype_of<S>())) +
+                                     (is_real(tensor.dtype) && is_real(dtype_of<S>()) ? "; read converts" : ""));
+    }
+    const auto [rows, cols] = matrix_shape(tensor);
+    const auto address = reinterpret_cast<std::uintptr_t>(tensor.bytes.data());
+    if (detail::stored_as_is<S>(tensor.dtype) && address % alignof(S) == 0) {
+      return {reinterpret_cast<const S*>(tensor.bytes.data()), rows, cols, contents_, false};
+    }
+    const auto copy = std::make_shared<Eigen::Matrix<S, Dynamic, Dynamic, Eigen::RowMajor>>(rows, cols);
+    detail::load_elements(tensor.bytes.data(), tensor.dtype, rows, cols, copy->data(), cols, Index{1});
+    return {copy->data(), rows, cols, copy, true};
+  }
+
+  /// Converting: a matrix of one's own. float and double are read from F64, F32, F16 and BF16; that is exact but for
+  /// F64 to float, which rounds to nearest even (beyond the range of float to infinity). Integers are read as
+  /// themselves. Throws as tensor does.
+  template <StoredScalar S>
+  Matrix<S> read(std::string_view name) const {
+    const StoredTensor& tensor = at(name);
+    const auto [rows, cols] = matrix_shape(tensor);
+    check_readable<S>(tensor);
+    Matrix<S> result(rows, cols);
+    load(tensor, result);
+    return result;
+  }
+
+  /// The same into memory that is there: a matrix, map or block of the tensor's shape; for a vector also a row. Throws
+  /// ShapeError if it has another, and then nothing is written.
+  template <class Derived>
+    requires StoredScalar<typename Derived::Scalar>
+  void read_into(std::string_view name, Eigen::DenseBase<Derived>& to) const {
+    const StoredTensor& tensor = at(name);
+    auto [rows, cols] = matrix_shape(tensor);
+    if (tensor.shape.size() == 1 && Index{to.rows()} == 1) std::swap(rows, cols);
+    check_readable<typename Derived::Scalar>(tensor);
+    if (to.rows() != rows || to.cols() != cols) {
+      refuse<ShapeError>(tensor, "shape is " + shape_text(tensor) + ", expected " + std::to_string(to.rows()) + " x " +
+                                     std::to_string(to.cols()));
+    }
+    load(tensor, to.derived());
+  }
+
+ private:
+  struct Contents {
+    std::string title;  // begins messages that are about no tensor
+    std::vector<FileBytes> files;
+    std::vector<std::string> paths;
+    std::vector<StoredTensor> tensors;
+    std::vector<std::string> unlisted;
+    Metadata metadata;
+
+    void add(std::string path, FileBytes file, const SafetensorsLimits& limits) {
+      files.push_back(std::move(file));
+      add(std::move(path), files.back().bytes(), limits);
+    }
+
+    void add(std::string path, std::span<const std::byte> file, const SafetensorsLimits& limits) {
+      auto header = read_safetensors_header(path, file, limits);
+      const auto data = file.subspan(header.data_start);
+      tensors.reserve(tensors.size() + header.tensors.size());
+      for (auto& entry : header.tensors) {
+        tensors.push_back(
+            {std::move(entry.name), entry.dtype, std::move(entry.shape),
+             data.subspan(static_cast<std::size_t>(entry.begin), static_cast<std::size_t>(entry.end - entry.begin)),
+             paths.size()});
+      }
+      if (paths.empty()) {
+        title = path;
+        metadata = std::move(header.metadata);
+      } else {
+        std::erase_if(metadata, [&](const auto& pair) {
+          const auto other = header.metadata.find(pair.first);
+          return other == header.metadata.end() || other->second != pair.second;
+        });
+      }
+      paths.push_back(std::move(path));
+    }
+
+    void index() {
+      std::sort(tensors.begin(), tensors.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
+    }
+  };
+
+  explicit Safetensors(std::shared_ptr<const Contents> contents) : contents_(std::move(contents)) {}
+  friend Safetensors open_sharded(const std::filesystem::path&, const SafetensorsOptions&);
+
+  static std::string shape_text(const StoredTensor& tensor) {
+    std::string text = "(";
+    for (const std::uint64_t dimension : tensor.shape)
+      text += (text.size() > 1 ? ", " : "") + std::to_string(dimension);
+    return text + ")";
+  }
+
+  template <class E>
+  [[noreturn]] void refuse(const StoredTensor& tensor, const std::string& text) const {
+    detail::fail<E>(std::string_view(files()[tensor.file]), "tensor " + detail::shown(tensor.name) + ": " + text);
+  }
+
+  std::pair<Index, Index> matrix_shape(const StoredTensor& tensor) const {
+    const auto& shape = tensor.shape;
+    if (shape.size() > 2) {
+      refuse<ShapeError>(tensor, "shape is " + shape_text(tensor) + ", expected at most 2 dimensions; bytes gives any");
+    }
+    // Beside a dimension of 0, the other may be as large as it likes.
+    if (std::any_of(shape.begin(), shape.end(), [](std::uint64_t d) { return d > std::uint64_t{PTRDIFF_MAX}; })) {
+      refuse<ShapeError>(tensor, "shape is " + shape_text(tensor) + ", more than a matrix can have");
+    }
+    return {shape.empty() ? Index{1} : static_cast<Index>(shape[0]),
+            shape.size() < 2 ? Index{1} : static_cast<Index>(shape[1])};
+  }
+
+  template <class S>
+  void check_readable(const StoredTensor& tensor) const {
+    if (tensor.dtype == dtype_of<S>() || (std::floating_point<S> && is_real(tensor.dtype))) return;
+    refuse<DtypeError>(tensor,
+                       "dtype is " + std::string(name(tensor.dtype)) + ", expected " +
+                           (std::floating_point<S> ? "F64, F32, F16 or BF16" : std::string(name(dtype_of<S>()))));
+  }
+
+  template <class Derived>
+  static void load(const StoredTensor& tensor, Derived& to) {
+    const Index inner = to.innerStride(), outer = to.outerStride();
+    detail::load_elements(tensor.bytes.data(), tensor.dtype, Index{to.rows()}, Index{to.cols()}, to.derived().data(),
+                          Derived::IsRowMajor ? outer : inner, Derived::IsRowMajor ? inner : outer);
+  }
+
+  std::shared_ptr<const Contents> contents_;
+};
+
+}  // namespace lora

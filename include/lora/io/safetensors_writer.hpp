@@ -1,0 +1,112 @@
+#pragma once
+/// Writing safetensors, byte for byte as the reference implementation does:
+///
+///   lora::save_safetensors("model.safetensors", {{"fc1.weight", W}, {"fc1.bias", b}});
+///
+/// Tensors by dtype (widest first), then by name; compact JSON, metadata first; the header padded with spaces to a
+/// multiple of 8. The reference takes metadata of several keys in no fixed order, this writer by name.
+/// Source: huggingface/safetensors, safetensors/src/tensor.rs, serialize.
+
+#include "lora/io/atomic_file.hpp"
+#include "lora/io/dtype.hpp"
+#include "lora/io/file_error.hpp"
+#include "lora/io/json_text.hpp"
+#include "lora/io/safetensors_header.hpp"
+#include "lora/io/tensor_to_save.hpp"
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace lora {
+
+namespace detail {
+
+/// The order of the file. Throws NameError for a name that is there twice, is reserved, or is not UTF-8.
+inline std::vector<const TensorToSave*> in_file_order(const std::vector<TensorToSave>& tensors) {
+  constexpr const char* who = "save_safetensors";
+  std::vector<const TensorToSave*> order;
+  for (const auto& tensor : tensors) order.push_back(&tensor);
+  std::sort(order.begin(), order.end(), [](const auto* a, const auto* b) { return a->name() < b->name(); });
+  const auto twice = std::adjacent_find(order.begin(), order.end(),
+                                        [](const auto* a, const auto* b) { return a->name() == b->name(); });
+  if (twice != order.end()) fail<NameError>(who, "two tensors are named " + shown((*twice)->name()));
+  for (const auto* tensor : order) {
+    if (tensor->name() == "__metadata__") fail<NameError>(who, "a tensor cannot be named \"__metadata__\"");
+    if (!is_utf8(tensor->name())) fail<NameError>(who, "the name " + shown(tensor->name()) + " is not UTF-8");
+  }
+  std::stable_sort(order.begin(), order.end(), [](const auto* a, const auto* b) { return a->dtype() > b->dtype(); });
+  return order;
+}
+
+/// The first 8 bytes and the header.
+inline std::string safetensors_start(const std::vector<const TensorToSave*>& tensors, const Metadata& metadata) {
+  constexpr const char* who = "save_safetensors";
+  std::string json = "{";
+  const auto next = [&] { return json.back() == '{' ? "" : ","; };
+  if (!metadata.empty()) {
+    json += "\"__metadata__\":{";
+    for (const auto& [key, value] : metadata) {
+      if (!is_utf8(key) || !is_utf8(value)) fail<ValueError>(who, "metadata " + shown(key) + " is not UTF-8");
+      json += next();
+      append_json_string(json, key);
+      json += ':';
+      append_json_string(json, value);
+    }
+    json += '}';
+  }
+  std::uint64_t position = 0;
+  for (const auto* tensor : tensors) {
+    json += next();
+    append_json_string(json, tensor->name());
+    json += ":{\"dtype\":\"" + std::string(name(tensor->dtype())) + "\",\"shape\":[";
+    for (std::size_t i = 0; i < tensor->shape().size(); ++i) {
+      json += (i > 0 ? "," : "") + std::to_string(tensor->shape()[i]);
+    }
+    json += "],\"data_offsets\":[" + std::to_string(position);
+    position += tensor->byte_size();
+    json += "," + std::to_string(position) + "]}";
+  }
+  json += '}';
+  json.resize((json.size() + 7) / 8 * 8, ' ');
+  if (json.size() > SafetensorsLimits{}.header_bytes) {
+    fail<FormatError>(who, "names, shapes and metadata take " + std::to_string(json.size()) +
+                               " bytes, expected at most " + std::to_string(SafetensorsLimits{}.header_bytes));
+  }
+  std::string start(8, '\0');
+  for (std::size_t i = 0; i < 8; ++i) start[i] = static_cast<char>(json.size() >> (8 * i) & 0xff);
+  return start + json;
+}
+
+}  // namespace detail
+
+/// What a file of these tensors contains, given to sink(std::span<const std::byte>) in pieces. Throws before the first
+/// one: NameError for two tensors of one name, and what cannot be a name; FormatError for a header above 100 MB.
+template <class Sink>
+void write_safetensors(Sink&& sink, const std::vector<TensorToSave>& tensors,
+                       const Metadata& metadata = {{"format", "pt"}}) {
+  const auto order = detail::in_file_order(tensors);
+  const std::string start = detail::safetensors_start(order, metadata);
+  sink(std::as_bytes(std::span(start)));
+  for (const auto* tensor : order) tensor->write_to(sink);
+}
+
+/// Writes the file, atomically: see AtomicFile, also for what it throws. It may be the file that the tensors are mapped
+/// from; their views keep the old contents. The metadata {"format": "pt"} is what Python programs want to see.
+template <class System = PosixFiles>
+void save_safetensors(const std::filesystem::path& path, const std::vector<TensorToSave>& tensors,
+                      const Metadata& metadata = {{"format", "pt"}}) {
+  const auto order = detail::in_file_order(tensors);
+  const std::string start = detail::safetensors_start(order, metadata);
+  AtomicFile<System> file(path);
+  file.write(start);
+  for (const auto* tensor : order) tensor->write_to([&](std::span<const std::byte> bytes) { file.write(bytes); });
+  file.commit();
+}
+
+}  // namespace lora
