@@ -34,4 +34,20 @@ std::size_t heap_allocations_in(Function&& f) {
   return heap_allocations() - before;
 }
 
+/// Bytes that this thread holds, as the allocator counts them (more than was asked for, by rounding up), and the most
+/// it has held at once. Memory that another thread gives back stays counted here.
+std::ptrdiff_t heap_bytes() noexcept;
+std::ptrdiff_t heap_peak() noexcept;
+/// Starts heap_peak() anew from what is held now.
+void reset_heap_peak() noexcept;
+
+/// The most bytes that f() holds at any time on this thread, beyond those that were held before it.
+template <class Function>
+std::ptrdiff_t heap_peak_in(Function&& f) {
+  reset_heap_peak();
+  const std::ptrdiff_t before = heap_bytes();
+  f();
+  return heap_peak() - before;
+}
+
 }  // namespace lora_test

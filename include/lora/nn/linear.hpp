@@ -77,8 +77,9 @@ class Linear {
     attach(name, std::move(factors), std::move(bias));
   }
 
-  /// The same with any adapter: factors made elsewhere, a trained copy, or only a bias (NoAdapter). Throws ShapeError
-  /// if it does not fit this layer.
+  /// The same with any adapter: factors made elsewhere, factors that start from this weight (OffsetLora, made by pissa
+  /// or olora from dense()), a trained copy, or only a bias (NoAdapter). Throws ShapeError if it does not fit this
+  /// layer.
   void attach(std::string_view name, typename AdapterSet<S>::AnyAdapter adapter,
               std::optional<Vector<S>> bias = std::nullopt) {
     check_fits(adapter, bias);
@@ -231,10 +232,17 @@ class Linear {
     const auto check_in = [&](const char* what, const auto& matrix) {
       detail::check_cols("Linear::attach", what, matrix.cols(), "in_features", in_features());
     };
+    const auto check_pair = [&](const Lora<S>& factors) {
+      check_in("A", factors.A.value);
+      check_out("B", factors.B.value);
+      detail::check_cols("Linear::attach", "B", factors.B.value.cols(), "the rank of A", factors.rank());
+    };
     if (const auto* factors = std::get_if<Lora<S>>(&adapter)) {
-      check_in("A", factors->A.value);
-      check_out("B", factors->B.value);
-      detail::check_cols("Linear::attach", "B", factors->B.value.cols(), "the rank of A", factors->rank());
+      check_pair(*factors);
+    } else if (const auto* offset = std::get_if<OffsetLora<S>>(&adapter)) {
+      check_pair(offset->trained);
+      check_in("A0", offset->A0());
+      check_out("B0", offset->B0());
     } else if (const auto* full = std::get_if<FullWeight<S>>(&adapter)) {
       check_out("the trained weight", full->weight.value);
       check_in("the trained weight", full->weight.value);

@@ -13,7 +13,8 @@ namespace lora {
 
 namespace detail {
 
-/// Counts an adapter in: LoRA's factors and trained copies by what they cost, any other kind by the numbers it has.
+/// Counts an adapter in: LoRA's factors, with or without an offset, and trained copies by what they cost, any other
+/// kind by the numbers it has.
 template <class A>
 void add_adapter(LayerShape& shape, const A& adapter, bool selected) {
   if constexpr (requires { adapter.A.value, adapter.B.value, adapter.rank(); }) {
@@ -23,6 +24,16 @@ void add_adapter(LayerShape& shape, const A& adapter, bool selected) {
       if (!adapter.B.trainable) shape.frozen_b += adapter.rank();
     } else {
       shape.idle += adapter.A.value.size() + adapter.B.value.size();
+    }
+  } else if constexpr (requires { adapter.trained, adapter.A0(), adapter.B0(); }) {
+    add_adapter(shape, adapter.trained, selected);
+    const Index rank = adapter.A0().rows();  // of a pair that takes part in all products but those of gradients
+    if (selected) {
+      shape.rank += rank;
+      shape.frozen_a += rank;
+      shape.frozen_b += rank;
+    } else {
+      shape.idle += adapter.A0().size() + adapter.B0().size();
     }
   } else if constexpr (std::is_same_v<A, FullWeight<typename A::Scalar, A::Out, A::In>>) {
     shape.trained = shape.trained || (selected && adapter.weight.trainable);
