@@ -26,6 +26,7 @@
 #include "lora/adapters/full_weight.hpp"
 #include "lora/adapters/init.hpp"
 #include "lora/adapters/lora.hpp"
+#include "lora/adapters/module_names.hpp"
 #include "lora/adapters/no_adapter.hpp"
 #include "lora/adapters/pass.hpp"
 
@@ -45,5 +46,10 @@
 
 // Whole models: adapters by name, and what they cost.
 #include "lora/peft/accounting.hpp"
+#include "lora/peft/adaptable.hpp"
 #include "lora/peft/attach.hpp"
+#include "lora/peft/match.hpp"
+#include "lora/peft/merge.hpp"
+#include "lora/peft/pattern.hpp"
+#include "lora/peft/pattern_syntax.hpp"
 #include "lora/peft/report.hpp"

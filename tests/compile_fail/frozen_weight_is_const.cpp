@@ -1,4 +1,4 @@
-// expect: read-only|not assignable
+// expect: read-only|not assignable|const value
 #include "lora/adapters/adapted.hpp"
 
 void change(lora::LoraLinear<float>& layer) {

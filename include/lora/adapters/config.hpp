@@ -1,13 +1,16 @@
 #pragma once
 /// How an adapter is made: an aggregate, written with designated initialisers, checked by validate().
 
+#include "lora/adapters/module_names.hpp"
 #include "lora/core/error.hpp"
 #include "lora/core/scalar.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <string>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 namespace lora {
@@ -39,9 +42,21 @@ struct LoraConfig {
   Scaling scaling = Scaling::alpha_over_rank;
   Init init = Init::gaussian;
   Bias bias = Bias::none;
-  /// Layers that receive factors when a whole model is adapted: a layer's name, or its end after a dot. Empty: all.
-  std::vector<std::string> target_modules = {};
-  /// Layers that are trained in full, as a copy that belongs to the adapter. Same rule for names.
+
+  // ---- which layers, when a whole model is adapted (peft/match.hpp)
+  /// Layers that receive factors. Empty: all.
+  ModuleNames target_modules = {};
+  /// Layers that do not, whatever target_modules says.
+  ModuleNames exclude_modules = {};
+  /// Of the layers that are named by their ends, only those in blocks of these numbers: 3 in "model.layers.3.q_proj".
+  std::vector<Index> layers_to_transform = {};
+  /// What stands before that number, such as "layers"; a regular expression. Empty: anything.
+  std::vector<std::string> layers_pattern = {};
+  /// Ranks and alphas of their own: {{"fc2", 16}}. The first entry counts whose pattern is a layer's whole name, or its
+  /// end after a dot.
+  std::vector<std::pair<std::string, Index>> rank_pattern = {};
+  std::vector<std::pair<std::string, double>> alpha_pattern = {};
+  /// Layers that are trained in full, as a copy that belongs to the adapter, with all layers inside them.
   std::vector<std::string> modules_to_save = {};
 };
 
@@ -63,6 +78,12 @@ inline void validate(const LoraConfig& config, const detail::Caller& who = "Lora
   if (!(config.dropout >= 0 && config.dropout < 1)) {
     detail::fail<ConfigError>(who, "dropout is " + std::to_string(config.dropout) + ", expected 0 <= dropout < 1");
   }
+  if (config.target_modules.is_pattern() && !config.layers_to_transform.empty()) {
+    detail::fail<ConfigError>(who, "layers_to_transform goes with a list of target_modules, not with a pattern");
+  }
+  if (config.layers_to_transform.empty() && !config.layers_pattern.empty()) {
+    detail::fail<ConfigError>(who, "layers_pattern is given without layers_to_transform");
+  }
 }
 
 namespace detail {
@@ -83,6 +104,13 @@ void check_scale(const LoraConfig& config, const Caller& who) {
   const double scale = scaling_factor(config.alpha, config.rank, config.scaling);
   if (is_finite_in<S>(scale)) return;
   fail<ConfigError>(who, "the scale " + std::to_string(scale) + " overflows the layer's scalar type");
+}
+
+/// Throws ConfigError if factors of this rank have more bytes than can be counted.
+template <class S>
+void check_factors_fit(Index out, Index in, Index rank, const Caller& who) {
+  if (rank <= std::numeric_limits<Index>::max() / static_cast<Index>(sizeof(S)) / std::max(in, out)) return;
+  fail<ConfigError>(who, "rank is " + std::to_string(rank) + ", expected factors that memory can hold");
 }
 
 }  // namespace detail

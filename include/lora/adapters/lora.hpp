@@ -50,11 +50,8 @@ struct Lora {
     detail::check_scale<S>(config, "Lora");
     if constexpr (Out != Dynamic) detail::check_extent("Lora", "the adapter", out, "outputs", "Out", Out);
     if constexpr (In != Dynamic) detail::check_extent("Lora", "the adapter", in, "inputs", "In", In);
+    detail::check_factors_fit<S>(out, in, config.rank, "Lora");
     stream = rng();  // only now: a refused config leaves the generator where it was
-    if (config.rank > std::numeric_limits<Index>::max() / static_cast<Index>(sizeof(S)) / std::max(in, out)) {
-      detail::fail<ConfigError>("Lora",
-                                "rank is " + std::to_string(config.rank) + ", expected factors that memory can hold");
-    }
     A.value.resize(config.rank, in);
     initialise_a(A.value, config.init, rng);
     B.value.setZero(out, config.rank);

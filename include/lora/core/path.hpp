@@ -13,6 +13,15 @@
 
 namespace lora {
 
+namespace detail {
+
+/// Whether `path` equals `name` or ends with "." + name.
+inline bool is_end_of(std::string_view name, std::string_view path) {
+  return path.ends_with(name) && (path.size() == name.size() || path[path.size() - name.size() - 1] == '.');
+}
+
+}  // namespace detail
+
 /// One segment: a word, a number ("3"), or a word with a number ("fc1").
 struct Name {
   std::string_view word;
@@ -54,11 +63,7 @@ class Path {
   }
 
   /// Whether str() equals `text` or ends with "." + text: PEFT's target_modules. "proj" does not match "q_proj".
-  bool ends_with(std::string_view text) const {
-    const std::string name = str();
-    if (!std::string_view(name).ends_with(text)) return false;
-    return name.size() == text.size() || name[name.size() - text.size() - 1] == '.';
-  }
+  bool ends_with(std::string_view text) const { return detail::is_end_of(text, str()); }
 
  private:
   template <class F>

@@ -1,59 +1,17 @@
 #pragma once
 /// Adapters by name, for whole models: attach, select, detach.
 
-#include "lora/adapters/adapter_set.hpp"
 #include "lora/core/parameters.hpp"
+#include "lora/peft/adaptable.hpp"
+#include "lora/peft/match.hpp"
 
-#include <concepts>
 #include <string>
 #include <string_view>
 #include <vector>
 
 namespace lora {
 
-/// A layer that can hold named adapters; Linear is one. A model's own layer joins by offering the same calls.
-template <class L>
-concept Adaptable = requires(L& layer, std::string_view name, const LoraConfig& config, Rng& rng) {
-  layer.attach(name, config, rng);
-  layer.attach_full(name);
-  layer.attach_bias(name);
-  layer.detach(name);
-  layer.select(name);
-  layer.select_none();
-  { layer.adapters().contains(name) } -> std::convertible_to<bool>;
-  layer.adapters().check_new_name(name);
-};
-
-/// f(path, layer) for every adaptable layer of the model, in listing order.
-template <class T, class F>
-void visit_adaptable(T& model, F&& f) {
-  visit_modules(model, [&](const Path& path, auto& module) {
-    if constexpr (Adaptable<std::remove_cvref_t<decltype(module)>>) f(path, module);
-  });
-}
-
 namespace detail {
-
-inline bool matches_any(const Path& path, const std::vector<std::string>& names) {
-  return std::any_of(names.begin(), names.end(), [&](const std::string& name) { return path.ends_with(name); });
-}
-
-template <class T>
-void check_names_match(const T& model, const char* field, const std::vector<std::string>& names) {
-  for (const std::string& name : names) {
-    bool found = false;
-    std::string layers;
-    visit_adaptable(model, [&](const Path& path, const auto&) {
-      found = found || path.ends_with(name);
-      layers += (layers.empty() ? "" : ", ") + path.str();
-    });
-    if (!found) {
-      throw NameError(std::string("attach: ") + field + " names " + detail::in_quotes(name) +
-                      ", expected one of the layers " +
-                      (layers.empty() ? "of the model (it has none that takes adapters)" : layers));
-    }
-  }
-}
 
 /// Throws NameError unless some layer of the model has an adapter of this name.
 template <class T>
@@ -65,38 +23,46 @@ void check_has_adapter(const T& model, const char* who, std::string_view name) {
 
 }  // namespace detail
 
-/// Prepares a model for adaptation: freezes everything that is not an adapter, gives the layers named in
-/// config.target_modules (all adaptable layers if empty) LoRA factors, those in config.modules_to_save a trained copy,
-/// and trained biases as config.bias says. The new adapter is selected, alone.
+/// Prepares a model for adaptation: freezes everything that is not an adapter and gives each layer what the config
+/// means for it (peft/match.hpp): LoRA factors, a trained copy, or a trained bias. The new adapter is selected, alone.
 ///
 ///   lora::attach(net, {.rank = 8, .alpha = 16, .target_modules = {"fc1", "fc2"}}, rng);
+///   lora::attach(net, {.target_modules = ".*\\.(q|v)_proj", .rank_pattern = {{"layers\\.0\\..*", 16}}}, rng);
 ///
-/// Throws ConfigError, or NameError for a name that matches no layer or an adapter name that is taken; nothing has
-/// changed then.
+/// Throws what match_modules throws, ConfigError for a rank or scale that one layer cannot take, NameError for an
+/// adapter name that is taken or not allowed; nothing has changed then.
 template <class T>
 void attach(T& model, const LoraConfig& config, Rng& rng, std::string_view name = "default") {
-  validate(config, "attach");
-  detail::check_names_match(model, "target_modules", config.target_modules);
-  detail::check_names_match(model, "modules_to_save", config.modules_to_save);
-  bool any = false;
+  const std::vector<ModuleMatch> matches = detail::match_modules(model, config, "attach");
+  const auto own_config = [&](const ModuleMatch& match) {
+    LoraConfig own = config;
+    own.rank = match.rank;
+    own.alpha = match.alpha;
+    return own;
+  };
+  auto match = matches.begin();
   visit_adaptable(std::as_const(model), [&](const Path&, const auto& layer) {
     using Layer = std::remove_cvref_t<decltype(layer)>;
     layer.adapters().check_new_name(name);
-    if constexpr (requires { typename Layer::Scalar; }) detail::check_scale<typename Layer::Scalar>(config, "attach");
-    any = true;
-  });
-  if (!any) throw NameError("attach: the model has no layer that takes adapters");
-
-  visit_adaptable(model, [&](const Path& path, auto& layer) {
-    if (detail::matches_any(path, config.modules_to_save)) {
-      layer.attach_full(name);
-    } else if (config.target_modules.empty() || detail::matches_any(path, config.target_modules)) {
-      layer.attach(name, config, rng);
-    } else if (config.bias == Bias::all && layer.bias() != nullptr) {
-      layer.attach_bias(name);
-    } else {
-      layer.select_none();
+    if (match->role == ModuleMatch::Role::factors) {
+      using S = typename Layer::Scalar;
+      const detail::Caller who("attach", match->path);
+      validate(own_config(*match), who);
+      detail::check_scale<S>(own_config(*match), who);
+      detail::check_factors_fit<S>(layer.out_features(), layer.in_features(), match->rank, who);
     }
+    ++match;
+  });
+
+  match = matches.begin();
+  visit_adaptable(model, [&](const Path&, auto& layer) {
+    switch (match->role) {
+      case ModuleMatch::Role::factors: layer.attach(name, own_config(*match), rng); break;
+      case ModuleMatch::Role::full: layer.attach_full(name); break;
+      case ModuleMatch::Role::bias: layer.attach_bias(name); break;
+      case ModuleMatch::Role::nothing: layer.select_none(); break;
+    }
+    ++match;
   });
   freeze_base(model);
 }
