@@ -271,7 +271,7 @@ TEST_CASE("truncated_svd: what it refuses, and how it says so") {
   CHECK(config({.energy = std::nan("")}) == "truncated_svd: energy is nan, expected above 0 and at most 1");
   CHECK(config({.error = -1}) == "truncated_svd: error is -1.000000, expected 0 or more");
   CHECK(config({.rank = 1, .oversampling = -1}) == "truncated_svd: oversampling is -1, expected 0 or more");
-  CHECK(config({.rank = 1, .power_iterations = -2}) == "truncated_svd: power_iterations is -2, expected 0 or more");
+  CHECK(config({.rank = 1, .power_iterations = -2}) == "truncated_svd: power_iterations is -2, expected 1 or more");
 
   CHECK(message<lora::ShapeError>([] { truncated_svd(MatrixXd(0, 7), {.rank = 1}); }) ==
         "truncated_svd: A is empty (0 x 7), expected at least 1 x 1");

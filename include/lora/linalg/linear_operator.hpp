@@ -3,6 +3,7 @@
 
 #include "lora/core/scalar.hpp"
 #include "lora/linalg/matrix_view.hpp"
+#include "lora/linalg/thin_product.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -50,9 +51,10 @@ class DenseOperator {
  private:
   void multiply(bool transposed, const Matrix<S>& x, Matrix<S>& y) const {
     if (transposed) {
-      y.noalias() = A_.stored.transpose() * x;
+      detail::ThinProduct<S>::transposed(A_.stored, x, y);
     } else {
-      y.noalias() = A_.stored * x;
+      y.setZero();
+      detail::ThinProduct<S>::add(A_.stored, x, y);
     }
   }
 
@@ -79,12 +81,13 @@ class DifferenceOperator {
   /// nearly so, not after it, where they would have drowned in rounding.
   void apply(const Matrix<S>& x, Matrix<S>& y) const {
     y.setZero();
-    for_each_block(
-        [&](Index first, const Matrix<S>& block) { y.noalias() += block * x.middleRows(first, block.cols()); });
+    for_each_block([&](Index first, const Matrix<S>& block) {
+      detail::ThinProduct<S>::add(block, x.middleRows(first, block.cols()), y);
+    });
   }
   void apply_transposed(const Matrix<S>& x, Matrix<S>& y) const {
     for_each_block([&](Index first, const Matrix<S>& block) {
-      y.middleRows(first, block.cols()).noalias() = block.transpose() * x;
+      detail::ThinProduct<S>::transposed(block, x, y.middleRows(first, block.cols()));
     });
   }
   void columns(Index first, Matrix<S>& y) const {
@@ -96,7 +99,7 @@ class DifferenceOperator {
 
  private:
   void for_each_block(auto&& f) const {
-    constexpr Index width = 256;
+    constexpr Index width = 128;
     Matrix<S> block;
     for (Index first = 0; first < cols(); first += width) {
       block.resize(rows(), std::min(width, cols() - first));

@@ -25,9 +25,9 @@ struct SvdOptions {
   std::optional<double> energy = {};  ///< the smallest rank that keeps this share of ||A||_F^2, in (0, 1]
   std::optional<double> error = {};   ///< the smallest rank with ||A - A_r||_F <= error ||A||_F, at least 0
   SvdMethod method = SvdMethod::automatic;
-  Index oversampling = 10;   ///< randomised: extra directions
-  int power_iterations = 2;  ///< randomised: more of them sharpen slowly decaying spectra
-  std::uint64_t seed = 0;    ///< randomised: the same seed gives the same result
+  std::optional<Index> oversampling = {};  ///< randomised: directions above the rank; 4 + rank / 8 if not given
+  int power_iterations = 2;                ///< randomised: at least 1; more of them sharpen slowly decaying spectra
+  std::uint64_t seed = 0;                  ///< randomised: the same seed gives the same result
 };
 
 /// Throws ConfigError for an option out of range.
@@ -47,12 +47,12 @@ inline void validate(const SvdOptions& options, Index largest_rank, const detail
   if (options.error && !(*options.error >= 0)) {
     detail::fail<ConfigError>(who, "error is " + std::to_string(*options.error) + ", expected 0 or more");
   }
-  if (options.oversampling < 0) {
-    detail::fail<ConfigError>(who, "oversampling is " + std::to_string(options.oversampling) + ", expected 0 or more");
+  if (options.oversampling && *options.oversampling < 0) {
+    detail::fail<ConfigError>(who, "oversampling is " + std::to_string(*options.oversampling) + ", expected 0 or more");
   }
-  if (options.power_iterations < 0) {
+  if (options.power_iterations < 1) {
     detail::fail<ConfigError>(
-        who, "power_iterations is " + std::to_string(options.power_iterations) + ", expected 0 or more");
+        who, "power_iterations is " + std::to_string(options.power_iterations) + ", expected 1 or more");
   }
 }
 

@@ -73,29 +73,30 @@ auto try_randomised(const Operator& A, const SvdOptions& options, typename Opera
   const Index smaller = std::min(A.rows(), A.cols());
   const double norm = options.rank ? 0 : frobenius_norm(scaled);
   for (Index wanted = options.rank.value_or(32);; wanted *= 2) {
-    const Index k = std::min(wanted + options.oversampling, smaller);
+    const Index k = std::min(wanted + options.oversampling.value_or(4 + wanted / 8), smaller);
     const Sketch<S> found = sketch(scaled, k, options.power_iterations, options.seed);
-    if (!found.verified) return std::nullopt;
+    if (!found.verified()) return std::nullopt;
     Index rank = wanted;
     if (!options.rank) {
-      const double seen = std::min(found.sigma.norm(), norm);
+      const double seen = std::min(found.sigma().norm(), norm);
       const double unseen = std::sqrt((norm - seen) * (norm + seen));
       const double allowed = allowed_error(options, norm);
-      if (unseen > allowed) {
+      rank = choose_rank(found.sigma(), allowed, unseen);
+      if (unseen > allowed || rank > wanted) {  // more directions than wanted are seen, but not all of them well
         if (2 * wanted > smaller) return std::nullopt;
         continue;
       }
-      rank = choose_rank(found.sigma, allowed, unseen);
     }
-    const Eigen::VectorXd sigma = found.sigma.head(rank);
+    const Eigen::VectorXd sigma = found.sigma().head(rank);
     TruncatedSvd<S> result;
     result.method = SvdMethod::randomised;
-    result.U = found.U.leftCols(rank);
-    result.V = found.V.leftCols(rank);
+    result.U = found.U(rank);
+    result.V = found.V(rank);
+    if (!result.U.allFinite() || !result.V.allFinite()) return std::nullopt;
     result.certificate = certify(scaled, result.U, sigma, result.V, options.seed);
     const double back = 1 / static_cast<double>(scale);
     result.singular_values = (sigma * back).template cast<S>();
-    result.spectrum = found.sigma * back;
+    result.spectrum = found.sigma() * back;
     result.certificate.frobenius_error *= back;
     result.certificate.spectral_error *= back;
     result.certificate.frobenius_norm *= back;
@@ -142,8 +143,8 @@ auto truncated_svd(const Operator& A, const SvdOptions& options, const Caller& w
 /// Beyond the rank of A, singular values are zero (or rounding) and U, V stay orthonormal. A zero matrix has rank 1
 /// here.
 ///
-/// Exact: about 4 m n^2 + 20 n^3 operations in double for m >= n. Randomised: 2 m n k (2 q + 3) + O((m + n) k^2) with
-/// k = rank + oversampling, q = power_iterations, and 20 m n (2 p + 1), p = 2, for the spectral bound.
+/// Exact: about 4 m n^2 + 20 n^3 operations in double for m >= n. Randomised: 2 m n k (2 q + 1) + O((m + n) K^2 + K^3) with
+/// k = rank + oversampling, q = power_iterations, K = k q, and 120 m n for the certificate's spectral bound.
 /// Throws ShapeError if A is empty; ValueError naming an entry that is not finite, or if a singular value overflows the
 /// scalar type; ConfigError for options out of range.
 template <class Derived>
