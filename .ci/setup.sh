@@ -141,14 +141,18 @@ run_program() {
 }
 
 venv="$root/build/venv"
-# python_packages NAME==VERSION...: installed from PyPI into build/venv, once.
+# python_packages NAME==VERSION...: installed from PyPI into $venv, unless this call has been made before. A caller whose
+# packages do not go together with those of other callers sets venv to a folder of its own first.
 python_packages() {
+  local stamp
+  stamp="$venv/installed/$(printf '%s\n' "$@" | cksum | tr ' ' -)"
+  if [ -f "$stamp" ]; then return; fi
   if [ ! -x "$venv/bin/pip" ]; then
     python3 -c 'import ensurepip' 2>/dev/null || apt_install python3 python3-venv || { say "python3-venv is missing: $cannot" && return 1; }
-    python3 -m venv "$venv"
+    python3 -m venv "$venv" || return 1
   fi
-  local package
-  for package in "$@"; do
-    [ -f "$venv/$package" ] || "$venv/bin/pip" install -q "$package" && touch "$venv/$package"
-  done
+  # All of them at once, so that pip sees when they do not go together.
+  "$venv/bin/pip" install -q "$@" || { say "pip could not install: $*" && return 1; }
+  mkdir -p "$venv/installed"
+  printf '%s\n' "$@" >"$stamp"
 }

@@ -9,7 +9,10 @@ to_cmake=()
 to_ctest=()
 while [ $# -gt 0 ]; do
   case $1 in
-    --preset) preset=$2 && shift ;;
+    --preset)
+      if [ $# -lt 2 ]; then say "tests/run.sh: --preset is given without a name, expected one of CMakePresets.json" && exit 2; fi
+      preset=$2 && shift
+      ;;
     -D*) to_cmake+=("$1") ;;
     *) to_ctest+=("$1") ;;
   esac
