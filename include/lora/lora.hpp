@@ -28,6 +28,7 @@
 #include "lora/adapters/lora.hpp"
 #include "lora/adapters/module_names.hpp"
 #include "lora/adapters/no_adapter.hpp"
+#include "lora/adapters/offset_lora.hpp"
 #include "lora/adapters/pass.hpp"
 
 // Enough network to use it.
