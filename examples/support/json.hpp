@@ -1,5 +1,5 @@
 #pragma once
-/// A flat JSON object, one member a line, in the order in which they were set.
+/// A flat JSON object, one member a line, in the order in which they were set; lists of numbers are members too.
 
 #include <cmath>
 #include <concepts>
@@ -34,25 +34,38 @@ inline std::string json_string(std::string_view text) {
   return result + '"';
 }
 
+namespace detail {
+
+/// A value as JSON: a bool, an integer, a floating-point number (written so that it reads back as the same number; null
+/// if it is not finite, as JSON has no other way), text, or a std::vector of these.
+template <class Value>
+std::string json_value(const Value& value) {
+  if constexpr (std::same_as<Value, bool>) {
+    return value ? "true" : "false";
+  } else if constexpr (std::is_arithmetic_v<Value>) {
+    static_assert(!std::same_as<Value, char>, "a single character: pass it as a string");
+    if constexpr (std::floating_point<Value>) {
+      if (!std::isfinite(value)) return "null";
+    }
+    return shortest(value);
+  } else if constexpr (std::convertible_to<Value, std::string_view>) {
+    return json_string(value);
+  } else {
+    static_assert(requires { value.begin(); }, "JsonObject::set takes a bool, a number, text or a list of these");
+    std::string text = "[";
+    for (const auto& element : value) text += (text.size() == 1 ? "" : ", ") + json_value(element);
+    return text + "]";
+  }
+}
+
+}  // namespace detail
+
 class JsonObject {
  public:
-  /// Adds a member, or replaces the one of that name. The value is a bool, an integer, a floating-point number (written
-  /// so that it reads back as the same number; null if it is not finite, as JSON has no other way) or text.
+  /// Adds a member, or replaces the one of that name. The value is a bool, a number, text, or a std::vector of these.
   template <class Value>
   JsonObject& set(std::string_view name, const Value& value) {
-    std::string text;
-    if constexpr (std::same_as<Value, bool>) {
-      text = value ? "true" : "false";
-    } else if constexpr (std::is_arithmetic_v<Value>) {
-      static_assert(!std::same_as<Value, char>, "a single character: pass it as a string");
-      text = shortest(value);
-      if constexpr (std::floating_point<Value>) {
-        if (!std::isfinite(value)) text = "null";
-      }
-    } else {
-      static_assert(std::convertible_to<Value, std::string_view>, "JsonObject::set takes a bool, a number or text");
-      text = json_string(value);
-    }
+    std::string text = detail::json_value(value);
     for (auto& [known, old] : members_) {
       if (known == name) {
         old = std::move(text);

@@ -16,16 +16,19 @@
 
 namespace examples {
 
-/// One line of a chart. Points that cannot be drawn (not finite; not positive on a logarithmic axis) leave a gap.
+/// One line of a chart, or dots. Points that cannot be drawn (not finite; not positive on a logarithmic axis) leave a
+/// gap.
 struct Series {
   std::string name;
   std::vector<double> x, y;  // as many of one as of the other
   bool dashed = false;
+  bool dots = false;  // no line between the points
 };
 
 struct LineChart {
   std::string title, x_label, y_label;
   std::vector<Series> series;
+  bool log_x = false;
   bool log_y = false;
   bool percent_y = false;                         // 0.5 is labelled 50 %
   std::optional<double> y_low = {}, y_high = {};  // the data's own range where absent
@@ -107,8 +110,9 @@ inline std::string line_chart(const LineChart& chart) {
     entry += entry_width + legend_line;
   }
   const double top = legend_y + 26, bottom = top + 280, height = bottom + 56;
+  const auto scaled_x = [&](double x) { return chart.log_x ? std::log10(x) : x; };
   const auto scaled = [&](double y) { return chart.log_y ? std::log10(y) : y; };
-  const auto drawable = [&](double x, double y) { return std::isfinite(x) && std::isfinite(scaled(y)); };
+  const auto drawable = [&](double x, double y) { return std::isfinite(scaled_x(x)) && std::isfinite(scaled(y)); };
 
   detail::Range x_range, y_range;
   for (const Series& series : chart.series) {
@@ -118,7 +122,7 @@ inline std::string line_chart(const LineChart& chart) {
     }
     for (std::size_t i = 0; i < series.x.size(); ++i) {
       if (!drawable(series.x[i], series.y[i])) continue;
-      x_range.include(series.x[i]);
+      x_range.include(scaled_x(series.x[i]));
       y_range.include(scaled(series.y[i]));
     }
   }
@@ -141,7 +145,7 @@ inline std::string line_chart(const LineChart& chart) {
     svg.line(left, to_y(y), right, to_y(y), grid_colour);
     svg.text(left - 8, to_y(y) + 4, label, "end", 12, faint);
   }
-  for (const auto& [x, label] : detail::linear_ticks(x_range, false)) {
+  for (const auto& [x, label] : chart.log_x ? detail::log_ticks(x_range) : detail::linear_ticks(x_range, false)) {
     svg.line(to_x(x), bottom, to_x(x), bottom + 5, faint);
     svg.text(to_x(x), bottom + 20, label, "middle", 12, faint);
   }
@@ -156,15 +160,20 @@ inline std::string line_chart(const LineChart& chart) {
     std::vector<std::pair<double, double>> points;
     for (std::size_t k = 0; k <= series.x.size(); ++k) {
       if (k < series.x.size() && drawable(series.x[k], series.y[k])) {
-        points.emplace_back(to_x(series.x[k]), to_y(scaled(series.y[k])));
+        points.emplace_back(to_x(scaled_x(series.x[k])), to_y(scaled(series.y[k])));
+        if (series.dots) svg.dot(points.back().first, points.back().second, colour, 4);
         continue;
       }
-      if (points.size() > 1) svg.polyline(points, colour, series.dashed);
-      if (!points.empty()) svg.dot(points.back().first, points.back().second, colour);
+      if (points.size() > 1 && !series.dots) svg.polyline(points, colour, series.dashed);
+      if (!points.empty() && !series.dots) svg.dot(points.back().first, points.back().second, colour);
       points.clear();
     }
     const auto [x, y] = legend[i];
-    svg.line(x, y, x + 22, y, colour, 3, series.dashed);
+    if (series.dots) {
+      svg.dot(x + 14, y, colour, 4);
+    } else {
+      svg.line(x, y, x + 22, y, colour, 3, series.dashed);
+    }
     svg.text(x + 28, y + 4, series.name, "start", 13, ink);
   }
   return svg.document(width, height, chart.title);

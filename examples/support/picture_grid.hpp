@@ -1,7 +1,10 @@
 #pragma once
-/// A grid of small grey pictures as SVG, with captions and frames for right and wrong.
+/// A grid of small pictures as SVG, grey or signed, with captions and frames for right and wrong.
+
+#include <Eigen/Core>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstddef>
 #include <map>
@@ -16,11 +19,13 @@ namespace examples {
 
 enum class Frame { none, right, wrong };
 
-/// A square picture, row after row from the top left, 0 (white) to 1 (black).
+/// A square picture, row after row from the top left, 0 (white) to 1 (black); or signed, -1 (orange) over 0 (white) to
+/// 1 (blue).
 struct Picture {
   std::vector<float> pixels;
   std::string caption;
   Frame frame = Frame::none;
+  bool has_sign = false;
 };
 
 struct PictureRow {
@@ -35,13 +40,23 @@ struct PictureGrid {
 
 namespace detail {
 
-/// One path for every grey; white is the background.
-inline std::map<std::string, std::string> grey_paths(const std::vector<float>& pixels, std::size_t side) {
+/// The colour of a pixel.
+inline std::array<long, 3> colour_of(float value, bool has_sign) {
+  constexpr std::array<float, 3> black = {0, 0, 0}, blue = {24, 78, 140}, orange = {200, 90, 20};
+  const float strength = std::clamp(has_sign ? std::abs(value) : value, 0.0f, 1.0f);
+  const auto& full = !has_sign ? black : value < 0 ? orange : blue;
+  std::array<long, 3> colour{};
+  for (std::size_t i = 0; i < 3; ++i) colour[i] = std::lround(255 - strength * (255 - full[i]));
+  return colour;
+}
+
+/// One path for every colour; white is the background.
+inline std::map<std::string, std::string> colour_paths(const Picture& picture, std::size_t side) {
   std::map<std::string, std::string> paths;
-  for (std::size_t i = 0; i < pixels.size(); ++i) {
-    const std::string level = std::to_string(std::lround(255 * (1 - std::clamp(pixels[i], 0.0f, 1.0f))));
-    if (level == "255") continue;
-    paths["rgb(" + level + "," + level + "," + level + ")"] +=
+  for (std::size_t i = 0; i < picture.pixels.size(); ++i) {
+    const auto [red, green, blue] = colour_of(picture.pixels[i], picture.has_sign);
+    if (red == 255 && green == 255 && blue == 255) continue;
+    paths["rgb(" + std::to_string(red) + "," + std::to_string(green) + "," + std::to_string(blue) + ")"] +=
         "M" + std::to_string(i % side) + " " + std::to_string(i / side) + "h1v1h-1z";
   }
   return paths;
@@ -49,9 +64,23 @@ inline std::map<std::string, std::string> grey_paths(const std::vector<float>& p
 
 }  // namespace detail
 
+/// Adds the columns as pictures, `per_row` in a row, each scaled to its own largest entry; the label is that of the
+/// first row.   Throws std::invalid_argument if per_row is below 1.
+inline void add_columns(PictureGrid& grid, const std::string& label, const Eigen::MatrixXd& columns,
+                        Eigen::Index per_row, bool has_sign = false) {
+  if (per_row < 1) throw std::invalid_argument("add_columns: per_row is not 1 or more");
+  for (Eigen::Index k = 0; k < columns.cols(); ++k) {
+    if (k % per_row == 0) grid.rows.push_back({.label = k == 0 ? label : "", .pictures = {}});
+    const double largest = columns.col(k).cwiseAbs().maxCoeff();
+    const Eigen::VectorXf pixels = (columns.col(k) / (largest > 0 ? largest : 1)).cast<float>();
+    grid.rows.back().pictures.push_back(
+        {.pixels = std::vector<float>(pixels.begin(), pixels.end()), .caption = "", .has_sign = has_sign});
+  }
+}
+
 /// Throws std::invalid_argument if a picture is not square.
 inline std::string picture_grid(const PictureGrid& grid) {
-  constexpr double margin = 24, size = 64, gap = 20, row_height = size + 40;
+  constexpr double margin = 24, size = 64, gap = 20, caption_height = 20;
   std::size_t columns = 0, widest = 0;
   bool framed = false;
   for (const PictureRow& row : grid.rows) {
@@ -76,22 +105,24 @@ inline std::string picture_grid(const PictureGrid& grid) {
   for (const PictureRow& row : grid.rows) {
     svg.text(margin, y + size / 2 + 5, row.label, "start", 13, ink);
     double x = left;
+    bool captioned = false;
     for (const Picture& picture : row.pictures) {
       const auto side = static_cast<std::size_t>(std::lround(std::sqrt(static_cast<double>(picture.pixels.size()))));
       if (side == 0 || side * side != picture.pixels.size()) {
         throw std::invalid_argument("picture_grid: " + std::to_string(picture.pixels.size()) +
                                     " pixels, expected a square");
       }
-      svg.mosaic(x, y, size / static_cast<double>(side), detail::grey_paths(picture.pixels, side));
+      svg.mosaic(x, y, size / static_cast<double>(side), detail::colour_paths(picture, side));
       const std::string colour = picture.frame == Frame::right   ? right_colour
                                  : picture.frame == Frame::wrong ? wrong_colour
                                                                  : grid_colour;
       const bool plain = picture.frame == Frame::none;
       svg.frame(x - 3, y - 3, size + 6, colour, plain ? 1 : 2.5, picture.frame == Frame::wrong);
       svg.text(x + size / 2, y + size + 20, picture.caption, "middle", 13, plain ? faint : colour);
+      captioned = captioned || !picture.caption.empty();
       x += size + gap;
     }
-    y += row_height;
+    y += size + gap + (captioned ? caption_height : 0);
   }
   return svg.document(right + margin, y + 6, grid.title);
 }

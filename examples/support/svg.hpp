@@ -56,8 +56,9 @@ class Svg {
              "/>\n";
   }
 
-  void dot(double x, double y, const std::string& colour) {
-    body_ += "<circle" + at("cx", x) + at("cy", y) + " r=\"3\" fill=\"" + colour + "\"/>\n";
+  void dot(double x, double y, const std::string& colour, int radius = 3) {
+    body_ +=
+        "<circle" + at("cx", x) + at("cy", y) + " r=\"" + std::to_string(radius) + "\" fill=\"" + colour + "\"/>\n";
   }
 
   void frame(double x, double y, double size, const std::string& colour, double width, bool dashed) {
@@ -77,6 +78,12 @@ class Svg {
              ")\" shape-rendering=\"crispEdges\">\n";
     for (const auto& [colour, path] : paths) body_ += "<path fill=\"" + colour + "\" d=\"" + path + "\"/>\n";
     body_ += "</g>\n";
+  }
+
+  /// A picture of pixels, as a data URI.
+  void image(double x, double y, double width, double height, const std::string& uri) {
+    body_ +=
+        "<image" + at("x", x) + at("y", y) + at("width", width) + at("height", height) + " href=\"" + uri + "\"/>\n";
   }
 
   std::string document(double width, double height, std::string_view title) const {

@@ -9,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "examples/support/gallery.hpp"
 #include "examples/support/line_chart.hpp"
 #include "examples/support/picture_grid.hpp"
 
@@ -83,6 +84,25 @@ TEST_CASE("line chart: points and ticks are where the axes say") {
   }
 }
 
+TEST_CASE("line chart: logarithmic x, and dots without a line") {
+  LineChart chart = diagonal();
+  chart.log_x = true;
+  chart.series[0].x = {1, 10, 100};
+  const std::string svg = line_chart(chart);
+  CHECK_THAT(svg, contains("points=\"72.00,364.00 384.00,224.00 696.00,84.00\""));
+  for (const std::string label : {"1", "2", "5", "10", "20", "50", "100"})
+    CHECK_THAT(svg, contains(">" + label + "</text>"));
+  chart.series[0].x[0] = 0;
+  CHECK_THAT(line_chart(chart), contains("points=\"72.00,224.00 696.00,84.00\""));  // 0 is left out
+
+  chart = diagonal();
+  chart.series[0].dots = true;
+  const std::string dots = line_chart(chart);
+  CHECK(count(dots, "<polyline") == 0);
+  CHECK(count(dots, "<circle") == 3 + 1);  // and the legend's
+  CHECK_THAT(dots, contains("<circle cx=\"384.00\" cy=\"224.00\""));
+}
+
 TEST_CASE("line chart: what cannot be drawn leaves a gap") {
   LineChart chart = diagonal();
   chart.series[0] = {"gap", {0, 1, 2, 3, 4, 5}, {0.1, 0.2, std::nan(""), 0.4, 0.5, 0.6}, true};
@@ -142,4 +162,51 @@ TEST_CASE("picture grid: pixels, captions and frames") {
   CHECK(well_formed(picture_grid({})));
   CHECK_THROWS_AS(picture_grid({"", {{"", {{{0, 1}, "", Frame::none}}}}}), std::invalid_argument);
   CHECK_THROWS_AS(picture_grid({"", {{"", {{{}, "", Frame::none}}}}}), std::invalid_argument);
+}
+
+TEST_CASE("picture grid: signed pictures are blue and orange") {
+  const std::string svg = picture_grid({"", {{"", {{{0, 1, -1, -0.5f}, "", Frame::none, true}}}}});
+  CHECK_THAT(svg, contains("<path fill=\"rgb(24,78,140)\" d=\"M1 0h1v1h-1z\"/>"));
+  CHECK_THAT(svg, contains("<path fill=\"rgb(200,90,20)\" d=\"M0 1h1v1h-1z\"/>"));
+  CHECK_THAT(svg, contains("<path fill=\"rgb(228,173,138)\" d=\"M1 1h1v1h-1z\"/>"));
+  CHECK(count(svg, "<path") == 3);  // 0 is white
+  // without a sign, what is negative is white
+  CHECK(count(picture_grid({"", {{"", {{{0, 1, -1, -0.5f}, "", Frame::none}}}}}), "<path") == 1);
+}
+
+TEST_CASE("picture grid: columns become pictures, each scaled to itself") {
+  PictureGrid grid;
+  Eigen::MatrixXd columns(4, 3);
+  columns << 0, 0, 0, 2, -4, 0, 4, 2, 0, 1, 1, 0;
+  add_columns(grid, "label", columns, 2, true);
+  REQUIRE(grid.rows.size() == 2);
+  CHECK(grid.rows[0].label == "label");
+  CHECK(grid.rows[1].label.empty());
+  REQUIRE(grid.rows[0].pictures.size() == 2);
+  REQUIRE(grid.rows[1].pictures.size() == 1);
+  CHECK(grid.rows[0].pictures[0].pixels == std::vector<float>{0, 0.5f, 1, 0.25f});
+  CHECK(grid.rows[0].pictures[1].pixels == std::vector<float>{0, -1, 0.5f, 0.25f});
+  CHECK(grid.rows[1].pictures[0].pixels == std::vector<float>{0, 0, 0, 0});
+  CHECK(grid.rows[1].pictures[0].has_sign);
+  CHECK_THROWS_AS(add_columns(grid, "", columns, 0), std::invalid_argument);
+
+  // without captions the rows are closer
+  CHECK_THAT(picture_grid(grid), contains("height=\"236\""));
+  grid.rows[0].pictures[0].caption = "7";
+  CHECK_THAT(picture_grid(grid), contains("height=\"256\""));
+}
+
+TEST_CASE("gallery: pictures in rows, with captions") {
+  const Panel panel{Eigen::MatrixXd::Constant(20, 30, 0.5), "rank <1>", "error 5 %"};
+  const std::string svg = gallery({"Ranks", {panel, panel, panel}, 2});
+  CHECK(well_formed(svg));
+  CHECK(count(svg, "href=\"data:image/png;base64," + base64(png(panel.grey)) + "\"") == 3);
+  CHECK(count(svg, ">rank &lt;1&gt;</text>") == 3);
+  CHECK(count(svg, ">error 5 %</text>") == 3);
+  CHECK_THAT(svg, contains("<image x=\"24.00\" y=\"58.00\" width=\"30.00\" height=\"20.00\""));
+  CHECK_THAT(svg, contains("<image x=\"70.00\" y=\"58.00\""));
+  CHECK_THAT(svg, contains("<image x=\"24.00\" y=\"132.00\""));
+  CHECK(well_formed(gallery({})));
+  CHECK_THROWS_AS(gallery({"", {panel}, 0}), std::invalid_argument);
+  CHECK_THROWS_AS(gallery({"", {{Eigen::MatrixXd(), "", ""}}}), std::invalid_argument);
 }

@@ -7,6 +7,7 @@
 #include <limits>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "examples/support/json.hpp"
 #include "examples/support/table.hpp"
@@ -52,6 +53,10 @@ TEST_CASE("json: members in order, numbers that read back, text escaped") {
       .set("infinity", -std::numeric_limits<float>::infinity())
       .set("literal", "text")
       .set("say \"hi\"", std::string("a\\b\n\t\x01\x1f é"))
+      .set("ranks", std::vector<int>{1, 2, 4})
+      .set("errors", std::vector<double>{0.1, std::numeric_limits<double>::infinity()})
+      .set("names", std::vector<std::string>{"a", "\""})
+      .set("none", std::vector<bool>{})
       .set("rank", 16);
   CHECK(object.text() ==
         "{\n"
@@ -63,7 +68,11 @@ TEST_CASE("json: members in order, numbers that read back, text escaped") {
         "  \"nan\": null,\n"
         "  \"infinity\": null,\n"
         "  \"literal\": \"text\",\n"
-        "  \"say \\\"hi\\\"\": \"a\\\\b\\n\\t\\u0001\\u001f é\"\n"
+        "  \"say \\\"hi\\\"\": \"a\\\\b\\n\\t\\u0001\\u001f é\",\n"
+        "  \"ranks\": [1, 2, 4],\n"
+        "  \"errors\": [0.1, null],\n"
+        "  \"names\": [\"a\", \"\\\"\"],\n"
+        "  \"none\": []\n"
         "}\n");
 }
 
