@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# Feeds the readers of files with what libFuzzer thinks of, under AddressSanitizer and UndefinedBehaviorSanitizer.
+#   tests/fuzz/run.sh [--seconds N] [NAME...]     N seconds (default 20) for each tests/fuzz/NAME.cpp (default all)
+# Prints the number of executions. Fails when an input crashes, takes longer than 10 s, or 512 MB; the input is kept in
+# build/fuzz. What it finds that is new stays in build/fuzz/NAME.corpus, beside the committed corpus/NAME.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/../../.ci/setup.sh"
+
+here="$root/tests/fuzz"
+build="$root/build/fuzz"
+seconds=20
+names=()
+while [ $# -gt 0 ]; do
+  case $1 in
+    --seconds) seconds=$2 && shift ;;
+    *) names+=("$1") ;;
+  esac
+  shift
+done
+if [ ${#names[@]} -eq 0 ]; then
+  for file in "$here"/*.cpp; do names+=("$(basename "$file" .cpp)"); done
+fi
+
+# A clang that has libFuzzer: an old one first, because its packages are the smallest.
+has_fuzzer() {
+  local candidate
+  for candidate in clang++-{14,15,16,17,18,19,20,21} clang++; do
+    echo 'extern "C" int LLVMFuzzerTestOneInput(const unsigned char*, unsigned long) { return 0; }' |
+      "$candidate" -x c++ -fsanitize=fuzzer,address,undefined - -o "$build/probe" && clang=$candidate && return
+  done
+  return 1
+}
+mkdir -p "$build"
+set_up eigen json
+clang=
+if ! has_fuzzer 2>/dev/null; then
+  apt_install clang-14 libclang-rt-14-dev && has_fuzzer || { say "There is no clang with libFuzzer. ${cannot:-}" && exit 1; }
+fi
+
+cmake -S "$here" -B "$build/objects" -DCMAKE_CXX_COMPILER="$clang" >"$build/configure.log" || { cat "$build/configure.log" && exit 1; }
+cmake --build "$build/objects" -j "$jobs" >"$build/compile.log" || { tail -n 30 "$build/compile.log" && exit 1; }
+
+total=0
+for name in "${names[@]}"; do
+  mkdir -p "$build/$name.corpus"
+  log="$build/$name.log"
+  if ! "$build/objects/$name" "$build/$name.corpus" "$here/corpus/$name" -dict="$here/json.dict" -max_total_time="$seconds" \
+    -max_len=4096 -timeout=10 -rss_limit_mb=512 -malloc_limit_mb=256 -print_final_stats=1 \
+    -artifact_prefix="$build/$name." >"$log" 2>&1; then
+    tail -n 40 "$log"
+    say "$name: failed; the input is in $build"
+    exit 1
+  fi
+  runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
+  echo "$name: $runs executions, no failure"
+  total=$((total + runs))
+done
+echo "$total executions"
