@@ -21,7 +21,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   std::vector<lora::TensorToSave> tensors;
   for (const auto& tensor : opened->tensors()) {
     // The last byte lies inside, and is there to be read.
-    volatile std::uint8_t last = tensor.bytes.empty() ? std::uint8_t{0} : std::to_integer<std::uint8_t>(tensor.bytes.back());
+    volatile std::uint8_t last =
+        tensor.bytes.empty() ? std::uint8_t{0} : std::to_integer<std::uint8_t>(tensor.bytes.back());
     static_cast<void>(last);
     if (lora::is_real(tensor.dtype)) {
       try {
