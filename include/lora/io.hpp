@@ -22,3 +22,8 @@
 #include "lora/io/safetensors_writer.hpp"
 #include "lora/io/sharded.hpp"
 #include "lora/io/tensor_to_save.hpp"
+
+// Models: base weights by name, and training that is resumed.
+#include "lora/io/checkpoint.hpp"
+#include "lora/io/mismatch.hpp"
+#include "lora/io/weights.hpp"

@@ -117,6 +117,7 @@ TEST_CASE("Excluded layers win over targets, and layers trained in full over bot
   CHECK(paths(model, config, Role::nothing).size() == 6);
   CHECK(paths(model, {.exclude_modules = {"q_proj", "head.out"}}).size() == 13);
   CHECK(paths(model, {.target_modules = {"out"}, .exclude_modules = {"out"}}).empty());
+  CHECK(paths(model, {.target_modules = {"head.out"}, .exclude_modules = {"out"}}).empty());
   CHECK(paths(model, {.exclude_modules = {"out"}, .modules_to_save = {"out"}}, Role::full) == Names{"head.out"});
   const lora::LoraConfig biases{.bias = lora::Bias::all, .target_modules = {"out"}};
   CHECK(paths(model, biases, Role::bias).size() == 16);

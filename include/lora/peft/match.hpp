@@ -62,6 +62,7 @@ class ModuleMatcher {
     if (matched.empty()) return {};
     return field_ + (all_ || pattern_ ? " is " : " has ") + in_quotes(matched);
   }
+  bool matches(std::string_view path) const { return !why(path).empty(); }
   bool has_whole(std::string_view path) const { return std::find(names_.begin(), names_.end(), path) != names_.end(); }
 
  private:

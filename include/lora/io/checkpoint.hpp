@@ -1,0 +1,193 @@
+#pragma once
+/// Training that is stopped and resumed as if it had not been: the same bits.
+///
+///   lora::save_checkpoint("run.safetensors", net, optimizer, {.step = step, .generators = {{"data", rng}}});
+///
+///   lora::attach(net, config, rng);   // the model is built as before
+///   const lora::Checkpoint at = lora::load_checkpoint("run.safetensors", net, optimizer);
+///   rng = at.generators.at("data");
+///   for (auto step = at.step; step < steps; ++step) ...
+///
+/// The file is safetensors. model.PATH: every parameter that is trainable or an adapter's (frozen weights are not in
+/// it). optimizer.PATH.steps and optimizer.PATH.moment0, 1, ...: what the optimiser remembers, in the parameter's own
+/// storage order. Dropout needs nothing: its masks are a function of the seed and the step.
+
+#include "lora/core/random.hpp"
+#include "lora/core/visit.hpp"
+#include "lora/io/mismatch.hpp"
+#include "lora/io/safetensors.hpp"
+#include "lora/io/safetensors_writer.hpp"
+
+#include <algorithm>
+#include <charconv>
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace lora {
+
+/// Where a training stands, besides the numbers of model and optimiser.
+struct Checkpoint {
+  std::uint64_t step = 0;                      ///< steps done
+  std::map<std::string, Rng> generators = {};  ///< with their positions
+  Metadata notes = {};                         ///< anything else to remember, as text
+};
+
+namespace detail {
+
+inline bool is_checkpointed(const Path& path, const auto& parameter) {
+  return path.in_adapter() || parameter.trainable;
+}
+
+inline std::string written(const Rng& rng) {
+  return std::to_string(rng.seed()) + " " + std::to_string(rng.stream()) + " " + std::to_string(rng.position());
+}
+
+/// Reads unsigned numbers with single spaces between; throws FormatError unless there are exactly `count`.
+inline std::vector<std::uint64_t> read_numbers(const std::string& file, std::string_view key, std::string_view text,
+                                               std::size_t count) {
+  std::vector<std::uint64_t> numbers;
+  const char* at = text.data();
+  const char* const end = at + text.size();
+  while (numbers.size() < count) {
+    std::uint64_t number = 0;
+    const auto [after, error] = std::from_chars(at, end, number);
+    if (error != std::errc()) break;
+    numbers.push_back(number);
+    at = after;
+    if (numbers.size() < count && (at == end || *at++ != ' ')) break;
+  }
+  if (numbers.size() == count && at == end) return numbers;
+  fail<FormatError>(std::string_view(file), "the metadata " + shown(key) + " is " + shown(text) + ", expected " +
+                                                std::to_string(count) + (count == 1 ? " number" : " numbers"));
+}
+
+constexpr std::string_view step_key = "lora.step";
+constexpr std::string_view moments_key = "lora.moments";
+constexpr std::string_view generator_key = "lora.generator.";
+constexpr std::string_view note_key = "lora.note.";
+
+/// The metadata of a checkpoint, but for the number of moments.
+inline Checkpoint read_checkpoint_metadata(const Safetensors& file) {
+  const std::string& path = file.files().front();
+  Checkpoint point;
+  bool has_step = false;
+  for (const auto& [key, text] : file.metadata()) {
+    if (key == step_key) {
+      point.step = read_numbers(path, key, text, 1)[0];
+      has_step = true;
+    } else if (key.starts_with(generator_key)) {
+      const auto numbers = read_numbers(path, key, text, 3);
+      Rng rng(numbers[0], numbers[1]);
+      rng.seek(numbers[2]);
+      point.generators.emplace(key.substr(generator_key.size()), rng);
+    } else if (key.starts_with(note_key)) {
+      point.notes.emplace(key.substr(note_key.size()), text);
+    }
+  }
+  if (!has_step) fail<FormatError>(std::string_view(path), "is no checkpoint: the metadata has no \"lora.step\"");
+  return point;
+}
+
+}  // namespace detail
+
+/// Writes the file, atomically. Optimizer: AdamW, Sgd, or anything whose state() offers find(path, size) as theirs.
+/// Throws what save_safetensors throws; the last checkpoint of this name is then intact.
+template <class T, class Optimizer>
+void save_checkpoint(const std::filesystem::path& file, const T& model, const Optimizer& optimizer,
+                     const Checkpoint& point) {
+  std::vector<TensorToSave> tensors;
+  std::size_t moments = 0;
+  visit_parameters(model, [&](const Path& place, const auto& parameter) {
+    if (!detail::is_checkpointed(place, parameter)) return;
+    const std::string path = place.str();
+    tensors.emplace_back("model." + path, parameter.value);
+    const auto* slot = optimizer.state().find(place, parameter.value.size());
+    if (slot == nullptr) return;
+    moments = slot->moments.size();
+    tensors.emplace_back("optimizer." + path + ".steps", Eigen::Matrix<std::uint64_t, 1, 1>::Constant(slot->steps));
+    for (std::size_t k = 0; k < moments; ++k) {
+      if (slot->moments[k].size() == 0) continue;
+      tensors.emplace_back("optimizer." + path + ".moment" + std::to_string(k), slot->moments[k].matrix());
+    }
+  });
+  Metadata metadata{{"format", "pt"},
+                    {std::string(detail::step_key), std::to_string(point.step)},
+                    {std::string(detail::moments_key), std::to_string(moments)}};
+  for (const auto& [name, rng] : point.generators) {
+    metadata.emplace(std::string(detail::generator_key) + name, detail::written(rng));
+  }
+  for (const auto& [name, text] : point.notes) metadata.emplace(std::string(detail::note_key) + name, text);
+  save_safetensors(file, tensors, metadata);
+}
+
+/// Gives model and optimiser the numbers of a checkpoint; the optimiser keeps its own settings. The model has the same
+/// parameters as the saved one, in the same scalar, with the same layers frozen.
+/// Throws MismatchError listing every difference, FormatError or FileError; nothing has changed then.
+template <class T, class Optimizer>
+Checkpoint load_checkpoint(const std::filesystem::path& path, T& model, Optimizer& optimizer) {
+  constexpr const char* who = "load_checkpoint";
+  const auto file = Safetensors::open(path);
+  const Checkpoint point = detail::read_checkpoint_metadata(file);
+
+  detail::Mismatches mismatches;
+  std::vector<std::string> used;
+  const auto expect = [&](const std::string& name, Dtype dtype, const std::vector<std::uint64_t>& shape) {
+    used.push_back(name);
+    const StoredTensor* stored = file.find(name);
+    if (stored == nullptr) return false;
+    if (stored->dtype != dtype) {
+      mismatches.add(name, "is stored as " + std::string(lora::name(stored->dtype)) + ", expected " +
+                               std::string(lora::name(dtype)));
+      return false;
+    }
+    return detail::check_stored_shape(mismatches, name, stored->shape, shape);
+  };
+
+  Optimizer restored = optimizer;
+  restored.state().clear();
+  visit_parameters(model, [&](const Path& place, const auto& parameter) {
+    if (!detail::is_checkpointed(place, parameter)) return;
+    using Value = std::remove_cvref_t<decltype(parameter.value)>;
+    const Dtype dtype = dtype_of<typename Value::Scalar>();
+    const std::string name = place.str();
+    const auto rows = static_cast<std::uint64_t>(parameter.value.rows());
+    const auto cols = static_cast<std::uint64_t>(parameter.value.cols());
+    const auto shape = Value::IsVectorAtCompileTime ? std::vector{rows * cols} : std::vector{rows, cols};
+    if (file.find("model." + name) == nullptr) mismatches.missing("model." + name);
+    expect("model." + name, dtype, shape);
+    if (!expect("optimizer." + name + ".steps", Dtype::u64, {1})) return;
+    auto& slot = restored.state().slot(place, parameter.value.size());
+    slot.steps = file.template read<std::uint64_t>("optimizer." + name + ".steps")(0, 0);
+    for (std::size_t k = 0; k < slot.moments.size(); ++k) {
+      const std::string moment = "optimizer." + name + ".moment" + std::to_string(k);
+      if (!expect(moment, dtype, {rows * cols})) continue;
+      slot.moments[k] = file.template read<typename Value::Scalar>(moment).array();
+    }
+  });
+  std::sort(used.begin(), used.end());
+  for (const StoredTensor& stored : file.tensors()) {
+    if (!std::binary_search(used.begin(), used.end(), stored.name)) mismatches.unexpected(stored.name);
+  }
+  const std::size_t own = std::tuple_size_v<std::remove_cvref_t<decltype(restored.state().slots().front().moments)>>;
+  const auto found = file.metadata().find(detail::moments_key);
+  const std::uint64_t saved = found == file.metadata().end()
+                                  ? own
+                                  : detail::read_numbers(file.files().front(), found->first, found->second, 1)[0];
+  if (saved != 0 && saved != own) {
+    mismatches.add("optimizer", "keeps " + std::to_string(saved) + " moments, expected " + std::to_string(own));
+  }
+  mismatches.check(who, file.files().front() + " is of another model or optimiser:");
+
+  visit_parameters(model, [&](const Path& place, auto& parameter) {
+    if (detail::is_checkpointed(place, parameter)) file.read_into("model." + place.str(), parameter.value);
+  });
+  optimizer = std::move(restored);
+  return point;
+}
+
+}  // namespace lora

@@ -1,0 +1,57 @@
+#pragma once
+/// What a file holds against what a model has places for: all differences in one error.
+
+#include "lora/io/file_error.hpp"
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace lora {
+
+/// A file is sound, but not of this model: names missing, names too many, other shapes. The message lists all of them,
+/// one a line.
+struct MismatchError : Error {
+  using Error::Error;
+};
+
+namespace detail {
+
+class Mismatches {
+ public:
+  void missing(std::string_view name) { lines_.push_back("missing: " + shown(name)); }
+  void unexpected(std::string_view name) { lines_.push_back("unexpected: " + shown(name)); }
+  void add(std::string_view name, const std::string& what) { lines_.push_back(shown(name) + " " + what); }
+
+  /// Throws MismatchError `who: title` and the lines, if there are any.
+  void check(const Caller& who, const std::string& title) const {
+    if (lines_.empty()) return;
+    constexpr std::size_t most = 100;  // a file of strange names must not make a message of megabytes
+    std::string text = title;
+    for (std::size_t k = 0; k < lines_.size() && k < most; ++k) text += "\n  " + lines_[k];
+    if (lines_.size() > most) text += "\n  and " + std::to_string(lines_.size() - most) + " more";
+    fail<MismatchError>(who, text);
+  }
+
+ private:
+  std::vector<std::string> lines_;
+};
+
+/// Notes a shape that is not (rows, cols), or for a vector not (size). Whether it fits.
+inline bool check_stored_shape(Mismatches& mismatches, std::string_view name, const std::vector<std::uint64_t>& shape,
+                               const std::vector<std::uint64_t>& expected) {
+  if (shape == expected) return true;
+  const auto text = [](const std::vector<std::uint64_t>& dimensions) {
+    std::string written = "(";
+    for (const std::uint64_t dimension : dimensions) {
+      written += (written.size() > 1 ? ", " : "") + std::to_string(dimension);
+    }
+    return written + ")";
+  };
+  mismatches.add(name, "has shape " + text(shape) + ", expected " + text(expected));
+  return false;
+}
+
+}  // namespace detail
+}  // namespace lora

@@ -1,0 +1,161 @@
+#pragma once
+/// Base weights by name: from a file into a model of one's own, and back.
+///
+///   lora::load_weights(net, lora::Safetensors::open("model.safetensors"));
+///   lora::load_weights(net, file, {.prefixes = {{"", "transformer."}}, .transposed = {"c_attn", "c_proj", "c_fc"}});
+///   lora::save_weights(net, "base.safetensors");
+///
+/// A tensor's name is its path in the model's listing: "fc1.weight". Adapters are no base weights and are left out.
+
+#include "lora/core/visit.hpp"
+#include "lora/io/mismatch.hpp"
+#include "lora/io/safetensors.hpp"
+#include "lora/io/safetensors_writer.hpp"
+#include "lora/peft/match.hpp"
+
+#include <algorithm>
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace lora {
+
+/// How the names and layouts of a file differ from those of the model.
+struct WeightNames {
+  /// {in the model, in the file}: what a name begins with there and here. The first pair that fits counts.
+  std::vector<std::pair<std::string, std::string>> prefixes = {};
+  /// Layers whose weight the file stores as (in, out), as GPT-2's Conv1D does. In memory it is (out, in) all the same.
+  ModuleNames transposed = {};
+  /// Tensors of the file that may be there without a place in the model: names, their ends after a dot, or a pattern.
+  ModuleNames ignored = {};
+};
+
+namespace detail {
+
+inline std::string name_in_file(const std::string& path, const WeightNames& names) {
+  for (const auto& [here, there] : names.prefixes) {
+    if (path.starts_with(here)) return there + path.substr(here.size());
+  }
+  return path;
+}
+
+inline std::string_view layer_of(std::string_view tensor) {
+  const std::size_t dot = tensor.rfind('.');
+  return dot == tensor.npos ? std::string_view() : tensor.substr(0, dot);
+}
+
+/// The same memory as the transpose: a column-major (out, in) is a row-major (in, out).
+template <class M>
+auto transposed_map(M& matrix) {
+  using S = typename std::remove_const_t<M>::Scalar;
+  using Plain = Eigen::Matrix<S, Dynamic, Dynamic, M::IsRowMajor ? Eigen::ColMajor : Eigen::RowMajor>;
+  return Eigen::Map<std::conditional_t<std::is_const_v<M>, const Plain, Plain>>(matrix.data(), matrix.cols(),
+                                                                                matrix.rows());
+}
+
+/// The shape that a matrix has in a file: (n) for what is a vector at compile time.
+template <class M>
+std::vector<std::uint64_t> stored_shape(const M& matrix, bool transposed) {
+  const auto rows = static_cast<std::uint64_t>(matrix.rows());
+  const auto cols = static_cast<std::uint64_t>(matrix.cols());
+  if constexpr (M::IsVectorAtCompileTime) return {rows * cols};
+  if (transposed) return {cols, rows};
+  return {rows, cols};
+}
+
+/// The numbers of a listed part: a Parameter's value, a frozen base's W0, or the matrix itself.
+template <class T>
+const auto& numbers_of(const T& tensor) {
+  if constexpr (ParameterLike<T>) {
+    return tensor.value;
+  } else if constexpr (requires { tensor.dense(); }) {
+    return tensor.dense();
+  } else {
+    return tensor;
+  }
+}
+
+}  // namespace detail
+
+/// Fills every parameter of the model that is no adapter's. F64, F32, F16 and BF16 are converted to the model's scalar.
+///
+/// Throws MismatchError listing every tensor that is missing, unexpected (and not ignored), or of another shape or
+/// kind; StateError if a weight is frozen already: weights are loaded before adapters are attached. Nothing has changed then.
+/// Cost: one copy of the numbers.
+template <class T>
+void load_weights(T& model, const Safetensors& file, const WeightNames& names = {}) {
+  constexpr const char* who = "load_weights";
+  const detail::ModuleMatcher transposed("transposed", names.transposed, who);
+  const detail::ModuleMatcher ignored("ignored", names.ignored, who);
+  const auto is_transposed = [&](const std::string& path) { return transposed.matches(detail::layer_of(path)); };
+
+  detail::Mismatches mismatches;
+  std::vector<std::string> used;
+  visit_tensors(model, [&](const Path& place, const auto& tensor) {
+    if (place.in_adapter()) return;
+    const std::string path = place.str();
+    if constexpr (!ParameterLike<std::remove_cvref_t<decltype(tensor)>>) {
+      detail::fail<StateError>(who, path + " is frozen, expected weights to be loaded before adapters are attached");
+    } else {
+      const std::string name = detail::name_in_file(path, names);
+      used.push_back(name);
+      const StoredTensor* stored = file.find(name);
+      if (stored == nullptr) return mismatches.missing(name);
+      if (!is_real(stored->dtype)) {
+        return mismatches.add(name, "is stored as " + std::string(lora::name(stored->dtype)) + ", expected numbers");
+      }
+      detail::check_stored_shape(mismatches, name, stored->shape,
+                                 detail::stored_shape(tensor.value, is_transposed(path)));
+    }
+  });
+  std::sort(used.begin(), used.end());
+  for (const StoredTensor& stored : file.tensors()) {
+    if (!std::binary_search(used.begin(), used.end(), stored.name) && !ignored.matches(stored.name)) {
+      mismatches.unexpected(stored.name);
+    }
+  }
+  mismatches.check(who, file.files().front() + " does not fit the model:");
+
+  visit_parameters(model, [&](const Path& place, auto& parameter) {
+    if (place.in_adapter()) return;
+    const std::string path = place.str();
+    const std::string name = detail::name_in_file(path, names);
+    using Value = std::remove_reference_t<decltype(parameter.value)>;
+    if constexpr (!Value::IsVectorAtCompileTime) {
+      if (is_transposed(path)) {
+        auto map = detail::transposed_map(parameter.value);
+        return file.read_into(name, map);
+      }
+    }
+    file.read_into(name, parameter.value);
+  });
+}
+
+/// Writes every weight and bias that is no adapter's, frozen or not, atomically: as `dtype`, or else as they are.
+/// Throws what save_safetensors throws; an old file of this name is then intact.
+template <class T>
+void save_weights(const T& model, const std::filesystem::path& path, const WeightNames& names = {},
+                  std::optional<Dtype> dtype = {}) {
+  const detail::ModuleMatcher transposed("transposed", names.transposed, "save_weights");
+  std::vector<TensorToSave> tensors;
+  visit_tensors(model, [&](const Path& place, const auto& tensor) {
+    if (place.in_adapter()) return;
+    const std::string own = place.str();
+    const std::string name = detail::name_in_file(own, names);
+    const auto& numbers = detail::numbers_of(tensor);
+    if constexpr (!std::remove_cvref_t<decltype(numbers)>::IsVectorAtCompileTime) {
+      if (transposed.matches(detail::layer_of(own))) {
+        tensors.emplace_back(name, detail::transposed_map(numbers), dtype);
+        return;
+      }
+    }
+    tensors.emplace_back(name, numbers, dtype);
+  });
+  save_safetensors(path, tensors);
+}
+
+}  // namespace lora
