@@ -164,6 +164,30 @@ TEST_CASE("factored: the overlap of subspaces that are known") {
   CHECK(lora::subspace_overlap(M, N, 1, 1, lora::Side::right) == Approx(1));
 }
 
+TEMPLATE_TEST_CASE("factored: factors that lie elsewhere give the same as owned ones, to the bit", "", float, double) {
+  using S = TestType;
+  lora::Rng rng(8);
+  const auto M = random_factors<S>(9, 3, 7, -0.7, rng);
+  const auto N = random_factors<S>(9, 2, 7, 2, rng);
+  const lora::FactorView<S> m(M), n(N);
+  STATIC_REQUIRE(lora::FactoredMatrix<lora::Factors<S>>);
+  STATIC_REQUIRE(lora::FactoredMatrix<lora::FactorView<S>>);
+  STATIC_REQUIRE(!lora::FactoredMatrix<lora::Matrix<S>>);
+  CHECK(lora::norm(m) == lora::norm(M));
+  CHECK(lora::singular_values(m) == lora::singular_values(M));
+  CHECK(lora::truncate(m, {.rank = 2}).U == lora::truncate(M, {.rank = 2}).U);
+  CHECK(lora::balanced(m).A == lora::balanced(M).A);
+  CHECK(lora::inner_product(m, n) == lora::inner_product(M, N));
+  CHECK(lora::inner_product(m, N) == lora::inner_product(M, N));
+  CHECK(lora::distance(m, n) == lora::distance(M, N));
+  CHECK(lora::distance(M, n) == lora::distance(M, N));
+  CHECK(lora::weighted_sum<S>({{m, 0.5}, {n, 2}}).A == lora::weighted_sum<S>({{M, 0.5}, {N, 2}}).A);
+  for (const auto side : {lora::Side::left, lora::Side::right}) {
+    CHECK(lora::subspace_overlap(m, n, 2, 1, side) == lora::subspace_overlap(M, N, 2, 1, side));
+    CHECK(lora::subspace_overlap(M, n, 2, 1, side) == lora::subspace_overlap(M, N, 2, 1, side));
+  }
+}
+
 TEST_CASE("factored: what it refuses, and how it says so") {
   lora::Rng rng(7);
   auto M = random_factors<double>(4, 2, 3, 1, rng);

@@ -24,7 +24,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <concepts>
 #include <string>
+#include <utility>
 
 namespace lora {
 
@@ -66,11 +68,12 @@ class Compressed {
   double norm() const { return core_.stableNorm(); }
   /// The largest rank that the product can have: min(m, n, R).
   Index largest_rank() const { return std::min(core_.rows(), core_.cols()); }
-  ExactSvd<double> core_svd() const { return ExactSvd<double>(core_); }
+  /// The core is handed over: what needs it comes first.
+  ExactSvd<double> core_svd() && { return ExactSvd<double>(std::move(core_)); }
 
-  TruncatedSvd<S> truncate(const SvdOptions& options) const {
+  TruncatedSvd<S> truncate(const SvdOptions& options) && {
     validate(options, largest_rank(), who_);
-    TruncatedSvd<S> result = detail::truncate<S>(core_svd(), options, who_);
+    TruncatedSvd<S> result = detail::truncate<S>(std::move(*this).core_svd(), options, who_);
     result.U = expand(left_, result.U);
     result.V = expand(right_, result.V);
     return result;
@@ -98,15 +101,15 @@ class Compressed {
 }  // namespace detail
 
 /// All singular values that can differ from zero, min(m, n, R) of them, descending.
-template <class S>
-Eigen::VectorXd singular_values(const Factors<S>& M) {
-  return detail::Compressed<S>("singular_values", M).core_svd().singular_values();
+template <FactoredMatrix Given>
+Eigen::VectorXd singular_values(const Given& M) {
+  return detail::Compressed<typename Given::Scalar>("singular_values", M).core_svd().singular_values();
 }
 
 /// ||M||_F, to rounding also where B A cancels.
-template <class S>
-double norm(const Factors<S>& M) {
-  return detail::Compressed<S>("norm", M).norm();
+template <FactoredMatrix Given>
+double norm(const Given& M) {
+  return detail::Compressed<typename Given::Scalar>("norm", M).norm();
 }
 
 /// The nearest product of a rank, energy or error, with its certificate. options.method is not asked: this is exact.
@@ -115,26 +118,25 @@ double norm(const Factors<S>& M) {
 ///
 /// Throws ShapeError for factors that are empty or do not fit, ValueError for what is not finite, ConfigError for
 /// options out of range; the largest rank is min(m, n, R).
-template <class S>
-TruncatedSvd<S> truncate(const Factors<S>& M, const SvdOptions& options) {
-  return detail::Compressed<S>("truncate", M).truncate(options);
-}
-template <class S>
-TruncatedSvd<S> truncate(const FactorView<S>& M, const SvdOptions& options) {
-  return detail::Compressed<S>("truncate", M).truncate(options);
+template <FactoredMatrix Given>
+auto truncate(const Given& M, const SvdOptions& options) -> TruncatedSvd<typename Given::Scalar> {
+  return detail::Compressed<typename Given::Scalar>("truncate", M).truncate(options);
 }
 
 /// The same matrix with factors of equal size and orthogonal directions, B^T B = A A^T = diag(sigma); scale 1.
 /// Of rank min(m, n, R).
-template <class S>
-Factors<S> balanced(const Factors<S>& M) {
-  const detail::Compressed<S> compressed("balanced", M);
-  return balanced_factors(compressed.truncate({.rank = compressed.largest_rank()}));
+template <FactoredMatrix Given>
+auto balanced(const Given& M) -> Factors<typename Given::Scalar> {
+  detail::Compressed<typename Given::Scalar> compressed("balanced", M);
+  const Index rank = compressed.largest_rank();
+  return balanced_factors(std::move(compressed).truncate({.rank = rank}));
 }
 
 /// ||M - N||_F, to rounding relative to M and N.   Throws ShapeError if the two differ in shape.
-template <class S>
-double distance(const Factors<S>& M, const Factors<S>& N) {
+template <FactoredMatrix First, FactoredMatrix Second>
+  requires std::same_as<typename First::Scalar, typename Second::Scalar>
+double distance(const First& M, const Second& N) {
+  using S = typename First::Scalar;
   return detail::Compressed<S>("distance", detail::concatenated<S>("distance", {{M, 1}, {N, -1}})).norm();
 }
 
@@ -148,9 +150,11 @@ enum class Side {
 /// U_M: the first i singular vectors of M, U_N: the first j of N, of the given side.
 /// Throws ShapeError if the vectors' lengths differ, ConfigError unless 1 <= i <= min(m, n, R) of M and j likewise.
 /// Source: Hu et al. 2021, arXiv:2106.09685v2, equation (4).
-template <class S>
-double subspace_overlap(const Factors<S>& M, const Factors<S>& N, Index i, Index j, Side side) {
-  const auto vectors = [side](const Factors<S>& factors, Index count) -> Eigen::MatrixXd {
+template <FactoredMatrix First, FactoredMatrix Second>
+  requires std::same_as<typename First::Scalar, typename Second::Scalar>
+double subspace_overlap(const First& M, const Second& N, Index i, Index j, Side side) {
+  using S = typename First::Scalar;
+  const auto vectors = [side](const FactorView<S>& factors, Index count) -> Eigen::MatrixXd {
     const TruncatedSvd<S> svd = detail::Compressed<S>("subspace_overlap", factors).truncate({.rank = count});
     return (side == Side::left ? svd.U : svd.V).template cast<double>();
   };

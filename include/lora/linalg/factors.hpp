@@ -9,6 +9,7 @@
 #include "lora/core/scalar.hpp"
 
 #include <cmath>
+#include <concepts>
 #include <cstddef>
 #include <string>
 #include <vector>
@@ -44,6 +45,11 @@ struct FactorView {
   Index cols() const { return A.cols(); }
   Index rank() const { return B.cols(); }
 };
+
+/// Either of the two: what the functions of factored matrices take. Both have scale, B, A, rows(), cols() and rank().
+template <class M>
+concept FactoredMatrix =
+    std::same_as<M, Factors<typename M::Scalar>> || std::same_as<M, FactorView<typename M::Scalar>>;
 
 /// One term of a weighted sum.
 template <class S>
@@ -94,8 +100,9 @@ Factors<S> concatenated(const Caller& who, const std::vector<WeightedFactors<S>>
 
 /// The sum of the products of equal entries of two matrices, trace(M^T N) = s t sum (B^T D) .* (A C^T) for N = t D C.
 /// Throws ShapeError if the two differ in shape.
-template <class S>
-double inner_product(const Factors<S>& M, const Factors<S>& N) {
+template <FactoredMatrix First, FactoredMatrix Second>
+  requires std::same_as<typename First::Scalar, typename Second::Scalar>
+double inner_product(const First& M, const Second& N) {
   detail::check_rows("inner_product", "A", M.A.rows(), "B.cols()", M.B.cols());
   detail::check_rows("inner_product", "A of the second", N.A.rows(), "B.cols()", N.B.cols());
   detail::check_rows("inner_product", "the second", N.rows(), "rows of the first", M.rows());
