@@ -1,12 +1,34 @@
 #!/usr/bin/env bash
 # Builds and runs a benchmark; sets up what is missing first.
 #   benchmarks/run.sh [NAME] [--out DIR] [flags of the benchmark]
-# NAME is one of benchmarks/*.cpp, savings if left out; results go to build/out/NAME unless --out says otherwise.
+#   benchmarks/run.sh [NAME] --peer [--out DIR] [flags]     against other libraries, installed from PyPI into build/peers
+# NAME is one of benchmarks/*.cpp, savings if left out; with --peer one of benchmarks/peers/*.py, training if left out.
+# Results go to build/out/NAME, or with --peer to build/out/NAME_peer, unless --out says otherwise.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../.ci/setup.sh"
 
-name=savings
+name=
 if [ $# -gt 0 ] && [[ $1 != -* ]]; then name=$1 && shift; fi
+peer=
+arguments=()
+for argument in "$@"; do
+  if [ "$argument" = --peer ]; then peer=yes; else arguments+=("$argument"); fi
+done
 
 set_up eigen benchmark
-run_program benchmarks "$name" "$@"
+if [ -z "$peer" ]; then run_program benchmarks "${name:-savings}" "${arguments[@]}"; fi
+
+name=${name:-training}
+peers="$root/benchmarks/peers"
+if [ ! -f "$peers/$name.py" ]; then
+  say "There is no benchmarks/peers/$name.py. There is:" "$(cd "$peers" && grep -l '^def main' -- *.py | sed 's/\.py$//' | tr '\n' ' ')"
+  exit 1
+fi
+venv="$root/build/peers"
+python_packages numpy==2.4.6 scikit-learn==1.9.1 threadpoolctl==3.8.0 torch==2.13.0 peft==0.21.2 transformers==5.23.0
+library="$root/build/benchmarks/benchmarks/peer_$name.so"
+configure benchmarks >&2
+cmake --build "$root/build/benchmarks" --target "peer_$name" -j "$jobs" >&2
+# One thread for everyone; the libraries read this when they are loaded.
+export OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
+exec "$venv/bin/python" "$peers/$name.py" --library "$library" --out "$root/build/out/${name}_peer" "${arguments[@]}"

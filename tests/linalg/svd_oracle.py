@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
 """The truncated SVD against LAPACK (through NumPy) on matrices of thirteen kinds on which SVDs are known to fail.
 
-    svd_oracle.py --eigen DIR [--compiler g++] [--build DIR] [--count 2000] [--seed 1] [--flag=...]
+    svd_oracle.py --program PROGRAM [--count 2000] [--seed 1]
 
-For each scalar, `count` matrices of random sizes from 1 x 1 to 96 x 96 and a random rank. A failure is: a program that
-crashes, a result that is not verified, factors that are not orthonormal, a certificate that differs from the error of
-the factors, an error above LAPACK's optimum; the tolerance is 1e-12 (double) or 1e-5 (float) of the matrix's Frobenius
-norm. Every fourth matrix goes to the randomised method, which must keep its certificate and its spectral bound. Ends with
-status 1 after any failure.
+PROGRAM is oracle/truncate.cpp. For each scalar, `count` matrices of random sizes from 1 x 1 to 96 x 96 and a random
+rank. A failure is: a program that crashes, a result that is not verified, factors that are not orthonormal, a
+certificate that differs from the error of the factors, an error above LAPACK's optimum; the tolerance is 1e-12 (double)
+or 1e-5 (float) of the matrix's Frobenius norm. Every fourth matrix goes to the randomised method, which must keep its
+certificate and its spectral bound. Ends with status 1 after any failure.
 """
 
 import argparse
@@ -18,8 +18,6 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-
-ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def signs(rng, *shape):
@@ -89,27 +87,19 @@ def judge(A, rank, randomised, tolerance, converged, U, sigma, V, certificate):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--eigen", required=True)
-    parser.add_argument("--compiler", default="c++")
-    parser.add_argument("--build")
+    parser.add_argument("--program", required=True)
     parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--flag", action="append", default=[], help="for the compiler, such as --flag=-march=native")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(options.build or temporary)
-        folder.mkdir(parents=True, exist_ok=True)
-        program = folder / "truncate"
-        source = Path(__file__).resolve().parent / "oracle" / "truncate.cpp"
-        subprocess.run([options.compiler, "-std=c++20", "-O2", "-w", *options.flag, "-I", ROOT / "include", "-isystem",
-                        options.eigen, source, "-o", program], check=True)
+        folder = Path(temporary)
         failures = 0
         for is_float in (True, False):
             given = list(cases(options.count, is_float, options.seed))
             with open(folder / "input", "wb") as file:
                 for _, A, rank, randomised in given:
                     file.write(struct.pack("<5q", is_float, randomised, *A.shape, rank) + A.tobytes(order="F"))
-            crashed = subprocess.run([program, folder / "input", folder / "output"]).returncode
+            crashed = subprocess.run([options.program, folder / "input", folder / "output"]).returncode
             data = (folder / "output").read_bytes()
             at = 0
             for k, (kind, A, rank, randomised) in enumerate(given):

@@ -2,10 +2,17 @@
 
     pip install torch==2.13.0 transformers==5.23.0
     python tests/optim/reference.py > tests/optim/reference.hpp
+    python tests/optim/reference.py --check      compares with reference.hpp instead, to 1e-14 of each array's largest
 
 Everything is in double precision. Two parameters, A (2, 3) and B (4, 2), take ten steps; their gradient is a pattern of
 the step and the position, plus a quarter of the value (the function `gradient` below, and its twin in the tests).
 """
+
+import contextlib
+import io
+import re
+import sys
+from pathlib import Path
 
 import torch
 import transformers
@@ -119,15 +126,43 @@ def losses():
     array("squared_error_gradient", y.grad.flatten().tolist())
 
 
-def main():
-    print("#pragma once")
-    print("// clang-format off")
-    print(f"// Written by reference.py with torch {torch.__version__}, transformers {transformers.__version__}.")
-    print("\n#include <array>\n\nnamespace reference {\n")
-    optimisers()
-    schedules()
-    losses()
-    print("\n}  // namespace reference")
+def written():
+    """The whole of reference.hpp."""
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text):
+        print("#pragma once")
+        print("// clang-format off")
+        print(f"// Written by reference.py with torch {torch.__version__}, transformers {transformers.__version__}.")
+        print("\n#include <array>\n\nnamespace reference {\n")
+        optimisers()
+        schedules()
+        losses()
+        print("\n}  // namespace reference")
+    return text.getvalue()
 
 
-main()
+def values(text):
+    """The numbers of each constant by its name."""
+    found = re.findall(r"inline constexpr [\w:<>, ]+? (\w+) = ([^;]*);", text)
+    return {name: [float(x) for x in re.findall(r"[-+0-9.e]+", body)] for name, body in found}
+
+
+def check():
+    """The names of the constants in reference.hpp that are not what is computed now."""
+    now = values(written())
+    stored = values((Path(__file__).resolve().parent / "reference.hpp").read_text())
+    wrong = sorted(now.keys() ^ stored.keys())
+    for name in now.keys() & stored.keys():
+        largest = max(map(abs, now[name]))
+        same = len(now[name]) == len(stored[name]) and all(
+            abs(x - y) <= 1e-14 * largest for x, y in zip(now[name], stored[name]))
+        if not same:
+            wrong.append(name)
+    print(f"reference: {len(now)} constants, {len(wrong)} differ from reference.hpp {wrong if wrong else ''}")
+    return len(wrong) > 0 or not now
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["--check"]:
+        sys.exit(check())
+    print(written(), end="")

@@ -1,0 +1,106 @@
+/// This library as peers/lowrank.py calls it: matrices by address, row-major as NumPy and PyTorch hold them.
+///
+/// Every function returns 0, or 1 after printing what was thrown. certificate: Frobenius error, spectral error, norm.
+
+#include "lora/linalg/pca.hpp"
+#include "lora/linalg/truncated_svd.hpp"
+#include "lora/peft/surgery.hpp"
+
+#include <exception>
+#include <iostream>
+#include <vector>
+
+namespace {
+
+using lora::Index;
+template <class S>
+using Given = Eigen::Map<const lora::RowMajorMatrix<S>>;
+template <class S>
+using Result = Eigen::Map<lora::RowMajorMatrix<S>>;
+
+int run(auto&& f) {
+  try {
+    f();
+    return 0;
+  } catch (const std::exception& error) {
+    std::cerr << error.what() << "\n";
+    return 1;
+  }
+}
+
+void write(const lora::Certificate& certificate, double* to) {
+  to[0] = certificate.frobenius_error;
+  to[1] = certificate.spectral_error;
+  to[2] = certificate.frobenius_norm;
+}
+
+template <class S>
+int svd(const S* A, Index rows, Index cols, Index rank, bool randomised, S* U, S* sigma, S* V, double* certificate) {
+  return run([&] {
+    const auto method = randomised ? lora::SvdMethod::randomised : lora::SvdMethod::exact;
+    const auto found = lora::truncated_svd(Given<S>(A, rows, cols), {.rank = rank, .method = method});
+    Result<S>(U, rows, rank) = found.U;
+    Result<S>(sigma, rank, 1) = found.singular_values;
+    Result<S>(V, cols, rank) = found.V;
+    write(found.certificate, certificate);
+  });
+}
+
+lora::Lora<float> adapter(const float* B, const float* A, Index out, Index in, Index rank, double alpha) {
+  lora::Rng unused(0);
+  lora::Lora<float> made(out, in, {.rank = rank, .alpha = alpha}, unused);
+  made.B.value = Given<float>(B, out, rank);
+  made.A.value = Given<float>(A, rank, in);
+  return made;
+}
+
+}  // namespace
+
+extern "C" {
+
+int truncated_svd_float(const float* A, Index rows, Index cols, Index rank, Index randomised, float* U, float* sigma,
+                        float* V, double* certificate) {
+  return svd(A, rows, cols, rank, randomised != 0, U, sigma, V, certificate);
+}
+
+int truncated_svd_double(const double* A, Index rows, Index cols, Index rank, Index randomised, double* U,
+                         double* sigma, double* V, double* certificate) {
+  return svd(A, rows, cols, rank, randomised != 0, U, sigma, V, certificate);
+}
+
+/// An adapter of scale 1, (out, from) and (from, in), cut down to (out, to) and (to, in).
+int resize(const float* B, const float* A, Index out, Index in, Index from, Index to, float* new_B, float* new_A,
+           double* certificate) {
+  return run([&] {
+    const auto found = lora::resize(adapter(B, A, out, in, from, static_cast<double>(from)), {.rank = to});
+    Result<float>(new_B, out, to) = found.adapter.B.value;
+    Result<float>(new_A, to, in) = found.adapter.A.value;
+    write(found.certificate, certificate);
+  });
+}
+
+/// The delta of the weighted sum of two adapters of the same rank and alpha: exact for rank 0, else the nearest of that
+/// rank.
+int combine(const float* B1, const float* A1, const float* B2, const float* A2, Index out, Index in, Index rank,
+            double alpha, double weight1, double weight2, Index to, float* delta) {
+  return run([&] {
+    const lora::Lora<float> first = adapter(B1, A1, out, in, rank, alpha);
+    const lora::Lora<float> second = adapter(B2, A2, out, in, rank, alpha);
+    const std::vector<lora::WeightedLora<float>> terms = {{first, weight1}, {second, weight2}};
+    const lora::Lora<float> sum = to == 0 ? lora::combine(terms) : lora::combine(terms, {.rank = to}).adapter;
+    Result<float>(delta, out, in) = sum.scale() * sum.B.value * sum.A.value;
+  });
+}
+
+/// Exact principal components of X (samples, features), which is this library's (features, samples): components (rank,
+/// features), and of as many their variances.
+int pca(const double* X, Index samples, Index features, Index rank, double* components, double* variance) {
+  return run([&] {
+    const Eigen::Map<const lora::Matrix<double>> columns(X, features, samples);
+    const auto found = lora::pca(columns, {.rank = rank, .method = lora::SvdMethod::exact});
+    Result<double>(components, rank, features) = found.components.transpose();
+    Result<double>(variance, rank, 1) = found.explained_variance;
+  });
+}
+
+}  // extern "C"
