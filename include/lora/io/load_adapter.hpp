@@ -1,0 +1,316 @@
+#pragma once
+/// An adapter from a directory that Hugging Face PEFT or save_adapter has written:
+///
+///   const lora::PeftConfig config = lora::load_adapter(net, "adapter/");
+///   ...
+///   lora::save_adapter(net, "adapter/", {.config = config});      // keeps what is only known to PEFT
+///
+/// Nothing in the directory has to be trusted.
+
+#include "lora/io/peft_config.hpp"
+#include "lora/io/peft_files.hpp"
+#include "lora/io/peft_layers.hpp"
+#include "lora/io/peft_support.hpp"
+#include "lora/io/safetensors.hpp"
+#include "lora/peft/adaptable.hpp"
+
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <optional>
+#include <set>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace lora {
+
+namespace detail {
+
+struct PeftFiles {
+  PeftConfig config;
+  Safetensors weights;
+  std::string config_path, weights_path;
+};
+
+/// Which config file is at this path now; a new number for each that replaces it.
+inline std::pair<std::uint64_t, std::uint64_t> identity_of(const std::filesystem::path& file) {
+  struct ::stat status;
+  if (::stat(file.c_str(), &status) != 0) return {0, 0};
+  return {static_cast<std::uint64_t>(status.st_dev), static_cast<std::uint64_t>(status.st_ino)};
+}
+
+/// Both files, of one adapter: if another was put in its place between opening the one and the other, both are opened
+/// again. Throws FormatError for weights that were written for another config.
+inline PeftFiles open_peft(const std::filesystem::path& folder) {
+  const auto config_path = folder / peft_config_name, weights_path = folder / peft_weights_name;
+  for (int attempts = 100;; --attempts) {
+    const auto before = identity_of(config_path);
+    try {
+      PeftConfig config = read_peft_config(config_path);
+      check_supported(config_path.string(), config);
+      std::error_code ignored;
+      if (!std::filesystem::exists(weights_path, ignored) &&
+          std::filesystem::exists(folder / "adapter_model.bin", ignored)) {
+        const std::string who = folder.string();
+        fail<FileError>(std::string_view(who),
+                        "there is an adapter_model.bin, a pickle, which can run any program, but no "
+                        "adapter_model.safetensors; save it in PEFT with safe_serialization=True");
+      }
+      PeftFiles files{std::move(config), Safetensors::open(weights_path, {.access = FileAccess::read}),
+                      config_path.string(), weights_path.string()};
+      if (identity_of(config_path) != before && attempts > 0) continue;
+      const auto digest = files.weights.metadata().find(peft_digest_name);
+      if (digest != files.weights.metadata().end() && digest->second != peft_digest(files.config)) {
+        fail<FormatError>(std::string_view(files.weights_path),
+                          "was written for another config than the " + std::string(peft_config_name) +
+                              " beside it: saving was interrupted, or the config was changed since; save the adapter "
+                              "again");
+      }
+      return files;
+    } catch (const Error&) {
+      if (attempts > 0 && identity_of(config_path) != before) continue;
+      throw;
+    }
+  }
+}
+
+inline std::string peft_shape_text(const std::vector<std::uint64_t>& shape) {
+  std::string text = "(";
+  for (const std::uint64_t dimension : shape) text += (text.size() > 1 ? ", " : "") + std::to_string(dimension);
+  return text + ")";
+}
+
+/// The tensors of a file against those that are wanted: collects what is wrong, to say all at once.
+class PeftTensorCheck {
+ public:
+  explicit PeftTensorCheck(const Safetensors& weights) : weights_(weights) {}
+
+  void want(const std::string& key, std::vector<std::uint64_t> shape, const std::string& remark = {}) {
+    wanted_.insert(key);
+    const StoredTensor* tensor = weights_.find(key);
+    if (tensor == nullptr) {
+      missing_.push_back(key + " " + peft_shape_text(shape));
+    } else {
+      compare(*tensor, shape, remark);
+    }
+  }
+  /// The same for one that may be missing.
+  void allow(const std::string& key, const std::vector<std::uint64_t>& shape) {
+    wanted_.insert(key);
+    if (const StoredTensor* tensor = weights_.find(key)) compare(*tensor, shape, {});
+  }
+
+  /// Throws MismatchError with three lists, of which each shows its first entries.
+  void finish(std::string_view who) const {
+    std::vector<std::string> unexpected;
+    for (const StoredTensor& tensor : weights_.tensors()) {
+      if (wanted_.contains(tensor.name)) continue;
+      unexpected.push_back(shown(tensor.name) + " " + peft_shape_text(tensor.shape) + hint(tensor.name));
+    }
+    if (missing_.empty() && unexpected.empty() && misshapen_.empty()) return;
+    std::string text = "does not fit the model and " + std::string(peft_config_name) + ", nothing was loaded";
+    const auto list = [&](const char* title, const std::vector<std::string>& entries) {
+      if (entries.empty()) return;
+      text += "\n" + std::to_string(entries.size()) + " " + title + ":";
+      for (const std::string& entry : entries) text += "\n  " + entry;
+    };
+    list("missing", missing_);
+    list("unexpected", unexpected);
+    list("misshapen", misshapen_);
+    fail<MismatchError>(who, text);
+  }
+
+ private:
+  void compare(const StoredTensor& tensor, const std::vector<std::uint64_t>& shape, const std::string& remark) {
+    if (tensor.shape != shape) {
+      misshapen_.push_back(tensor.name + ": shape is " + peft_shape_text(tensor.shape) + ", expected " +
+                           peft_shape_text(shape) + remark);
+    } else if (!is_real(tensor.dtype)) {
+      misshapen_.push_back(tensor.name + ": dtype is " + std::string(name(tensor.dtype)) +
+                           ", expected F64, F32, F16 or BF16");
+    }
+  }
+
+  static std::string hint(std::string_view name) {
+    if (name.find("lora_magnitude_vector") != name.npos) return ", of DoRA; merge the adapter first";
+    if (name.find("lora_embedding_") != name.npos) return ", of an embedding, which takes no adapters here";
+    if (name.ends_with("lora_B.bias")) return ", of lora_bias; merge the adapter first";
+    if (!name.starts_with(peft_prefix)) return ", expected names that begin with " + std::string(peft_prefix);
+    return {};
+  }
+
+  const Safetensors& weights_;
+  std::set<std::string, std::less<>> wanted_;
+  std::vector<std::string> missing_, misshapen_;
+};
+
+/// What a config gives to one layer, and how its tensors lie in the file.
+struct PeftPlan {
+  ModuleMatch match;
+  const char* bias = nullptr;  // the part of the key; null: no bias of its own
+  bool stored_bias = true;     // false: the base's bias starts it
+  bool transposed = false;     // a full weight stored (in, out)
+};
+
+template <class L>
+PeftPlan plan_layer(const L& layer, const ModuleMatch& match, const PeftFiles& files, bool no_bias_stored,
+                    PeftTensorCheck& check) {
+  using Role = ModuleMatch::Role;
+  PeftPlan plan{match};
+  const auto out = static_cast<std::uint64_t>(layer.out_features()),
+             in = static_cast<std::uint64_t>(layer.in_features());
+  const PeftConfig& config = files.config;
+  const std::string& path = match.path;
+  if (layer.bias() != nullptr) {
+    if (match.role == Role::factors && config.lora.bias != Bias::none) plan.bias = "base_layer.bias";
+    if (match.role == Role::full || match.role == Role::bias) plan.bias = "bias";
+  }
+  if (match.role == Role::factors) {
+    const auto rank = static_cast<std::uint64_t>(match.rank);
+    const StoredTensor* A = files.weights.find(peft_key(path, "lora_A.weight"));
+    std::string remark;
+    if (A != nullptr && A->shape.size() == 2 && A->shape[0] != rank) {
+      remark = ": rank " + std::to_string(A->shape[0]) + " here, but rank " + std::to_string(rank) + " for " +
+               in_quotes(path) + " in " + files.config_path;
+    }
+    check.want(peft_key(path, "lora_A.weight"), {rank, in}, remark);
+    check.want(peft_key(path, "lora_B.weight"), {out, rank}, remark);
+    plan.stored_bias = !no_bias_stored;
+  }
+  if (match.role == Role::full) {
+    const std::string key = peft_key(path, "weight");
+    const StoredTensor* weight = files.weights.find(key);
+    if (config.fan_in_fan_out && in == out) {
+      fail<ConfigError>(std::string_view(files.config_path),
+                        "modules_to_save has the square layer " + in_quotes(path) +
+                            " and fan_in_fan_out is true: its weight may be stored (out, in) or (in, out)");
+    }
+    plan.transposed = config.fan_in_fan_out && weight != nullptr && weight->shape == std::vector{in, out};
+    check.want(key, plan.transposed ? std::vector{in, out} : std::vector{out, in});
+    if (config.lora.bias == Bias::all && plan.bias != nullptr) {
+      // PEFT also writes these two, the same bias again and the base's own.
+      check.allow(peft_key(path, "modules_to_save.bias"), {out});
+      check.allow(peft_key(path, "original_module.bias"), {out});
+    }
+  }
+  if (plan.bias != nullptr && plan.stored_bias) check.want(peft_key(path, plan.bias), {out});
+  return plan;
+}
+
+/// The adapter that `plan` says, with the numbers of the file, and its bias.
+template <class L>
+auto read_layer(const L& layer, const PeftPlan& plan, const PeftFiles& files) {
+  using S = typename L::Scalar;
+  using Set = AdapterSet<S>;
+  const std::string& path = plan.match.path;
+  std::optional<Vector<S>> bias;
+  if (plan.bias != nullptr) {
+    bias = *layer.bias();
+    if (plan.stored_bias) files.weights.read_into(peft_key(path, plan.bias), *bias);
+  }
+  if (plan.match.role == ModuleMatch::Role::full) {
+    Matrix<S> weight = files.weights.read<S>(peft_key(path, "weight"));
+    if (plan.transposed) weight = Matrix<S>(weight.transpose());
+    return std::pair(typename Set::AnyAdapter(FullWeight<S>(std::move(weight))), std::move(bias));
+  }
+  if (plan.match.role == ModuleMatch::Role::bias) {
+    return std::pair(typename Set::AnyAdapter(NoAdapter<S>()), std::move(bias));
+  }
+  LoraConfig config;
+  config.rank = plan.match.rank;
+  config.alpha = plan.match.alpha;
+  config.scaling = files.config.lora.scaling;
+  const Caller who(files.config_path, path);
+  check_scale<S>(config, who);
+  // Dropout streams differ between layers and adapters, and are the same whenever this file is loaded.
+  std::uint64_t seed = 14695981039346656037ull;
+  for (const char letter : path) seed = (seed ^ static_cast<unsigned char>(letter)) * 1099511628211ull;
+  Rng rng(seed);
+  Lora<S> factors(layer.out_features(), layer.in_features(), {.rank = 1, .init = Init::kaiming_uniform}, rng);
+  factors.alpha = config.alpha;
+  factors.scaling = config.scaling;
+  factors.dropout = files.config.lora.dropout;
+  factors.A.value.resize(config.rank, layer.in_features());
+  factors.B.value.resize(layer.out_features(), config.rank);
+  files.weights.read_into(peft_key(path, "lora_A.weight"), factors.A.value);
+  files.weights.read_into(peft_key(path, "lora_B.weight"), factors.B.value);
+  return std::pair(typename Set::AnyAdapter(std::move(factors)), std::move(bias));
+}
+
+/// target_modules null: the layers that the file has factors for.
+template <class T>
+void targets_from_file(const T& model, PeftFiles& files) {
+  std::vector<std::string> targets;
+  visit_adaptable(model, [&](const Path& path, const auto&) {
+    const std::string name = path.str();
+    for (const char* part : {"lora_A.weight", "lora_B.weight"}) {
+      if (files.weights.find(peft_key(name, part)) == nullptr) continue;
+      targets.push_back(name);
+      return;
+    }
+  });
+  if (targets.empty()) {
+    fail<MismatchError>(std::string_view(files.weights_path),
+                        "has factors for no layer of the model, and target_modules is null");
+  }
+  files.config.lora.target_modules = targets;
+}
+
+}  // namespace detail
+
+/// Adds the adapter to the model under a name and selects it alone, ready for inference and for further training; the
+/// base is frozen. Returns its config, for save_adapter. An adapter other than "default" is in the sub-directory of its
+/// name, or, if there is none, in the directory itself.
+///
+/// The tensors of the file have to be those that the config gives to this model, no more and no less: MismatchError
+/// lists all that are missing, unexpected or misshapen. F64, F32, F16 and BF16 are converted to the model's scalar.
+/// Throws FileError, FormatError for files that are not valid, ConfigError for a setting that cannot be applied, by its
+/// name, NameError for an adapter name that is taken, or names that no layer has. Whatever it throws, the model is
+/// unchanged.
+template <class T>
+PeftConfig load_adapter(T& model, const std::filesystem::path& directory, std::string_view name = "default") {
+  visit_adaptable(std::as_const(model), [&](const Path&, const auto& layer) {
+    static_assert(detail::require_peft_layer<std::remove_cvref_t<decltype(layer)>>());
+    layer.adapters().check_new_name(name);
+  });
+  auto folder = detail::peft_folder(directory, name, "load_adapter");
+  std::error_code ignored;
+  if (!std::filesystem::exists(folder / detail::peft_config_name, ignored)) folder = directory;
+  detail::PeftFiles files = detail::open_peft(folder);
+  if (files.config.lora.target_modules.empty()) detail::targets_from_file(model, files);
+  const auto matches = detail::peft_matches(model, files.config, std::string_view(files.config_path));
+
+  // PEFT 0.7.1 stores no biases for lora_only.
+  const bool no_bias_stored = files.config.lora.bias == Bias::lora_only &&
+                              std::none_of(matches.begin(), matches.end(), [&](const ModuleMatch& match) {
+                                return files.weights.find(detail::peft_key(match.path, "base_layer.bias")) != nullptr;
+                              });
+  detail::PeftTensorCheck check(files.weights);
+  std::vector<detail::PeftPlan> plans;
+  visit_adaptable(std::as_const(model), [&](const Path&, const auto& layer) {
+    plans.push_back(detail::plan_layer(layer, matches[plans.size()], files, no_bias_stored, check));
+  });
+  check.finish(files.weights_path);
+
+  std::vector<std::function<void()>> changes;
+  visit_adaptable(model, [&](const Path&, auto& layer) {
+    const detail::PeftPlan& plan = plans[changes.size()];
+    if (plan.match.role == ModuleMatch::Role::nothing) {
+      changes.emplace_back([&layer] { layer.select_none(); });
+      return;
+    }
+    changes.emplace_back([&layer, name, made = detail::read_layer(layer, plan, files)]() mutable {
+      layer.attach(name, std::move(made.first), std::move(made.second));
+    });
+  });
+  for (const auto& change : changes) change();
+  freeze_base(model);
+  return std::move(files.config);
+}
+
+}  // namespace lora

@@ -1,0 +1,319 @@
+#pragma once
+/// adapter_config.json, the settings of a PEFT adapter.
+///
+///   lora::PeftConfig config = lora::read_peft_config("adapter/");
+///
+/// A config that starts here has the 21 keys that PEFT 0.7.1 knows, and use_rslora or another only if it is set. One
+/// that was read keeps every key it had, with the text of its value; what has been changed since is written anew. The
+/// text is Python's json.dumps(config, indent=2, sort_keys=True), as PEFT writes it.
+///
+/// Source: peft 0.7.1 and 0.21.2, config.py and tuners/lora/config.py.
+
+#include "lora/adapters/config.hpp"
+#include "lora/io/file_bytes.hpp"
+#include "lora/io/file_error.hpp"
+#include "lora/io/json_value.hpp"
+
+#include <cmath>
+#include <cstdint>
+#include <filesystem>
+#include <limits>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace lora {
+
+struct PeftConfig {
+  /// r, lora_alpha, use_rslora (scaling), the layers and their patterns. Empty target_modules stand for null: PEFT then
+  /// has names for each type of model.
+  LoraConfig lora = {};
+  std::optional<std::string> base_model_name_or_path = {};
+  std::optional<std::string> revision = {};
+  /// Such as CAUSAL_LM; PEFT knows six.
+  std::optional<std::string> task_type = {};
+  bool inference_mode = true;
+  /// The base stores its weights (in, out), as GPT-2's Conv1D does. A and B are the same either way.
+  bool fan_in_fan_out = false;
+  /// All keys of the file that this was read from, each with the JSON text of its value.
+  std::map<std::string, std::string> source = {};
+};
+
+namespace detail {
+
+inline constexpr const char* peft_config_name = "adapter_config.json";
+inline constexpr const char* peft_weights_name = "adapter_model.safetensors";
+inline constexpr JsonLimits peft_config_limits{.bytes = 16'000'000, .depth = 8, .values = 1'000'000};
+
+/// What PEFT 0.7.1 knows, with the values of a config that starts here.
+inline const std::map<std::string, std::string>& new_peft_settings() {
+  static const std::map<std::string, std::string> settings{{"alpha_pattern", "{}"},
+                                                           {"auto_mapping", "null"},
+                                                           {"base_model_name_or_path", "null"},
+                                                           {"bias", "\"none\""},
+                                                           {"fan_in_fan_out", "false"},
+                                                           {"inference_mode", "true"},
+                                                           {"init_lora_weights", "true"},
+                                                           {"layers_pattern", "null"},
+                                                           {"layers_to_transform", "null"},
+                                                           {"loftq_config", "{}"},
+                                                           {"lora_alpha", "8"},
+                                                           {"lora_dropout", "0.0"},
+                                                           {"megatron_config", "null"},
+                                                           {"megatron_core", "\"megatron.core\""},
+                                                           {"modules_to_save", "null"},
+                                                           {"peft_type", "\"LORA\""},
+                                                           {"r", "8"},
+                                                           {"rank_pattern", "{}"},
+                                                           {"revision", "null"},
+                                                           {"target_modules", "null"},
+                                                           {"task_type", "null"}};
+  return settings;
+}
+
+/// Reads the settings of one file; every message names the key, what it is and what was expected.
+class PeftSettings {
+ public:
+  PeftSettings(std::string_view who, const JsonValue& root) : who_(who), root_(root) {}
+
+  /// Of a key that is there and not null, else null.
+  const JsonValue* find(const char* key) const {
+    const JsonValue* value = root_.find(key);
+    return value != nullptr && value->kind != Kind::null ? value : nullptr;
+  }
+  std::optional<std::string> text(const char* key) const {
+    const JsonValue* value = find(key);
+    if (value == nullptr) return std::nullopt;
+    return text_of(key, *value, "a string or null");
+  }
+  bool flag(const char* key, bool otherwise) const {
+    const JsonValue* value = find(key);
+    if (value == nullptr) return otherwise;
+    if (value->kind != Kind::boolean) refuse(key, *value, "true or false");
+    return value->text == "true";
+  }
+  Index integer(const char* key, Index otherwise) const {
+    const JsonValue* value = find(key);
+    return value == nullptr ? otherwise : integer_of(key, *value);
+  }
+  double number(const char* key, double otherwise) const {
+    const JsonValue* value = find(key);
+    return value == nullptr ? otherwise : number_of(key, *value);
+  }
+  /// A list of strings, or one string.
+  std::vector<std::string> texts(const char* key) const {
+    const JsonValue* value = find(key);
+    std::vector<std::string> result;
+    if (value == nullptr) return result;
+    if (value->kind == Kind::string) return {value->text};
+    if (value->kind != Kind::array) refuse(key, *value, "a string, a list of strings or null");
+    for (const JsonValue& item : value->items) result.push_back(text_of(key, item, "a list of strings"));
+    return result;
+  }
+  std::vector<Index> integers(const char* key) const {
+    const JsonValue* value = find(key);
+    std::vector<Index> result;
+    if (value == nullptr) return result;
+    if (value->kind != Kind::array) return {integer_of(key, *value)};
+    for (const JsonValue& item : value->items) result.push_back(integer_of(key, item));
+    return result;
+  }
+  ModuleNames names(const char* key) const {
+    const JsonValue* value = find(key);
+    if (value != nullptr && value->kind == Kind::string) return {value->text};
+    return {texts(key)};
+  }
+  std::vector<std::pair<std::string, Index>> integer_table(const char* key) const {
+    return table<Index>(key, [&](const JsonValue& item) { return integer_of(key, item); });
+  }
+  std::vector<std::pair<std::string, double>> number_table(const char* key) const {
+    return table<double>(key, [&](const JsonValue& item) { return number_of(key, item); });
+  }
+
+  [[noreturn]] void refuse(const char* key, const JsonValue& found, const std::string& expected) const {
+    const bool scalar = found.kind != Kind::array && found.kind != Kind::object;
+    const std::string what = found.kind == Kind::string  ? shown(found.text)
+                             : scalar                    ? python_json(found).substr(0, 100)
+                             : found.kind == Kind::array ? "a list"
+                                                         : "an object";
+    fail<FormatError>(who_, std::string(key) + " is " + what + ", expected " + expected);
+  }
+
+ private:
+  using Kind = JsonValue::Kind;
+
+  std::string text_of(const char* key, const JsonValue& value, const std::string& expected) const {
+    if (value.kind != Kind::string) refuse(key, value, expected);
+    return value.text;
+  }
+  Index integer_of(const char* key, const JsonValue& value) const {
+    constexpr double most = std::numeric_limits<std::int32_t>::max();
+    if (value.kind != Kind::integer || std::abs(value.number) > most) refuse(key, value, "an integer of 32 bits");
+    return static_cast<Index>(value.number);
+  }
+  double number_of(const char* key, const JsonValue& value) const {
+    const bool number = value.kind == Kind::integer || value.kind == Kind::real;
+    if (!number || !std::isfinite(value.number)) refuse(key, value, "a finite number");
+    return value.number;
+  }
+  template <class T, class F>
+  std::vector<std::pair<std::string, T>> table(const char* key, F&& read) const {
+    const JsonValue* value = find(key);
+    std::vector<std::pair<std::string, T>> result;
+    if (value == nullptr) return result;
+    if (value->kind != Kind::object) refuse(key, *value, "an object of patterns and numbers");
+    for (std::size_t i = 0; i < value->items.size(); ++i) result.emplace_back(value->names[i], read(value->items[i]));
+    return result;
+  }
+
+  std::string_view who_;
+  const JsonValue& root_;
+};
+
+inline PeftConfig peft_config_of(std::string_view who, const JsonValue& root) {
+  if (root.kind != JsonValue::Kind::object) fail<FormatError>(who, "is no JSON object, expected one of settings");
+  const PeftSettings settings(who, root);
+  const JsonValue* type = root.find("peft_type");
+  if (type == nullptr) fail<FormatError>(who, "there is no peft_type, expected \"LORA\"");
+  if (type->kind != JsonValue::Kind::string || type->text != "LORA") {
+    settings.refuse("peft_type", *type, "\"LORA\", the only type that can be applied");
+  }
+  PeftConfig config;
+  LoraConfig& lora = config.lora;
+  lora.rank = settings.integer("r", 8);
+  lora.alpha = settings.number("lora_alpha", 8);
+  lora.dropout = settings.number("lora_dropout", 0);
+  lora.scaling = settings.flag("use_rslora", false) ? Scaling::alpha_over_sqrt_rank : Scaling::alpha_over_rank;
+  const JsonValue* init = settings.find("init_lora_weights");
+  lora.init = init != nullptr && init->text == "gaussian" ? Init::gaussian : Init::kaiming_uniform;
+  const std::string bias = settings.text("bias").value_or("none");
+  if (bias != "none" && bias != "all" && bias != "lora_only") {
+    settings.refuse("bias", *settings.find("bias"), "\"none\", \"all\" or \"lora_only\"");
+  }
+  lora.bias = bias == "none" ? Bias::none : bias == "all" ? Bias::all : Bias::lora_only;
+  lora.target_modules = settings.names("target_modules");
+  lora.exclude_modules = settings.names("exclude_modules");
+  lora.layers_to_transform = settings.integers("layers_to_transform");
+  lora.layers_pattern = settings.texts("layers_pattern");
+  lora.rank_pattern = settings.integer_table("rank_pattern");
+  lora.alpha_pattern = settings.number_table("alpha_pattern");
+  lora.modules_to_save = settings.texts("modules_to_save");
+  for (const auto& [pattern, rank] : lora.rank_pattern) {
+    if (rank >= 1) continue;
+    fail<FormatError>(
+        who, "rank_pattern has " + shown(pattern) + " at " + std::to_string(rank) + ", expected a rank of at least 1");
+  }
+  validate(lora, Caller(who));
+  config.base_model_name_or_path = settings.text("base_model_name_or_path");
+  config.revision = settings.text("revision");
+  config.task_type = settings.text("task_type");
+  config.inference_mode = settings.flag("inference_mode", false);
+  config.fan_in_fan_out = settings.flag("fan_in_fan_out", false);
+  for (std::size_t i = 0; i < root.items.size(); ++i) config.source[root.names[i]] = python_json(root.items[i], 1);
+  return config;
+}
+
+inline JsonValue json_string(std::string text) { return {.kind = JsonValue::Kind::string, .text = std::move(text)}; }
+inline JsonValue json_integer(Index value) { return {.kind = JsonValue::Kind::integer, .text = std::to_string(value)}; }
+/// A whole number without a point, as people give alphas.
+inline JsonValue json_number(double value) {
+  if (value == std::floor(value) && std::abs(value) < 1e15) return json_integer(static_cast<Index>(value));
+  return {.kind = JsonValue::Kind::real, .text = python_float(value)};
+}
+template <class T, class F>
+JsonValue json_list(const std::vector<T>& list, F&& item) {
+  if (list.empty()) return {};
+  JsonValue value{.kind = JsonValue::Kind::array};
+  for (const T& one : list) value.items.push_back(item(one));
+  return value;
+}
+template <class T, class F>
+JsonValue json_table(const std::vector<std::pair<std::string, T>>& table, F&& item) {
+  JsonValue value{.kind = JsonValue::Kind::object};
+  for (const auto& [name, one] : table) {
+    value.names.push_back(name);
+    value.items.push_back(item(one));
+  }
+  return value;
+}
+
+/// The settings that PeftConfig has a field for, as JSON text one level deep.
+inline std::map<std::string, std::string> peft_settings_of(const PeftConfig& config) {
+  const LoraConfig& lora = config.lora;
+  std::map<std::string, std::string> settings;
+  const auto put = [&](const char* key, const JsonValue& value) { settings[key] = python_json(value, 1); };
+  const auto flag = [](bool value) {
+    return JsonValue{.kind = JsonValue::Kind::boolean, .text = value ? "true" : "false"};
+  };
+  const auto text = [](const std::optional<std::string>& value) { return value ? json_string(*value) : JsonValue(); };
+  const auto names = [](const ModuleNames& value) {
+    return value.is_pattern() ? json_string(value.pattern()) : json_list(value.names(), json_string);
+  };
+  put("r", json_integer(lora.rank));
+  put("lora_alpha", json_number(lora.alpha));
+  put("lora_dropout", {.kind = JsonValue::Kind::real, .text = python_float(lora.dropout)});
+  put("use_rslora", flag(lora.scaling == Scaling::alpha_over_sqrt_rank));
+  put("bias", json_string(lora.bias == Bias::none ? "none" : lora.bias == Bias::all ? "all" : "lora_only"));
+  put("target_modules", names(lora.target_modules));
+  put("exclude_modules", names(lora.exclude_modules));
+  put("layers_to_transform", json_list(lora.layers_to_transform, json_integer));
+  put("layers_pattern", json_list(lora.layers_pattern, json_string));
+  put("rank_pattern", json_table(lora.rank_pattern, json_integer));
+  put("alpha_pattern", json_table(lora.alpha_pattern, json_number));
+  put("modules_to_save", json_list(lora.modules_to_save, json_string));
+  put("base_model_name_or_path", text(config.base_model_name_or_path));
+  put("revision", text(config.revision));
+  put("task_type", text(config.task_type));
+  put("inference_mode", flag(config.inference_mode));
+  put("fan_in_fan_out", flag(config.fan_in_fan_out));
+  return settings;
+}
+
+/// Keys and the texts of their values, as one object.
+inline std::string json_object(const std::map<std::string, std::string>& settings) {
+  std::string json;
+  for (const auto& [key, value] : settings) {
+    json += json.empty() ? "{\n  " : ",\n  ";
+    append_ascii_json_string(json, key);
+    json += ": " + value;
+  }
+  return json.empty() ? "{}" : json + "\n}";
+}
+
+}  // namespace detail
+
+/// A config from its text; `who` stands in messages. Throws FormatError for what is not JSON, a setting of another type
+/// or a peft_type other than LORA, ConfigError for one out of range. Settings that cannot be applied are no error yet.
+inline PeftConfig parse_peft_config(std::string_view who, std::string_view text) {
+  return detail::peft_config_of(who, read_json_value(who, text, detail::peft_config_limits));
+}
+
+/// The same from a file, or from adapter_config.json in a folder. Throws FileError too.
+inline PeftConfig read_peft_config(const std::filesystem::path& path) {
+  std::error_code ignored;
+  const auto file = std::filesystem::is_directory(path, ignored) ? path / detail::peft_config_name : path;
+  const std::string who = file.string();
+  const auto size = std::filesystem::file_size(file, ignored);
+  if (!ignored && size > detail::peft_config_limits.bytes) {
+    detail::fail<FormatError>(std::string_view(who), "has " + std::to_string(size) + " bytes, expected at most " +
+                                                         std::to_string(detail::peft_config_limits.bytes));
+  }
+  // Read rather than mapped: Python writes it in place, and a mapped file that is cut off kills the process.
+  const FileBytes bytes = FileBytes::open(file, FileAccess::read);
+  return parse_peft_config(who, {reinterpret_cast<const char*>(bytes.bytes().data()), bytes.bytes().size()});
+}
+
+/// The text of adapter_config.json. Throws ValueError for a number that is not finite.
+inline std::string to_json(const PeftConfig& config) {
+  auto settings = config.source.empty() ? detail::new_peft_settings() : config.source;
+  const auto before = detail::peft_settings_of(parse_peft_config("PeftConfig::source", detail::json_object(settings)));
+  for (const auto& [key, text] : detail::peft_settings_of(config)) {
+    if (before.at(key) != text) settings[key] = text;
+  }
+  return detail::json_object(settings);
+}
+
+}  // namespace lora

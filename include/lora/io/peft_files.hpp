@@ -1,0 +1,94 @@
+#pragma once
+/// The two files of a PEFT adapter: where they are, what their tensors are called, and how a pair that does not belong
+/// together is recognised.
+///
+///   adapter/adapter_config.json           of the adapter "default"
+///   adapter/adapter_model.safetensors
+///   adapter/formal/adapter_config.json    of the adapter "formal"
+///
+///   base_model.model.fc1.lora_A.weight    (rank, in)
+///   base_model.model.fc1.lora_B.weight    (out, rank)
+///   base_model.model.fc1.base_layer.bias  (out), a trained bias of a layer with factors
+///   base_model.model.fc2.bias             (out), of another layer
+///   base_model.model.head.weight          (out, in), of a layer that is trained in full; and its .bias
+///
+/// Source: peft 0.21.2, utils/save_and_load.py.
+
+#include "lora/adapters/adapter_set.hpp"
+#include "lora/io/dtype.hpp"
+#include "lora/io/peft_config.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <type_traits>
+
+namespace lora {
+
+/// The tensors of a file are not those that the model and the config want. Lists all.
+struct MismatchError : Error {
+  using Error::Error;
+};
+
+namespace detail {
+
+inline constexpr std::string_view peft_prefix = "base_model.model.";
+inline constexpr const char* peft_digest_name = "lora_config";
+
+inline std::string peft_key(std::string_view path, std::string_view part) {
+  return std::string(peft_prefix) + std::string(path) + "." + std::string(part);
+}
+
+/// The folder of the adapter `name` in what was given to save or load.
+inline std::filesystem::path peft_folder(const std::filesystem::path& folder, std::string_view name,
+                                         const Caller& who) {
+  if (name.find_first_of(std::string_view("/\\\0", 3)) != name.npos || name.empty()) {
+    fail<NameError>(who, "the adapter name " + shown(name) + " cannot be the name of a folder");
+  }
+  return name == "default" ? folder : folder / name;
+}
+
+/// A layer whose adapters can be saved and loaded.
+template <class L>
+concept PeftLayerType = StoredScalar<typename L::Scalar> && std::floating_point<typename L::Scalar> &&
+                        requires(L& layer, const L& constant, typename AdapterSet<typename L::Scalar>::AnyAdapter any,
+                                 std::optional<Vector<typename L::Scalar>> bias) {
+                          layer.attach("name", std::move(any), std::move(bias));
+                          { constant.adapters() } -> std::same_as<const AdapterSet<typename L::Scalar>&>;
+                        };
+
+template <class L>
+constexpr bool require_peft_layer() {
+  static_assert(PeftLayerType<L>,
+                "lora: adapters can be saved and loaded for layers of float or double with adapters() that is an "
+                "AdapterSet and attach(name, adapter, bias), as Linear has them");
+  return true;
+}
+
+/// Of the settings that give the tensors their meaning: FNV-1a, 64 bits, in hexadecimal digits.
+inline std::string peft_digest(const PeftConfig& config) {
+  constexpr std::array<std::string_view, 7> without{
+      "auto_mapping", "base_model_name_or_path", "inference_mode", "lora_dropout", "peft_version", "revision",
+      "task_type"};
+  std::uint64_t value = 14695981039346656037ull;
+  const auto add = [&](std::string_view text) {
+    for (const char letter : text) value = (value ^ static_cast<unsigned char>(letter)) * 1099511628211ull;
+    value = value * 1099511628211ull;
+  };
+  for (const auto& [key, text] : config.source) {
+    if (std::find(without.begin(), without.end(), key) != without.end()) continue;
+    add(key);
+    add(text);
+  }
+  constexpr std::string_view digits = "0123456789abcdef";
+  std::string text;
+  for (int shift = 60; shift >= 0; shift -= 4) text += digits[value >> shift & 15];
+  return text;
+}
+
+}  // namespace detail
+}  // namespace lora

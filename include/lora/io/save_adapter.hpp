@@ -1,0 +1,220 @@
+#pragma once
+/// An adapter as a directory that Hugging Face PEFT loads:
+///
+///   lora::save_adapter(net, "adapter/");
+///   lora::save_adapter(net, "adapter/", {.name = "formal", .base_model_name_or_path = "gpt2", .fan_in_fan_out = true});
+///
+///   model = PeftModel.from_pretrained(base, "adapter/")     # the same numbers, in Python
+///
+/// Layers are called by their paths in the model, so a model whose paths are those of the PyTorch model fits it.
+
+#include "lora/io/atomic_folder.hpp"
+#include "lora/io/peft_config.hpp"
+#include "lora/io/peft_files.hpp"
+#include "lora/io/peft_layers.hpp"
+#include "lora/io/peft_support.hpp"
+#include "lora/io/safetensors_writer.hpp"
+#include "lora/peft/adaptable.hpp"
+#include "lora/peft/attach.hpp"
+
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <variant>
+#include <vector>
+
+namespace lora {
+
+struct SaveAdapterOptions {
+  /// Which adapter; any but "default" goes into a sub-directory of its name, as in PEFT.
+  std::string name = "default";
+  /// What load_adapter returned: its settings are kept, also those that are not known here.
+  PeftConfig config = {};
+  std::optional<std::string> base_model_name_or_path = {};
+  std::optional<std::string> task_type = {};
+  /// See PeftConfig.
+  std::optional<bool> fan_in_fan_out = {};
+  /// F64, F32, F16 or BF16; the model's own scalar if empty.
+  std::optional<Dtype> dtype = {};
+  /// A version of PEFT, from "0.7.0" on, that has to read it: what it does not know is dropped at its default and
+  /// refused otherwise, as are names of layers that it mistakes. A new config has only what 0.7.1 knows in any case.
+  std::string compatible_with = {};
+};
+
+namespace detail {
+
+/// LoRA factors as they are saved: an adapter that starts from a part of W0 becomes one of twice the rank.
+template <class S>
+const Lora<S>* factors_of(const typename AdapterSet<S>::Member& member, std::optional<Lora<S>>& joined) {
+  if (const auto* offset = std::get_if<OffsetLora<S>>(&member.adapter)) joined.emplace(offset->to_lora());
+  return joined ? &*joined : std::get_if<Lora<S>>(&member.adapter);
+}
+
+/// f(path, layer, member), with member null where the layer has no adapter of this name.
+template <class T, class F>
+void visit_members(const T& model, std::string_view name, F&& f) {
+  visit_adaptable(model, [&](const Path& path, const auto& layer) {
+    static_assert(require_peft_layer<std::remove_cvref_t<decltype(layer)>>());
+    f(path.str(), layer, layer.adapters().contains(name) ? &layer.adapters().at(name) : nullptr);
+  });
+}
+
+template <class T>
+std::vector<PeftLayer> peft_layers(const T& model, std::string_view name) {
+  std::vector<PeftLayer> layers;
+  visit_members(model, name, [&](std::string path, const auto& layer, const auto* member) {
+    using S = typename std::remove_cvref_t<decltype(layer)>::Scalar;
+    PeftLayer& one = layers.emplace_back();
+    one.path = std::move(path);
+    one.has_bias = layer.bias() != nullptr;
+    if (member == nullptr) return;
+    one.own_bias = member->bias.has_value();
+    std::optional<Lora<S>> joined;
+    if (const Lora<S>* factors = factors_of<S>(*member, joined)) {
+      one.role = PeftLayer::Role::factors;
+      one.rank = factors->rank();
+      one.alpha = factors->alpha;
+      one.scaling = factors->scaling;
+      one.dropout = factors->dropout;
+    } else if (std::holds_alternative<FullWeight<S>>(member->adapter)) {
+      one.role = PeftLayer::Role::full;
+    } else if (one.own_bias) {
+      one.role = PeftLayer::Role::bias;
+    }
+  });
+  return layers;
+}
+
+/// Throws NameError for a layer whose name makes PEFT before 0.14 put an adapter's name into the wrong place.
+inline void check_names_for_old_peft(const std::vector<PeftLayer>& layers, const Caller& who) {
+  const auto refuse = [&](const std::string& path, const std::string& why) {
+    fail<NameError>(who, "layer " + in_quotes(path) + " cannot be read by PEFT before 0.14, " + why +
+                             "; rename it, or ask for no compatible_with");
+  };
+  for (const PeftLayer& layer : layers) {
+    if (layer.role == PeftLayer::Role::factors) {
+      for (const char* part : {"lora_", "weight"}) {
+        if (layer.path.find(part) != std::string::npos) {
+          refuse(layer.path, "which searches keys for " + in_quotes(part));
+        }
+      }
+    }
+    if (layer.role != PeftLayer::Role::full) continue;
+    for (const PeftLayer& other : layers) {
+      const std::string key = peft_key(other.path, "lora_A.weight");
+      const bool own = &other == &layer;
+      const auto found = key.find(layer.path);
+      const bool elsewhere =
+          found != key.npos && (!own || found != peft_prefix.size() || key.rfind(layer.path) != found);
+      if (elsewhere) refuse(layer.path, "which would also replace it in " + in_quotes(key));
+    }
+  }
+}
+
+template <class T>
+PeftConfig peft_config_for(const T& model, const std::vector<PeftLayer>& layers, const SaveAdapterOptions& options,
+                           const Caller& who) {
+  PeftConfig config = options.config;
+  if (options.base_model_name_or_path) config.base_model_name_or_path = options.base_model_name_or_path;
+  if (options.task_type) config.task_type = options.task_type;
+  if (options.fan_in_fan_out) config.fan_in_fan_out = *options.fan_in_fan_out;
+  const std::optional<PeftVersion> version =
+      options.compatible_with.empty() ? std::nullopt : std::optional(peft_version_of(who, options.compatible_with));
+  check_supported("save_adapter", config);
+  const bool keep_scaling = !version || *version >= PeftVersion{0, 8, 0};
+  const bool foldable = keep_scaling || config.lora.scaling == Scaling::alpha_over_rank;
+  if (!foldable || !describes(model, config, layers)) {
+    std::vector<std::string> modules;
+    visit_modules(model, [&](const Path& path, const auto&) { modules.push_back(path.str()); });
+    describe_layers(layers, modules, config.lora, who);
+  }
+  config = parse_peft_config("save_adapter", to_json(config));
+  if (version) {
+    restrict_to(*version, config, who);
+    if (*version < structural_keys_peft) check_names_for_old_peft(layers, who);
+  }
+  return config;
+}
+
+/// The tensors of the adapter, which look into the model.
+template <class T>
+std::vector<TensorToSave> peft_tensors(const T& model, const PeftConfig& config, const SaveAdapterOptions& options) {
+  std::vector<TensorToSave> tensors;
+  const auto add = [&](const std::string& path, const char* part, auto&& matrix) {
+    tensors.emplace_back(peft_key(path, part), std::forward<decltype(matrix)>(matrix), options.dtype);
+  };
+  visit_members(model, options.name, [&](const std::string& path, const auto& layer, const auto* member) {
+    using S = typename std::remove_cvref_t<decltype(layer)>::Scalar;
+    const auto add_bias = [&](const char* part) {
+      if (layer.bias() == nullptr) return;
+      add(path, part, member != nullptr && member->bias ? member->bias->value : *layer.bias());
+    };
+    if (member != nullptr) {
+      std::optional<Lora<S>> joined;
+      if (const Lora<S>* factors = factors_of<S>(*member, joined)) {
+        if (joined) {
+          add(path, "lora_A.weight", std::move(joined->A.value));
+          add(path, "lora_B.weight", std::move(joined->B.value));
+        } else {
+          add(path, "lora_A.weight", factors->A.value);
+          add(path, "lora_B.weight", factors->B.value);
+        }
+        if (config.lora.bias != Bias::none) add_bias("base_layer.bias");
+        return;
+      }
+      if (const auto* full = std::get_if<FullWeight<S>>(&member->adapter)) {
+        add(path, "weight", full->weight.value);
+        add_bias("bias");
+        return;
+      }
+    }
+    if (config.lora.bias == Bias::all) add_bias("bias");
+  });
+  return tensors;
+}
+
+}  // namespace detail
+
+/// Writes adapter_config.json and adapter_model.safetensors, together: whatever fails, and whenever the process is
+/// killed, the directory holds the old adapter or the new one. Other files in it stay. Where the system cannot exchange
+/// directories, the weights carry a digest of their config, so that load_adapter refuses a pair that does not belong
+/// together.
+///
+/// Without options.config the config is new: its target_modules are the full paths of the layers with factors, r and
+/// lora_alpha those of most layers, rank_pattern and alpha_pattern those of the others. rsLoRA becomes lora_alpha =
+/// alpha sqrt(rank): the scale is the same number, or the one beside it in double if the rank is no power of 2. An
+/// OffsetLora becomes an ordinary adapter of twice the rank. If one bias is trained, the others are saved as they are.
+/// A config that was loaded is kept as it was for as long as it says what the model has, and changed where it does not.
+///
+/// Throws NameError without an adapter of this name; ConfigError or NameError for what PEFT cannot express, such as two
+/// dropouts; FileError with the path and the step. Cost: one pass over the adapter's numbers.
+template <class T, class System = PosixFolders>
+void save_adapter(const T& model, const std::filesystem::path& directory, const SaveAdapterOptions& options = {}) {
+  constexpr const char* who = "save_adapter";
+  detail::check_has_adapter(model, who, options.name);
+  const auto path = detail::peft_folder(directory, options.name, who);
+  const std::vector<detail::PeftLayer> layers = detail::peft_layers(model, options.name);
+  const PeftConfig config = detail::peft_config_for(model, layers, options, who);
+  const std::string json = detail::json_object(config.source);
+  const std::vector<TensorToSave> tensors = detail::peft_tensors(model, config, options);
+  const auto write_to = [&](const std::filesystem::path& folder, const Metadata& metadata) {
+    save_safetensors<System>(folder / detail::peft_weights_name, tensors, metadata);
+    AtomicFile<System> file(folder / detail::peft_config_name);
+    file.write(json);
+    file.commit();
+  };
+  // The pickle that older versions wrote would be another adapter beside the new one.
+  AtomicFolder<System> folder(path, {detail::peft_config_name, detail::peft_weights_name, "adapter_model.bin"});
+  const Metadata metadata{{"format", "pt"}};
+  if (folder.can_stage()) {
+    write_to(folder.staged(), metadata);
+    if (folder.commit()) return;
+  }
+  Metadata with_digest = metadata;
+  with_digest.emplace(detail::peft_digest_name, detail::peft_digest(config));
+  write_to(folder.folder(), with_digest);
+}
+
+}  // namespace lora
