@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
 """Non-negative factorisation of the handwritten digits, k = 16, against scikit-learn from the same starts.
 
-    nmf_oracle.py --eigen DIR [--compiler g++] [--build DIR] [--starts 20] [--rounds 5] [--flag=...] [--no-time]
+    nmf_oracle.py --program PROGRAM [--starts 20] [--rounds 5] [--no-time]
 
+PROGRAM is oracle/nmf.cpp. Times mean something if it is optimised, without assertions and for this processor (-O3 -DNDEBUG
+-march=native), since numpy chooses its instructions when it runs.
 X (64, 1797) is examples/data/optdigits.txt over 16, in double. Starts: scikit-learn's NNDSVD, then random ones; for the
 divergence NNDSVD with zeros filled, as scikit-learn cannot leave zero. Both get tolerance 1e-4 and 200 iterations at most.
 
@@ -126,28 +128,17 @@ def compare(ours, X, loss, sweeps, given, rounds, timed):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--eigen", required=True)
-    parser.add_argument("--compiler", default="c++")
-    parser.add_argument("--build")
+    parser.add_argument("--program", required=True)
     parser.add_argument("--starts", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--no-time", action="store_true", help="compare losses only")
-    parser.add_argument("--flag", action="append", help="for the compiler; --flag=-march=native unless given, as numpy "
-                        "chooses its instructions when it runs")
     options = parser.parse_args()
     warnings.simplefilter("ignore")  # scikit-learn warns when it stops at the last iteration
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(options.build or temporary)
-        folder.mkdir(parents=True, exist_ok=True)
-        program = folder / "nmf"
-        source = Path(__file__).resolve().parent / "oracle" / "nmf.cpp"
-        flags = ["-march=native"] if options.flag is None else options.flag
-        subprocess.run([options.compiler, "-std=c++20", "-O3", "-DNDEBUG", "-w", *flags, "-I", ROOT / "include", "-isystem",
-                        options.eigen, source, "-o", program], check=True)
         X = digits()
-        ours = Ours(program, folder)
+        ours = Ours(options.program, Path(temporary))
         failures = 0
-        print(f"scikit-learn {sklearn.__version__}, NMF of the digits {X.shape[0]} x {X.shape[1]}, k = {RANK}, {' '.join(flags)}")
+        print(f"NMF of the digits {X.shape[0]} x {X.shape[1]}, k = {RANK}, and scikit-learn {sklearn.__version__}'s")
         for loss, sweeps, name in (("frobenius", 1, "plain HALS"), ("frobenius", 0, "default"),
                                    ("kullback-leibler", 0, "default")):
             print(f"{loss}, {name}:")
