@@ -1,8 +1,10 @@
 #include "lora/peft/surgery.hpp"
 
 #include "support/catch.hpp"
+#include "support/heap.hpp"
 
 #include <cmath>
+#include <cstddef>
 #include <limits>
 #include <type_traits>
 
@@ -115,6 +117,41 @@ TEMPLATE_TEST_CASE("surgery: extract finds the adapter that a weight was merged 
     CHECK(found.certificate.relative_error() <= (std::is_same_v<S, float> ? 2e-5 : 1e-13));
     CHECK(found.effective_rank_after <= 3);
   }
+}
+
+TEMPLATE_TEST_CASE("surgery: norms, distances, overlaps and sums of adapters, without their products", "", float,
+                   double) {
+  using S = TestType;
+  const double tolerance = std::is_same_v<S, float> ? 2e-6 : 1e-14;
+  const auto first = random_adapter<S>(12, 3, 9, 5, over_root, 10);
+  const auto second = random_adapter<S>(12, 2, 9, 4, over_rank, 11);
+  const Eigen::MatrixXd M = delta(first), N = delta(second);
+  const auto m = lora::delta_of(first);
+  const auto n = lora::delta_of(second);
+  CHECK(lora::norm(m) == Approx(M.norm()).epsilon(tolerance));
+  CHECK((lora::singular_values(m) - lora::singular_values(M).head(3)).norm() <= tolerance * M.norm());
+  CHECK(std::abs(lora::inner_product(m, n) - M.cwiseProduct(N).sum()) <= tolerance * M.norm() * N.norm());
+  CHECK(lora::distance(m, n) == Approx((M - N).norm()).epsilon(tolerance));
+  CHECK((lora::balanced(m).matrix().template cast<double>() - M).norm() <= tolerance * M.norm());
+  const auto U = lora::truncated_svd(M, {.rank = 2}).U, V = lora::truncated_svd(N, {.rank = 1}).U;
+  CHECK(std::abs(lora::subspace_overlap(m, n, 2, 1, lora::Side::left) - (U.transpose() * V).squaredNorm()) <=
+        10 * tolerance);
+  CHECK((lora::weighted_sum<S>({{m, 2}, {n, -1}}).matrix().template cast<double>() - (2 * M - N)).norm() <=
+        tolerance * (2 * M - N).norm());
+}
+
+TEMPLATE_TEST_CASE("surgery: resize needs at most twice the memory of the factors more", "", float, double) {
+  if (!lora_test::heap_is_counted) LORA_TEST_SKIP("allocations are not counted in this build");
+  using S = TestType;
+  // at a sixteenth of the width, as 4096 to 256; the product alone would be 8 times the factors
+  const auto adapter = random_adapter<S>(1024, 64, 1024, 64, over_rank, 12);
+  const auto factors = static_cast<std::ptrdiff_t>(2 * 1024 * 64 * sizeof(S));
+  Index rank = 0;
+  const std::ptrdiff_t peak =
+      lora_test::heap_peak_in([&] { rank = lora::resize(adapter, {.rank = 16}).adapter.rank(); });
+  CHECK(rank == 16);
+  CHECK(peak <= 2 * factors);
+  CHECK(peak > factors);  // the two QR decompositions: otherwise nothing was measured
 }
 
 TEST_CASE("surgery: what it refuses, and how it says so") {

@@ -7,7 +7,9 @@
 ///   extract(W_before, W_after, {.rank = 8})               the nearest adapter to W_after - W_before
 ///
 /// The delta s B A (out, in) is never formed: resize and combine take O((out + in) R^2 + R^3) operations for adapters
-/// of rank R together. What comes back is an ordinary adapter with balanced factors, B^T B = A A^T, and scale 1.
+/// of rank R together. resize takes as much memory as the factors have and 16 R^2 doubles: at most twice that of the
+/// factors while R is at most a sixteenth of out and in. What comes back is an ordinary adapter with balanced factors,
+/// B^T B = A A^T, and scale 1.
 ///
 /// Source: linalg/factored.hpp, linalg/truncated_svd.hpp.
 /// Compile time (g++ 12 -O2): 0.4 s over Eigen/Core to include; to use resize for one scalar 7 s, extract 3 s more, and
@@ -44,7 +46,9 @@ struct WeightedLora {
   double weight = 1;
 };
 
-/// The delta s B A of an adapter, as it lies in memory.
+/// The delta s B A of an adapter, as it lies in memory: what norm, singular_values, inner_product, distance, truncate,
+/// balanced, subspace_overlap and weighted_sum of linalg/factored.hpp take. Valid as long as the adapter and its size.
+/// An adapter that starts from W0 (OffsetLora) comes here, and to resize and combine, as its to_lora().
 template <class S>
 FactorView<S> delta_of(const Lora<S>& adapter) {
   return {adapter.B.value, adapter.A.value, static_cast<double>(adapter.scale())};
