@@ -40,7 +40,9 @@ inline std::vector<const TensorToSave*> in_file_order(const std::vector<TensorTo
     if (tensor->name() == "__metadata__") fail<NameError>(who, "a tensor cannot be named \"__metadata__\"");
     if (!is_utf8(tensor->name())) fail<NameError>(who, "the name " + shown(tensor->name()) + " is not UTF-8");
   }
-  std::stable_sort(order.begin(), order.end(), [](const auto* a, const auto* b) { return a->dtype() > b->dtype(); });
+  std::sort(order.begin(), order.end(), [](const auto* a, const auto* b) {
+    return a->dtype() != b->dtype() ? a->dtype() > b->dtype() : a->name() < b->name();
+  });
   return order;
 }
 
