@@ -2,7 +2,7 @@
 ///
 /// 1. A picture is a matrix. The truncated SVD is the nearest matrix of every rank, and its error is known beforehand:
 ///    ||A - A_r||_F = sqrt(sigma_{r+1}^2 + sigma_{r+2}^2 + ...). Here it is measured, at every rank, beside others.
-/// 2. The digits are a matrix too, one digit a column. PCA writes all of them as sums of the same 16 pictures.
+/// 2. The digits are a matrix too, one digit a column. PCA and NMF write all of them as sums of the same 16 pictures.
 /// 3. So is every layer of a network. Each becomes two thin ones, W ~ B A, and the network is tested again.
 ///
 /// The picture of 1 is computed by this program, in support/scene.hpp. The digits are real handwriting.
@@ -19,6 +19,7 @@
 #include "support/training.hpp"
 
 #include <lora/linalg/factored.hpp>
+#include <lora/linalg/nmf.hpp>
 #include <lora/linalg/pca.hpp>
 #include <lora/linalg/pivoted.hpp>
 #include <lora/linalg/rank.hpp>
@@ -185,18 +186,29 @@ void show_picture(const MatrixXd& A, Results& results) {
 void show_digits(const Digits& digits, Results& results) {
   const MatrixXd X = digits.pixels.cast<double>();
   const auto pca = lora::pca(X, {.rank = 16});
+  const auto nmf = lora::nmf(X, {.rank = 16, .max_iterations = 2000});
   const double pca_error = pca.certificate.frobenius_error / X.norm();
+  const double nmf_error = (X - nmf.matrix()).norm() / X.norm();
 
   examples::Table table({"1,797 digits as sums of", "error", "smallest entry"});
   table.add({"PCA: their mean and 16 directions", percent(pca_error), examples::fixed(pca.components.minCoeff(), 2)});
+  table.add({"NMF: 16 parts", percent(nmf_error), examples::fixed(nmf.W.minCoeff(), 2)});
   std::cout << table.text() << "\nPCA explains " << percent(pca.explained_variance_ratio.sum())
-            << " of the variance.\n\n";
+            << " of the variance. NMF took " << nmf.iterations << " iterations and "
+            << (nmf.converged ? "converged" : "did not converge") << ".\n\n";
 
   const auto& ratio = pca.explained_variance_ratio;
   results.json.set("pca_explained_variance_ratio", Numbers(ratio.begin(), ratio.end()))
-      .set("pca_relative_error", pca_error);
+      .set("pca_relative_error", pca_error)
+      .set("nmf_relative_error", nmf_error)
+      .set("nmf_loss", nmf.loss)
+      .set("nmf_iterations", nmf.iterations)
+      .set("nmf_residual", nmf.residual)
+      .set("nmf_converged", nmf.converged)
+      .set("nmf_smallest_entry", std::min(nmf.W.minCoeff(), nmf.H.minCoeff()));
   examples::PictureGrid grid{.title = "Handwritten digits, taken apart into 16 pictures", .rows = {}};
   examples::add_columns(grid, "PCA: plus and minus", pca.components, 8, true);
+  examples::add_columns(grid, "NMF: plus only", nmf.W, 8);
   results.picture("components.svg", examples::picture_grid(grid));
 }
 
