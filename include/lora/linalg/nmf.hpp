@@ -9,7 +9,8 @@
 /// nmf_hals.hpp (Frobenius) and nmf_newton.hpp (Kullback-Leibler).
 ///
 /// Source: Paatero & Tapper 1994, doi 10.1002/env.3170050203; Lee & Seung 1999, doi 10.1038/44565.
-/// Compile time: that of truncated_svd.hpp; see there how to pay for the SVD once.
+/// Compile time (g++ 12 -O2): 0.1 s over truncated_svd.hpp to include; to use, for each scalar, 15 s from a given start
+/// and 28 s with those made here, besides their SVD, whose cost exact_svd.hpp tells how to pay once in a program.
 
 #include "lora/core/error.hpp"
 #include "lora/core/scalar.hpp"
