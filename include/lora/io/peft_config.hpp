@@ -123,8 +123,8 @@ class PeftSettings {
   }
   ModuleNames names(const char* key) const {
     const JsonValue* value = find(key);
-    if (value != nullptr && value->kind == Kind::string) return {value->text};
-    return {texts(key)};
+    if (value != nullptr && value->kind == Kind::string) return ModuleNames(value->text);
+    return ModuleNames(texts(key));
   }
   std::vector<std::pair<std::string, Index>> integer_table(const char* key) const {
     return table<Index>(key, [&](const JsonValue& item) { return integer_of(key, item); });

@@ -1,0 +1,296 @@
+#!/usr/bin/env python3
+"""PEFT judges what this library writes, and writes what this library has to read.
+
+  judge.py PROGRAM            both ways, for an MLP, a GPT-2 and a BERT type model with random weights
+  judge.py --fixtures         the committed adapters in tests/io/fixtures/peft/ERA, each with its base, inputs and outputs
+
+PROGRAM is program/peft_layers.cpp. Needs torch, peft (0.7.1 or of today), transformers and safetensors; see run.sh."""
+
+import argparse
+import itertools
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+warnings.filterwarnings("ignore")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import peft
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel
+from transformers.pytorch_utils import Conv1D
+
+OLD = peft.__version__.startswith("0.7.")
+FIXTURES = Path(__file__).resolve().parent.parent / "io" / "fixtures" / "peft"
+SAMPLES = 3
+
+
+class Mlp(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc1, self.fc2, self.head = nn.Linear(5, 7), nn.Linear(7, 7, bias=False), nn.Linear(7, 4)
+
+    def forward(self, x):
+        return self.head(torch.relu(self.fc2(torch.relu(self.fc1(x)))))
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(6, 6), nn.Linear(6, 6)
+
+
+class Similar(nn.Module):
+    """Names that are ends of each other, and names that PEFT itself uses."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc1, self.block, self.zfc1 = nn.Linear(6, 6), Block(), nn.Linear(6, 6)
+        self.lora_weight, self.default_bias, self.weight = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 6)
+
+
+def gpt2():
+    return GPT2LMHeadModel(GPT2Config(vocab_size=11, n_positions=8, n_embd=8, n_layer=2, n_head=2))
+
+
+def bert():
+    return BertModel(BertConfig(vocab_size=11, hidden_size=8, num_hidden_layers=2, num_attention_heads=2,
+                                intermediate_size=12, max_position_embeddings=8))  # fmt: skip
+
+
+def seeded(make):
+    torch.manual_seed(3)
+    model = make()
+    # Tensors without memory of their own would be written twice.
+    return model.eval()
+
+
+def linear_layers(model, only=None):
+    for path, module in model.named_modules():
+        if isinstance(module, (nn.Linear, Conv1D)) and (only is None or only(path)):
+            yield path, module
+
+
+def weight_of(module):
+    """(out, in)"""
+    return module.weight.T if isinstance(module, Conv1D) else module.weight
+
+
+def base_tensors(model, dtype=torch.float32, only=None):
+    torch.manual_seed(4)
+    tensors = {}
+    for path, module in linear_layers(model, only):
+        weight = weight_of(module).detach()
+        tensors[path + ".weight"] = weight.clone().contiguous().to(dtype)
+        tensors[path + ".input"] = torch.randn(SAMPLES, weight.shape[1], dtype=torch.float32).to(dtype)
+        if module.bias is not None:
+            # GPT-2 and BERT start with biases of zero, in which a bias that is lost could not be seen.
+            with torch.no_grad():
+                module.bias.copy_(torch.randn_like(module.bias))
+            tensors[path + ".bias"] = module.bias.detach().clone().to(dtype)
+    return tensors
+
+
+def outputs_of(peft_model, base):
+    """Of every layer for its own input, by the adapted modules themselves."""
+    results = {}
+    for key, x in base.items():
+        if key.endswith(".input"):
+            path = key.removesuffix(".input")
+            module = peft_model.get_submodule("base_model.model." + path)
+            with torch.no_grad():
+                results[path] = module(x)
+    return results
+
+
+def randomise(peft_model):
+    torch.manual_seed(5)
+    for name, parameter in peft_model.named_parameters():
+        if parameter.requires_grad:
+            with torch.no_grad():
+                parameter.add_(torch.rand_like(parameter) - 0.5)
+
+
+def check_close(ours, theirs, what, tolerance):
+    assert set(ours) == set(theirs), (what, set(ours) ^ set(theirs))
+    worst = 0.0
+    for path, y in theirs.items():
+        difference = (ours[path].double() - y.double()).norm() / y.double().norm()
+        worst = max(worst, difference.item())
+        assert difference <= tolerance, f"{what}: {path} differs by {difference:.2e}"
+    return worst
+
+
+def run(program, *arguments):
+    result = subprocess.run([str(program), *map(str, arguments)], capture_output=True, text=True)
+    assert result.returncode == 0, f"{' '.join(map(str, arguments))}\n{result.stderr}"
+
+
+def adapted(make, settings):
+    model = seeded(make)
+    base = base_tensors(model)
+    model = peft.get_peft_model(model, peft.LoraConfig(**settings))
+    randomise(model)
+    return model.eval(), base
+
+
+MODELS = {"mlp": Mlp, "gpt2": gpt2, "bert": bert, "similar": Similar}
+ATTENTION = "encoder.layer.0.attention.self.query"
+
+# Model and what LoraConfig gets. Only what 0.7.1 knows, and what it does not.
+TO_US = {
+    "mlp_plain": ("mlp", dict(r=3, lora_alpha=7, target_modules=["fc1", "fc2"])),
+    "mlp_pattern": ("mlp", dict(r=2, lora_alpha=5, target_modules=r"fc\d|head")),
+    "mlp_ranks": ("mlp", dict(r=4, lora_alpha=6, target_modules=["fc1", "fc2", "head"], rank_pattern={"fc2": 2},
+                              alpha_pattern={"fc2": 3.5})),  # fmt: skip
+    "mlp_bias_all": ("mlp", dict(r=2, lora_alpha=4, target_modules=["fc1"], bias="all", lora_dropout=0.1)),
+    "mlp_bias_lora_only": ("mlp", dict(r=2, lora_alpha=4, target_modules=["fc1", "fc2"], bias="lora_only")),
+    "mlp_full": ("mlp", dict(r=2, lora_alpha=4, target_modules=["fc1"], modules_to_save=["head", "score"])),
+    "mlp_full_bias_all": ("mlp", dict(r=2, lora_alpha=4, target_modules=["fc1"], bias="all", modules_to_save=["head"])),
+    "gpt2": ("gpt2", dict(r=4, lora_alpha=16, target_modules=["c_attn", "c_fc", "mlp.c_proj"], fan_in_fan_out=True,
+                          task_type="CAUSAL_LM")),  # fmt: skip
+    "bert": ("bert", dict(r=4, lora_alpha=8, target_modules=["query", "value"])),
+    "bert_one_layer": ("bert", dict(r=4, lora_alpha=8, target_modules=["query", "value"], layers_to_transform=[1],
+                                    layers_pattern="layer")),  # fmt: skip
+}
+TO_US_NEW = {
+    "mlp_rslora": ("mlp", dict(r=3, lora_alpha=7, target_modules=["fc1", "fc2"], use_rslora=True)),
+    "mlp_rslora_ranks": ("mlp", dict(r=3, lora_alpha=7, target_modules="all-linear", use_rslora=True,
+                                     rank_pattern={"fc2": 5}, exclude_modules=["head"])),  # fmt: skip
+    "similar": ("similar", dict(r=2, lora_alpha=4, target_modules=["fc1", "lora_weight", "default_bias", "weight"],
+                                modules_to_save=["block.fc2"])),  # fmt: skip
+}
+
+# Model, what the program gets, and which layers are to be different from the base.
+FROM_US = {
+    "plain": ("mlp", "targets=fc1,fc2 rank=3 alpha=7"),
+    "rslora": ("mlp", "targets=fc1,fc2 rank=3 alpha=7 rslora=1"),
+    "ranks": ("mlp", "targets=fc1,fc2,head rank=4 alpha=6 ranks=fc2:2 alphas=fc2:3.5,head:9"),
+    "rslora_ranks": ("mlp", "targets=fc1,fc2,head rank=4 alpha=6 ranks=fc2:3,head:7 rslora=1"),
+    "bias_lora_only": ("mlp", "targets=fc1,fc2 rank=2 alpha=4 bias=lora_only"),
+    "bias_all": ("mlp", "targets=fc1,fc2 rank=2 alpha=4 bias=all"),
+    "full": ("mlp", "targets=fc1 full=head rank=2 alpha=4"),
+    "double": ("mlp", "targets=fc1,fc2 rank=3 alpha=7 dtype=F64"),
+    "similar_targets": ("similar", "targets=fc1,zfc1 rank=2 alpha=4"),
+    "gpt2": ("gpt2", "targets=c_attn,c_fc,mlp.c_proj rank=4 alpha=16 fan_in_fan_out=1 task=CAUSAL_LM ranks=c_fc:2"),
+    "bert": ("bert", f"targets=query,value rank=4 alpha=8 ranks={ATTENTION}:6 alphas={ATTENTION}:5 rslora=1"),
+}
+FROM_US_NEW = {
+    "names": ("similar", "targets=lora_weight,default_bias,weight rank=2 alpha=4 full=block.fc2 bias=all"),
+}
+
+
+def check_to_us(program, folder):
+    cases = dict(TO_US, **({} if OLD else TO_US_NEW))
+    for name, (kind, settings) in cases.items():
+        model, base = adapted(MODELS[kind], settings)
+        here = folder / f"to_us_{name}"
+        here.mkdir()
+        model.save_pretrained(here / "adapter")
+        save_file(base, here / "base.safetensors")
+        run(program, "float", "load", here / "base.safetensors", here / "adapter", here / "out.safetensors", here / "again")
+        theirs = outputs_of(model, base)
+        worst = check_close(load_file(here / "out.safetensors"), theirs, name, 1e-6)
+        same = settings.get("bias") != "all" or "modules_to_save" not in settings
+        same = same and not (OLD and settings.get("bias") == "lora_only")  # it stores no biases; we do
+        for file in ["adapter_config.json", "adapter_model.safetensors"]:
+            equal = (here / "adapter" / file).read_bytes() == (here / "again" / file).read_bytes()
+            assert equal or not same, f"{name}: {file} is not written again as it was"
+        print(f"  to us    {name:20} {worst:.1e}  {'byte for byte again' if same else ''}")
+
+
+def check_from_us(program, folder):
+    cases = dict(FROM_US, **({} if OLD else FROM_US_NEW))
+    for name, (kind, settings) in cases.items():
+        model = seeded(MODELS[kind])
+        base = base_tensors(model)
+        here = folder / f"from_us_{name}"
+        here.mkdir()
+        save_file(base, here / "base.safetensors")
+        extra = ["compatible_with=0.7.1"] if OLD else []
+        run(program, "float", "save", here / "base.safetensors", here / "adapter", here / "out.safetensors",
+            *settings.split(), *extra)  # fmt: skip
+        before = {path: module(base[path + ".input"]).detach() for path, module in linear_layers(model)}
+        model = peft.PeftModel.from_pretrained(model, here / "adapter").eval()
+        theirs = outputs_of(model, base)
+        ours = load_file(here / "out.safetensors")
+        worst = check_close(ours, theirs, name, 1e-6)
+        assert any((before[path] - y).norm() > 0.1 for path, y in theirs.items()), f"{name}: nothing was adapted"
+        # Once more under another name, for the lists of keys; biases cannot be there twice.
+        if "bias=" not in settings:
+            result = model.load_adapter(here / "adapter", "again")
+            missing = [key for key in result.missing_keys if "again" in key]
+            assert not missing and not result.unexpected_keys, (name, missing, result.unexpected_keys)
+        # What PEFT writes of it has the same numbers.
+        model.delete_adapter("again") if "again" in model.peft_config else None
+        model.save_pretrained(here / "theirs")
+        stored, again = load_file(here / "adapter" / "adapter_model.safetensors"), load_file(
+            here / "theirs" / "adapter_model.safetensors")  # fmt: skip
+        for key in again:
+            if OLD and kind == "similar":
+                continue  # it writes whatever has lora_ in its name, also that layer's own weight
+            assert key in stored or "original_module" in key or "modules_to_save" in key, (name, key)
+        for key, tensor in stored.items():
+            if OLD and "bias=lora_only" in settings and key.endswith("bias"):
+                continue
+            assert torch.equal(tensor.float(), again[key]), f"{name}: {key} is not what PEFT holds"
+        print(f"  from us  {name:20} {worst:.1e}")
+
+
+def check_metadata(program, folder):
+    """A further key in the metadata, as the digest for file systems that cannot exchange folders, is no trouble."""
+    model, base = adapted(Mlp, TO_US["mlp_plain"][1])
+    model.save_pretrained(folder / "metadata")
+    file = folder / "metadata" / "adapter_model.safetensors"
+    save_file(load_file(file), file, {"format": "pt", "lora_config": "0123456789abcdef"})
+    again = seeded(Mlp)
+    base_tensors(again)  # the same biases
+    again = peft.PeftModel.from_pretrained(again, folder / "metadata").eval()
+    check_close(outputs_of(again, base), outputs_of(model, base), "metadata", 0)
+
+
+def write_fixtures():
+    """Small adapters as this version of PEFT writes them, the base, inputs, and outputs of every layer."""
+    era = FIXTURES / peft.__version__
+    shutil.rmtree(era, ignore_errors=True)
+    names = ["mlp_ranks", "mlp_bias_all", "mlp_bias_lora_only", "mlp_full", "gpt2", "bert"]
+    names += [] if OLD else ["mlp_rslora_ranks", "similar"]
+    for name in names:
+        kind, settings = dict(TO_US, **TO_US_NEW)[name]
+        model, base = adapted(MODELS[kind], settings)
+        model.save_pretrained(era / name)
+        (era / name / "README.md").unlink(missing_ok=True)
+        save_file(base, era / name / "base.safetensors")
+        save_file(outputs_of(model, base), era / name / "outputs.safetensors")
+        print(era / name)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("program", nargs="?")
+    parser.add_argument("--fixtures", action="store_true")
+    arguments = parser.parse_args()
+    print(f"peft {peft.__version__}, torch {torch.__version__}")
+    if arguments.fixtures:
+        return write_fixtures()
+    if not arguments.program:
+        parser.error("PROGRAM is missing")
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        check_to_us(arguments.program, folder)
+        check_from_us(arguments.program, folder)
+        check_metadata(arguments.program, folder)
+    print("all agree")
+
+
+if __name__ == "__main__":
+    main()

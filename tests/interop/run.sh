@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Hugging Face PEFT judges the adapters that this library writes, and writes adapters that it has to read: the PEFT of today and
+# 0.7.1, each in a virtual environment of its own under build/.
+#   tests/interop/run.sh [--fixtures]        --fixtures: writes tests/io/fixtures/peft anew instead
+# LORA_PEFT_PYTHON and LORA_OLD_PEFT_PYTHON name interpreters that have the packages already.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/../../.ci/setup.sh"
+
+here="$root/tests/interop"
+build="$root/build/interop"
+mkdir -p "$build"
+
+# prepare VARIABLE FOLDER PACKAGE...: sets VARIABLE to an interpreter with these packages, unless it names one.
+prepare() {
+  local variable=$1
+  if [ -n "${!variable:-}" ]; then return; fi
+  venv="$build/$2"
+  python_packages "${@:3}"
+  printf -v "$variable" '%s' "$venv/bin/python"
+}
+
+prepare LORA_PEFT_PYTHON peft torch==2.13.0 peft==0.21.2 transformers==5.23.0 safetensors==0.8.0
+prepare LORA_OLD_PEFT_PYTHON peft_0_7_1 torch==2.13.0 peft==0.7.1 transformers==4.36.2 'numpy<2' safetensors==0.8.0
+
+arguments=("$@")
+if [ $# -eq 0 ]; then
+  set_up eigen json
+  cmake -S "$here/program" -B "$build/objects" -DCMAKE_BUILD_TYPE=Release >"$build/configure.log" || { cat "$build/configure.log" && exit 1; }
+  cmake --build "$build/objects" -j "$jobs" --target peft_layers
+  arguments=("$build/objects/peft_layers")
+fi
+for python in "$LORA_OLD_PEFT_PYTHON" "$LORA_PEFT_PYTHON"; do
+  PYTHONPATH="" "$python" -W ignore "$here/judge.py" "${arguments[@]}"
+done
