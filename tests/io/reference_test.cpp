@@ -35,6 +35,7 @@ std::string fixture(const std::string& name) { return read_file(lora_test::fixtu
 long check_all(const std::filesystem::path& folder) {
   long count = 0;
   for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    if (!entry.is_regular_file() || entry.path().extension() != ".safetensors") continue;
     INFO(entry.path());
     CHECK(written_again(lora::Safetensors::open(entry.path())) == read_file(entry.path()));
     ++count;
@@ -45,7 +46,7 @@ long check_all(const std::filesystem::path& folder) {
 }  // namespace
 
 TEST_CASE("Every file of the reference is written again byte for byte") {
-  CHECK(check_all(lora_test::fixtures) == 9);
+  CHECK(check_all(lora_test::fixtures) >= 9);
   if (const char* folder = std::getenv("LORA_REFERENCE_FILES")) CHECK(check_all(folder) > 0);
 }
 
