@@ -5,7 +5,9 @@
 /// 3. Adapt it with LoRA: the weights stay frozen, three small pairs of factors are trained beside them.
 /// 4. For comparison, adapt a copy by training all its weights: it reads turned digits too, and forgets upright ones.
 ///
-/// Every accuracy is measured on pictures that no training has seen.
+/// Every accuracy is measured on pictures that no training has seen. What comes out can be used elsewhere:
+/// base.safetensors, and the adapter as a directory that Hugging Face PEFT loads. A training that was stopped goes on
+/// with --resume as if it had not been; --adapter DIR evaluates an adapter that exists.
 
 #include "support/arguments.hpp"
 #include "support/files.hpp"
@@ -16,9 +18,12 @@
 #include "support/table.hpp"
 #include "support/training.hpp"
 
+#include <lora/io.hpp>
+
 #include <cstring>
 #include <exception>
 #include <filesystem>
+#include <functional>
 #include <iostream>
 #include <string>
 
@@ -40,6 +45,9 @@ struct Options {
   double weight_decay = 0.3;
   std::uint64_t seed = 1;
   std::string out = "finetune_mlp";
+  std::string adapter;
+  bool resume = false;
+  int stop_after = 0;
 };
 
 /// How loss and accuracies developed, epoch by epoch; source_off is with every adapter switched off.
@@ -52,12 +60,13 @@ Network switched_off(Network net) {
   return net;
 }
 
-Curve adapt(Network& net, const std::string& label, const Digits& train, const Digits& source, const Digits& target,
-            const examples::TrainingSettings& settings, double& seconds) {
+Curve adapt(Network& net, examples::Training& training, const std::string& label, const Digits& train,
+            const Digits& source, const Digits& target, const examples::TrainingSettings& settings, double& seconds,
+            const std::function<void(int)>& after_epoch = {}) {
   Curve curve;
   examples::Progress progress(label, settings.epochs);
   double evaluation = 0;  // the accuracies along the way are for the picture and do not count as training time
-  examples::train(net, train, settings, [&](int epoch, double loss) {
+  examples::train(net, training, train, settings, [&](int epoch, double loss) {
     const double before = progress.seconds();
     curve.epochs.push_back(epoch);
     curve.loss.push_back(loss);
@@ -65,10 +74,11 @@ Curve adapt(Network& net, const std::string& label, const Digits& train, const D
     curve.source_off.push_back(examples::accuracy(switched_off(net), source));
     curve.target.push_back(examples::accuracy(net, target));
     progress.update(epoch, "loss " + examples::fixed(loss, 4));
+    if (after_epoch) after_epoch(epoch);
     evaluation += progress.seconds() - before;
   });
   seconds = progress.seconds() - evaluation;
-  progress.finish(examples::percent(curve.target.back()) + " of turned digits read");
+  progress.finish(examples::percent(examples::accuracy(net, target)) + " of turned digits read");
   return curve;
 }
 
@@ -88,10 +98,9 @@ bool base_is_intact(const Network& adapted, const Network& base, const Digits& d
 }
 
 /// The adapted network as ordinary weights, for inference without any overhead.
-Network merged(const Network& net) {
-  std::vector<lora::Linear<float>> layers;
-  for (const auto& layer : net.layers()) layers.emplace_back(layer.merged(), layer.merged_bias());
-  return Network(std::move(layers));
+Network merged(Network net) {
+  lora::merge(net);
+  return net;
 }
 
 examples::PictureGrid pictures(const Network& base, const Network& adapted, const Digits& source,
@@ -116,6 +125,34 @@ examples::PictureGrid pictures(const Network& base, const Network& adapted, cons
   return grid;
 }
 
+/// Thrown by --stop-after.
+struct Stopped {};
+
+std::uintmax_t bytes_of_files(const std::filesystem::path& folder) {
+  std::uintmax_t sum = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) sum += entry.file_size();
+  return sum;
+}
+
+/// An adapter on its base, which lies beside it as base.safetensors.
+void evaluate(const std::filesystem::path& adapter) {
+  const auto [train, upright] = examples::split(examples::load_digits());
+  const Digits turned{examples::turned(upright.pixels, 1), upright.labels};
+  lora::Rng rng(0);
+  Network net({64, 128, 128, 10}, rng);
+  const auto folder = std::filesystem::weakly_canonical(adapter);
+  lora::load_weights(net, lora::Safetensors::open(folder.parent_path() / "base.safetensors"));
+  lora::load_adapter(net, folder);
+  examples::Table table({"", "turned digits", "upright digits"});
+  const auto add = [&](const char* name, const Network& network) {
+    table.add({name, examples::percent(examples::accuracy(network, turned)),
+               examples::percent(examples::accuracy(network, upright))});
+  };
+  add("LoRA, adapter on", net);
+  add("LoRA, adapter off", switched_off(net));
+  std::cout << table.text();
+}
+
 void run(const Options& options) {
   const auto [source_train, source_test] = examples::split(examples::load_digits());
   const auto turned = [](const Digits& digits) { return Digits{examples::turned(digits.pixels, 1), digits.labels}; };
@@ -123,6 +160,8 @@ void run(const Options& options) {
 
   std::cout << "Digits: " << source_train.count() << " pictures to train, " << source_test.count()
             << " held out; every accuracy below is on the held-out ones.\n\n";
+  const std::filesystem::path out = options.out;
+  std::filesystem::create_directories(out);
 
   lora::Rng rng(options.seed);
   Network base({64, 128, 128, 10}, rng);
@@ -131,21 +170,40 @@ void run(const Options& options) {
                                       .learning_rate = options.base_learning_rate,
                                       .weight_decay = options.weight_decay,
                                       .seed = options.seed};
-  adapt(base, "upright digits ", source_train, source_test, target_test, settings, seconds_base);
+  if (options.resume) {
+    lora::load_weights(base, lora::Safetensors::open(out / "base.safetensors"));
+  } else {
+    examples::Training training(settings);
+    adapt(base, training, "upright digits ", source_train, source_test, target_test, settings, seconds_base);
+    lora::save_weights(base, out / "base.safetensors");
+  }
 
   // LoRA: the copy shares nothing that is trained; attach freezes its weights and adds the factors
   Network with_lora = base;
   lora::attach(with_lora, {.rank = options.rank, .alpha = options.alpha}, rng);
   settings.epochs = options.epochs;
   settings.learning_rate = options.learning_rate;
-  const Curve lora_curve =
-      adapt(with_lora, "LoRA           ", target_train, source_test, target_test, settings, seconds_lora);
+  examples::Training training(settings);
+  const std::filesystem::path checkpoint = out / "checkpoint.safetensors";
+  if (options.resume && std::filesystem::exists(checkpoint)) {
+    training.step = lora::load_checkpoint(checkpoint, with_lora, training.optimizer).step;
+  }
+  const auto remember = [&](int epoch) {
+    const bool stop = epoch == options.stop_after;
+    if (!stop && epoch % 10 != 0) return;
+    lora::save_checkpoint(checkpoint, with_lora, training.optimizer, {.step = training.step});
+    if (stop) throw Stopped();
+  };
+  const Curve lora_curve = adapt(with_lora, training, "LoRA           ", target_train, source_test, target_test,
+                                 settings, seconds_lora, remember);
+  lora::save_adapter(with_lora, out / "adapter");
 
   // full fine-tuning from the same start
   Network full = base;
   settings.learning_rate = options.full_learning_rate;
+  examples::Training training_full(settings);
   const Curve full_curve =
-      adapt(full, "all parameters ", target_train, source_test, target_test, settings, seconds_full);
+      adapt(full, training_full, "all parameters ", target_train, source_test, target_test, settings, seconds_full);
 
   const auto count = lora::count_parameters(with_lora);
   const Eigen::Index total = lora::count_parameters(base).total;
@@ -154,25 +212,31 @@ void run(const Options& options) {
   const float merged_difference =
       (merged(with_lora)(target_test.pixels) - with_lora(target_test.pixels)).cwiseAbs().maxCoeff();
 
+  const double target_lora = examples::accuracy(with_lora, target_test);
+  const double source_lora = examples::accuracy(with_lora, source_test);
+  const auto base_bytes = std::filesystem::file_size(out / "base.safetensors");
+  const auto adapter_bytes = bytes_of_files(out / "adapter");
+
   using examples::percent;
   examples::Table table({"", "turned digits", "upright digits", "trained", "seconds"});
   table.add({"base network", percent(examples::accuracy(base, target_test)),
              percent(examples::accuracy(base, source_test)), "", ""});
-  table.add({"LoRA, adapter on", percent(lora_curve.target.back()), percent(lora_curve.source.back()),
-             std::to_string(count.trainable), examples::fixed(seconds_lora, 2)});
+  table.add({"LoRA, adapter on", percent(target_lora), percent(source_lora), std::to_string(count.trainable),
+             examples::fixed(seconds_lora, 2)});
   table.add({"LoRA, adapter off", percent(examples::accuracy(off, target_test)),
              percent(examples::accuracy(off, source_test)), "", ""});
   table.add({"all parameters", percent(full_curve.target.back()), percent(full_curve.source.back()),
              std::to_string(total), examples::fixed(seconds_full, 2)});
   std::cout << '\n' << table.text() << '\n' << lora::report(with_lora, settings.batch) << '\n';
   std::cout << "Adapter off equals the base network bit for bit: " << (intact ? "yes" : "NO") << '\n'
-            << "Merged weights differ from base + adapter by at most " << merged_difference << " in any logit.\n";
+            << "Merged weights differ from base + adapter by at most " << merged_difference << " in any logit.\n"
+            << "On disk: base.safetensors " << base_bytes << " bytes, adapter/ " << adapter_bytes << " bytes.\n";
 
   examples::JsonObject report;
   report.set("source_accuracy_base", examples::accuracy(base, source_test))
       .set("target_accuracy_base", examples::accuracy(base, target_test))
-      .set("target_accuracy_lora", lora_curve.target.back())
-      .set("source_accuracy_lora_on", lora_curve.source.back())
+      .set("target_accuracy_lora", target_lora)
+      .set("source_accuracy_lora_on", source_lora)
       .set("source_accuracy_lora_off", examples::accuracy(off, source_test))
       .set("target_accuracy_full", full_curve.target.back())
       .set("source_accuracy_full", full_curve.source.back())
@@ -189,6 +253,8 @@ void run(const Options& options) {
       .set("seed", options.seed)
       .set("lora_parameters", count.trainable)
       .set("total_parameters", total)
+      .set("base_bytes", base_bytes)
+      .set("adapter_bytes", adapter_bytes)
       .set("seconds_base", seconds_base)
       .set("seconds_lora", seconds_lora)
       .set("seconds_full", seconds_full)
@@ -196,7 +262,6 @@ void run(const Options& options) {
       .set("held_out_pictures", source_test.count())
       .set("split_seed", examples::split_seed);
 
-  const std::filesystem::path out = options.out;
   examples::write_file(out / "report.json", report.text());
   examples::write_file(
       out / "loss.svg",
@@ -222,7 +287,7 @@ void run(const Options& options) {
            .y_high = 1.0}));
   examples::write_file(out / "pictures.svg",
                        examples::picture_grid(pictures(base, with_lora, source_test, target_test)));
-  std::cout << "Wrote report.json, loss.svg, accuracy.svg and pictures.svg to "
+  std::cout << "Wrote report.json, loss.svg, accuracy.svg, pictures.svg, base.safetensors and adapter/ to "
             << std::filesystem::absolute(out).string() << "\n";
 }
 
@@ -241,11 +306,16 @@ int main(int argc, char** argv) {
       .add("base-learning-rate", options.base_learning_rate, "of the base network")
       .add("weight-decay", options.weight_decay, "AdamW's, everywhere")
       .add("seed", options.seed, "of the weights and the order of the pictures")
-      .add("out", options.out, "folder for report.json and the pictures");
+      .add("out", options.out, "folder for report.json, the pictures and the weights")
+      .add("adapter", options.adapter, "folder of an adapter to evaluate, with its base.safetensors beside it")
+      .add("resume", options.resume, "go on with the training of LoRA that --out has a checkpoint of")
+      .add("stop-after", options.stop_after, "epochs after which the training of LoRA is stopped, to be resumed");
   if (const auto status = arguments.parse(argc, argv)) return *status;
   try {
     if (options.base_epochs < 1 || options.epochs < 1) throw examples::ArgumentError("epochs must be at least 1");
-    run(options);
+    options.adapter.empty() ? run(options) : evaluate(options.adapter);
+  } catch (const Stopped&) {
+    std::cout << "Stopped after epoch " << options.stop_after << "; --resume goes on.\n";
   } catch (const std::exception& error) {
     std::cerr << "finetune_mlp: " << error.what() << '\n';
     return 1;

@@ -31,14 +31,23 @@ inline double accuracy(const Network& net, const Digits& digits) {
   return lora::accuracy(net(digits.pixels), digits.labels);
 }
 
+/// What a training has besides the network: with both, and the same settings, it goes on where it stopped.
+struct Training {
+  lora::AdamW<float> optimizer;
+  std::uint64_t step = 0;
+
+  explicit Training(const TrainingSettings& settings)
+      : optimizer({.lr = settings.learning_rate, .weight_decay = settings.weight_decay}) {}
+};
+
 /// Trains whatever the network lists as trainable: everything, or the selected adapter. After each epoch
-/// on_epoch(epoch, mean loss) is called, epochs counted from 1.
-inline void train(Network& net, const Digits& digits, const TrainingSettings& settings,
+/// on_epoch(epoch, mean loss) is called, epochs counted from 1. A training that has done steps before continues with
+/// the next epoch.
+inline void train(Network& net, Training& training, const Digits& digits, const TrainingSettings& settings,
                   const std::function<void(int, double)>& on_epoch) {
   const auto batches = static_cast<std::uint64_t>((digits.count() + settings.batch - 1) / settings.batch);
   const std::uint64_t steps = batches * static_cast<std::uint64_t>(settings.epochs);
   const lora::Schedule schedule{.shape = lora::ScheduleShape::cosine, .warmup = steps / 20, .total = steps};
-  lora::AdamW<float> optimizer({.lr = settings.learning_rate, .weight_decay = settings.weight_decay});
   lora::Rng rng(settings.seed);
 
   std::vector<Eigen::Index> order(digits.labels.size());
@@ -46,9 +55,9 @@ inline void train(Network& net, const Digits& digits, const TrainingSettings& se
   Network::Cache<> cache;
   Eigen::MatrixXf x(digits.pixels.rows(), settings.batch), dlogits;
   std::vector<int> labels;
-  std::uint64_t step = 0;
   for (int epoch = 1; epoch <= settings.epochs; ++epoch) {
     rng.shuffle(order);
+    if (training.step >= static_cast<std::uint64_t>(epoch) * batches) continue;  // done before
     double loss = 0;
     for (Eigen::Index first = 0; first < digits.count(); first += settings.batch) {
       const Eigen::Index count = std::min(settings.batch, digits.count() - first);
@@ -59,16 +68,22 @@ inline void train(Network& net, const Digits& digits, const TrainingSettings& se
         labels[static_cast<std::size_t>(j)] = digits.labels[static_cast<std::size_t>(picture)];
       }
       const auto input = x.leftCols(count);
-      const lora::Pass pass{.training = true, .seed = settings.seed, .step = step};
+      const lora::Pass pass{.training = true, .seed = settings.seed, .step = training.step};
 
       const auto logits = net.forward(input, cache, pass);
       loss += static_cast<double>(lora::softmax_cross_entropy(logits, labels, &dlogits)) * static_cast<double>(count);
       lora::zero_gradients(net);
       net.backward_parameters(input, dlogits, cache);
-      optimizer.step(net, schedule(step++));
+      training.optimizer.step(net, schedule(training.step++));
     }
     on_epoch(epoch, loss / static_cast<double>(digits.count()));
   }
+}
+
+inline void train(Network& net, const Digits& digits, const TrainingSettings& settings,
+                  const std::function<void(int, double)>& on_epoch) {
+  Training training(settings);
+  train(net, training, digits, settings, on_epoch);
 }
 
 /// A 64-128-128-10 network that reads upright digits, trained as finetune_mlp trains its own.

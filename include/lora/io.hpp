@@ -27,3 +27,13 @@
 #include "lora/io/checkpoint.hpp"
 #include "lora/io/mismatch.hpp"
 #include "lora/io/weights.hpp"
+
+// Adapters as directories of Hugging Face PEFT.
+#include "lora/io/atomic_folder.hpp"
+#include "lora/io/json_value.hpp"
+#include "lora/io/load_adapter.hpp"
+#include "lora/io/peft_config.hpp"
+#include "lora/io/peft_files.hpp"
+#include "lora/io/peft_layers.hpp"
+#include "lora/io/peft_support.hpp"
+#include "lora/io/save_adapter.hpp"

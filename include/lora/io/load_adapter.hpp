@@ -7,6 +7,7 @@
 ///
 /// Nothing in the directory has to be trusted.
 
+#include "lora/io/mismatch.hpp"
 #include "lora/io/peft_config.hpp"
 #include "lora/io/peft_files.hpp"
 #include "lora/io/peft_layers.hpp"
@@ -79,12 +80,6 @@ inline PeftFiles open_peft(const std::filesystem::path& folder) {
   }
 }
 
-inline std::string peft_shape_text(const std::vector<std::uint64_t>& shape) {
-  std::string text = "(";
-  for (const std::uint64_t dimension : shape) text += (text.size() > 1 ? ", " : "") + std::to_string(dimension);
-  return text + ")";
-}
-
 /// The tensors of a file against those that are wanted: collects what is wrong, to say all at once.
 class PeftTensorCheck {
  public:
@@ -94,7 +89,7 @@ class PeftTensorCheck {
     wanted_.insert(key);
     const StoredTensor* tensor = weights_.find(key);
     if (tensor == nullptr) {
-      missing_.push_back(key + " " + peft_shape_text(shape));
+      missing_.push_back(key + " " + shape_text(shape));
     } else {
       compare(*tensor, shape, remark);
     }
@@ -110,7 +105,7 @@ class PeftTensorCheck {
     std::vector<std::string> unexpected;
     for (const StoredTensor& tensor : weights_.tensors()) {
       if (wanted_.contains(tensor.name)) continue;
-      unexpected.push_back(shown(tensor.name) + " " + peft_shape_text(tensor.shape) + hint(tensor.name));
+      unexpected.push_back(shown(tensor.name) + " " + shape_text(tensor.shape) + hint(tensor.name));
     }
     if (missing_.empty() && unexpected.empty() && misshapen_.empty()) return;
     std::string text = "does not fit the model and " + std::string(peft_config_name) + ", nothing was loaded";
@@ -128,8 +123,8 @@ class PeftTensorCheck {
  private:
   void compare(const StoredTensor& tensor, const std::vector<std::uint64_t>& shape, const std::string& remark) {
     if (tensor.shape != shape) {
-      misshapen_.push_back(tensor.name + ": shape is " + peft_shape_text(tensor.shape) + ", expected " +
-                           peft_shape_text(shape) + remark);
+      misshapen_.push_back(tensor.name + ": shape is " + shape_text(tensor.shape) + ", expected " + shape_text(shape) +
+                           remark);
     } else if (!is_real(tensor.dtype)) {
       misshapen_.push_back(tensor.name + ": dtype is " + std::string(name(tensor.dtype)) +
                            ", expected F64, F32, F16 or BF16");

@@ -18,6 +18,13 @@ struct MismatchError : Error {
 
 namespace detail {
 
+/// "(6, 4)"
+inline std::string shape_text(const std::vector<std::uint64_t>& shape) {
+  std::string text = "(";
+  for (const std::uint64_t dimension : shape) text += (text.size() > 1 ? ", " : "") + std::to_string(dimension);
+  return text + ")";
+}
+
 class Mismatches {
  public:
   void missing(std::string_view name) { lines_.push_back("missing: " + shown(name)); }
@@ -38,18 +45,11 @@ class Mismatches {
   std::vector<std::string> lines_;
 };
 
-/// Notes a shape that is not (rows, cols), or for a vector not (size). Whether it fits.
+/// Notes a shape that is not the expected one. Whether it fits.
 inline bool check_stored_shape(Mismatches& mismatches, std::string_view name, const std::vector<std::uint64_t>& shape,
                                const std::vector<std::uint64_t>& expected) {
   if (shape == expected) return true;
-  const auto text = [](const std::vector<std::uint64_t>& dimensions) {
-    std::string written = "(";
-    for (const std::uint64_t dimension : dimensions) {
-      written += (written.size() > 1 ? ", " : "") + std::to_string(dimension);
-    }
-    return written + ")";
-  };
-  mismatches.add(name, "has shape " + text(shape) + ", expected " + text(expected));
+  mismatches.add(name, "has shape " + shape_text(shape) + ", expected " + shape_text(expected));
   return false;
 }
 

@@ -16,6 +16,7 @@
 
 #include "lora/adapters/adapter_set.hpp"
 #include "lora/io/dtype.hpp"
+#include "lora/io/mismatch.hpp"
 #include "lora/io/peft_config.hpp"
 
 #include <algorithm>
@@ -28,11 +29,6 @@
 #include <type_traits>
 
 namespace lora {
-
-/// The tensors of a file are not those that the model and the config want. Lists all.
-struct MismatchError : Error {
-  using Error::Error;
-};
 
 namespace detail {
 
