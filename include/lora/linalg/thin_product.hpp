@@ -76,8 +76,9 @@ class ThinProduct {
   template <bool forward>
   static void for_each_tile(const Large& A, const Large& X, Thin& Y) {
     const Index packets = A.rows() / lanes;
-    for (Index first = 0; first < packets; first += panel) {
-      const Index count = std::min(panel, packets - first);
+    const Index most = forward ? panel : 4 * panel;  // longer where each tile ends in sums across the packets
+    for (Index first = 0; first < packets; first += most) {
+      const Index count = std::min(most, packets - first);
       for (Index j = 0; j + depth <= A.cols(); j += depth) {
         Index c = 0;
         for (; c + width <= X.cols(); c += width) tile<forward, width>(A, X, Y, first * lanes, count, j, c);

@@ -144,7 +144,7 @@ auto truncated_svd(const Operator& A, const SvdOptions& options, const Caller& w
 /// here.
 ///
 /// Exact: about 4 m n^2 + 20 n^3 operations in double for m >= n. Randomised: 2 m n k (2 q + 1) + O((m + n) K^2 + K^3) with
-/// k = rank + oversampling, q = power_iterations, K = k q, and 120 m n for the certificate's spectral bound.
+/// k = rank + oversampling, q = power_iterations, K = k q, and 90 m n for the certificate's spectral bound.
 /// Throws ShapeError if A is empty; ValueError naming an entry that is not finite, or if a singular value overflows the
 /// scalar type; ConfigError for options out of range.
 template <class Derived>
