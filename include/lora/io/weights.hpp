@@ -84,8 +84,8 @@ const auto& numbers_of(const T& tensor) {
 /// Fills every parameter of the model that is no adapter's. F64, F32, F16 and BF16 are converted to the model's scalar.
 ///
 /// Throws MismatchError listing every tensor that is missing, unexpected (and not ignored), or of another shape or
-/// kind; StateError if a weight is frozen already: weights are loaded before adapters are attached. Nothing has changed then.
-/// Cost: one copy of the numbers.
+/// kind; StateError if a weight is frozen already: weights are loaded before adapters are attached. Nothing has
+/// changed then. Cost: one copy of the numbers.
 template <class T>
 void load_weights(T& model, const Safetensors& file, const WeightNames& names = {}) {
   constexpr const char* who = "load_weights";
