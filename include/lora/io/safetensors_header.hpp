@@ -4,11 +4,12 @@
 ///   8 bytes N, little-endian | N bytes of JSON | the tensors' bytes
 ///   {"__metadata__":{"format":"pt"},"fc1.weight":{"dtype":"F32","shape":[64,784],"data_offsets":[0,200704]},...}
 ///
-/// Offsets count from the end of the header; the end is not included. The tensors fill the rest of the file without gap or
-/// overlap, so no two share a byte and none reaches outside.
+/// Offsets count from the end of the header; the end is not included. The tensors fill the rest of the file without gap
+/// or overlap, so no two share a byte and none reaches outside.
 ///
-/// Whatever this accepts, the reference implementation accepts. It refuses a little more: a name twice in one object (the
-/// reference lets the last one win), an entry written as an array, and what exceeds SafetensorsLimits or the depth of 8.
+/// Whatever this accepts, the reference implementation accepts. It refuses a little more: a name twice in one object
+/// (the reference lets the last one win), an entry written as an array, and what exceeds SafetensorsLimits or the depth
+/// of 8.
 /// Source: huggingface/safetensors, README.md and safetensors/src/tensor.rs.
 
 #include "lora/io/dtype.hpp"
@@ -35,6 +36,7 @@ struct SafetensorsLimits {
   std::size_t header_bytes = 100'000'000;  // the reference implementation's own
   std::size_t tensors = 1'000'000;
   std::size_t dimensions = 64;
+  std::size_t metadata_entries = 100'000;
 };
 
 struct SafetensorsHeader {
@@ -135,6 +137,9 @@ class SafetensorsEvents final : public JsonEvents {
   void string(std::string_view value) override {
     if (skipped()) return;
     if (place_ == Place::metadata) {
+      if (header.metadata.size() >= limits_.metadata_entries) {
+        fail<FormatError>(who_, "__metadata__ has more than " + std::to_string(limits_.metadata_entries) + " entries");
+      }
       header.metadata.emplace(key_, value);
     } else if (place_ == Place::entry && field_ == Field::dtype) {
       const auto dtype = find_dtype(value);
