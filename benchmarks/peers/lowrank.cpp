@@ -2,6 +2,7 @@
 ///
 /// Every function returns 0, or 1 after printing what was thrown. certificate: Frobenius error, spectral error, norm.
 
+#include "lora/linalg/nmf.hpp"
 #include "lora/linalg/pca.hpp"
 #include "lora/linalg/truncated_svd.hpp"
 #include "lora/peft/surgery.hpp"
@@ -100,6 +101,24 @@ int pca(const double* X, Index samples, Index features, Index rank, double* comp
     const auto found = lora::pca(columns, {.rank = rank, .method = lora::SvdMethod::exact});
     Result<double>(components, rank, features) = found.components.transpose();
     Result<double>(variance, rank, 1) = found.explained_variance;
+  });
+}
+
+/// X (samples, features), which is this library's (features, samples), as H^T W^T from a start that W (features, rank)
+/// and H (rank, samples), both column by column, hold and are replaced in. summary: loss, iterations, converged.
+int nmf(const double* X, Index samples, Index features, Index rank, double tolerance, Index max_iterations, double* W,
+        double* H, double* summary) {
+  return run([&] {
+    const Eigen::Map<const lora::Matrix<double>> columns(X, features, samples);
+    Eigen::Map<lora::Matrix<double>> parts(W, features, rank), amounts(H, rank, samples);
+    const auto found =
+        lora::nmf(columns, {.rank = rank, .tolerance = tolerance, .max_iterations = static_cast<int>(max_iterations)},
+                  parts, amounts);
+    parts = found.W;
+    amounts = found.H;
+    summary[0] = found.loss;
+    summary[1] = found.iterations;
+    summary[2] = found.converged ? 1 : 0;
   });
 }
 

@@ -11,7 +11,9 @@ from pathlib import Path
 import numpy as np
 import peft
 import torch
-from sklearn.decomposition import PCA
+from sklearn.decomposition import PCA, non_negative_factorization
+from sklearn.decomposition._nmf import _initialize_nmf
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.extmath import randomized_svd
 
 from harness import Library, Report, interleaved, options
@@ -59,13 +61,20 @@ class Ours:
     def combine(self, first, second, alpha, weights, rank):
         (B1, A1), (B2, A2) = first, second
         delta = np.empty((B1.shape[0], A1.shape[1]), np.float32)
-        self._library.combine(B1, A1, B2, A2, *delta.shape, B1.shape[1], float(alpha), *map(float, weights), rank, delta)
+        old, (first_weight, second_weight) = B1.shape[1], weights
+        self._library.combine(B1, A1, B2, A2, *delta.shape, old, float(alpha), first_weight, second_weight, rank, delta)
         return delta
 
     def pca(self, X, rank):
         components, variance = np.empty((rank, X.shape[1])), np.empty(rank)
         self._library.pca(X, *X.shape, rank, components, variance)
         return components, variance
+
+    def nmf(self, X, W, H, tolerance, iterations):
+        """X (samples, features) as W H, which are the start."""
+        W, H, summary = W.copy(), H.copy(), np.empty(3)
+        self._library.nmf(X, *X.shape, H.shape[0], float(tolerance), iterations, H, W, summary)
+        return W, H, summary
 
 
 def error_of(A, U, s, Vt):
@@ -211,7 +220,8 @@ def combine(report, ours, quick):
     check("combine", add("ours", "combine(...)", 2 * rank, ours.combine(*factors, alpha, weights, 0)), 0, 1e-6)
     check("combine to a rank",
           add("ours", "combine(..., {.rank = 8})", rank, ours.combine(*factors, alpha, weights, rank)), tail, 1e-6)
-    for method, extra in (("cat", {}), ("svd", {}), ("linear", {}), ("ties", {"density": 1.0}), ("ties", {"density": 0.5})):
+    methods = (("cat", {}), ("svd", {}), ("linear", {}), ("ties", {"density": 1.0}), ("ties", {"density": 0.5}))
+    for method, extra in methods:
         name = method + "_".join(map(str, extra.values())).replace(".", "")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -220,7 +230,8 @@ def combine(report, ours, quick):
         add("PEFT", label, layer.r[name], layer.get_delta_weight(name).detach().numpy())
     report.json["combine_least_error_of_rank_8"] = tail
     report.table("combine", {
-        "side": (f"0.7 and 0.3 times two adapters of rank {rank}, scale {alpha // rank}", str), "method": ("method", str),
+        "side": (f"0.7 and 0.3 times two adapters of rank {rank}, scale {alpha // rank}", str),
+        "method": ("method", str),
         "rank": ("rank", str), "error": ("relative distance to the sum of the deltas", rounded)}, rows)
 
 
@@ -243,15 +254,50 @@ def components(report, ours, quick):
     row = {"difference": float(difference), **{f"{key}_seconds": value for key, value in seconds.items()}}
     row |= {f"{key}_over_ours": seconds[key] / seconds["ours"] for key in ("full", "covariance_eigh")}
     report.table("pca", {"difference": (f"PCA of the digits, {rank} components: largest difference", rounded),
-                         "ours_seconds": ("ours, ms", milliseconds), "full_over_ours": ("scikit-learn, full / ours", times),
+                         "ours_seconds": ("ours, ms", milliseconds),
+                         "full_over_ours": ("scikit-learn, full / ours", times),
                          "covariance_eigh_over_ours": ("scikit-learn, by the covariance / ours", times)}, [row])
+
+
+def factorisation(report, ours, quick):
+    """Non-negative, from the same start, to the same tolerance; either side stops by its own measure of it."""
+    X, rank, tolerance, iterations = digits(), 16, 1e-4, 200
+    rng = np.random.default_rng(0)
+    scale = np.sqrt(X.mean() / rank)
+    starts = {"NNDSVD": _initialize_nmf(X, rank, init="nndsvd", random_state=0),
+              "random": tuple(scale * np.abs(rng.standard_normal(s)) for s in ((len(X), rank), (rank, X.shape[1])))}
+    rows = []
+    for name, (W0, H0) in starts.items():
+        W0, H0 = np.ascontiguousarray(W0), np.ascontiguousarray(H0)
+
+        def sklearn():
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                return non_negative_factorization(X, W0.copy(), H0.copy(), rank, init="custom", solver="cd",
+                                                  tol=tolerance, max_iter=iterations)
+
+        functions = {"ours": lambda: ours.nmf(X, W0, H0, tolerance, iterations), "sklearn": sklearn}
+        seconds, results = interleaved(functions)
+        losses = {key: 0.5 * np.linalg.norm(X - found[0] @ found[1]) ** 2 for key, found in results.items()}
+        W, H, summary = results["ours"]
+        check("NMF, loss", summary[0], losses["ours"], 1e-9 * losses["ours"])
+        check("NMF, smallest entry", min(0, W.min(), H.min()), 0, 0)
+        rows.append({"start": name, "ours_loss": losses["ours"], "sklearn_loss": losses["sklearn"],
+                     "ours_seconds": seconds["ours"], "sklearn_over_ours": seconds["sklearn"] / seconds["ours"],
+                     "ours_iterations": int(summary[1]), "sklearn_iterations": int(results["sklearn"][2])})
+    report.table("nmf", {
+        "start": (f"NMF of the digits, k = {rank}: start", str),
+        "ours_loss": ("ours: final loss", lambda x: f"{x:.2f}"),
+        "ours_iterations": ("iterations", str), "ours_seconds": ("ms", milliseconds),
+        "sklearn_loss": ("scikit-learn: final loss", lambda x: f"{x:.2f}"), "sklearn_iterations": ("iterations", str),
+        "sklearn_over_ours": ("its time / ours", times)}, rows)
 
 
 def main():
     chosen = options(__doc__.splitlines()[0])
     ours = Ours(Library(chosen.library))
     report = Report("lowrank", ("numpy", "scikit-learn", "torch", "peft"))
-    for case in (combine, components, exact, randomised, resize):
+    for case in (combine, components, factorisation, exact, randomised, resize):
         case(report, ours, chosen.quick)
     report.write(chosen.out)
 
