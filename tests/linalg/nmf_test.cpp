@@ -107,6 +107,26 @@ TEST_CASE("nmf: one iteration by hand") {
   const auto rise = nmf(x, {.rank = 1, .loss = NmfLoss::kullback_leibler, .max_iterations = 1}, W1, H1);
   CHECK(rise.W(0, 0) == Approx(1.25).epsilon(1e-15));
   CHECK(rise.H(0, 0) == Approx(3 + (4.0 / 3 - 1.25) / (1.5625 * 4 / (3.75 * 3.75))).epsilon(1e-14));
+  // two components: the second sees what the first has changed
+  MatrixXd X2(2, 2), W2(2, 2), H2(2, 2);
+  X2 << 4, 0, 0, 0;
+  W2 << 2, 1, 0, 0;
+  H2 << 3, 0, 1,
+      0;  // y = 7: f' = 3 - 12 / 7, f'' = 36 / 49, W <- 144 / 135; y = 4.2: f' = 1 - 4 / 4.2, f'' = 4 / 4.2^2
+  const auto two = nmf(X2, {.rank = 2, .loss = NmfLoss::kullback_leibler, .max_iterations = 1}, W2, H2);
+  CHECK(two.W(0, 0) == Approx(144.0 / 135).epsilon(1e-14));
+  const double curvature = 4 / (4.2 * 4.2);
+  CHECK(two.W(0, 1) == Approx(curvature / (1 - 4 / 4.2 + curvature)).epsilon(1e-13));
+}
+
+TEST_CASE("nmf: the residual by hand") {
+  const auto residual = [](const Eigen::Vector2d& X, const Eigen::Vector2d& W0) {
+    return nmf(X, {.rank = 1, .max_iterations = 0}, W0, MatrixXd::Ones(1, 1)).residual;
+  };
+  CHECK(residual({1, 1}, {1, 0}) == Approx(std::sqrt(0.5)).epsilon(1e-15));  // dW = (0, -1): it wants to grow from 0
+  CHECK(residual({1, 0}, {1, 0}) == 0);
+  CHECK(residual({3, 4}, {3, 4}) == 0);
+  CHECK(residual({2, 0}, {2, 1}) == Approx(1.0 / 3).epsilon(1e-15));  // dW = (0, 1), with 1 below the mean 1.5
 }
 
 TEMPLATE_TEST_CASE("nmf: no entry is negative, the loss is what it says and never rises", "", float, double) {
@@ -164,7 +184,7 @@ TEMPLATE_TEST_CASE("nmf: separable data is recovered exactly", "", float, double
   const lora::Matrix<S> X = (W * H).cast<S>();
   const double tolerance = std::is_same_v<S, float> ? 1e-3 : 1e-6;
   for (const auto loss : both) {
-    const auto found = nmf(X, {.rank = 4, .loss = loss, .tolerance = 1e-12, .max_iterations = 20000});
+    const auto found = nmf(X, {.rank = 4, .loss = loss, .tolerance = 1e-12, .max_iterations = 3000});
     CHECK((found.matrix() - X).norm() <= tolerance * X.norm());
     for (Index t = 0; t < 4; ++t) {
       Index part = 0;
