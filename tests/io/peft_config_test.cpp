@@ -1,0 +1,229 @@
+#include "lora/io/peft_config.hpp"
+
+#include "io/files.hpp"
+#include "lora/io/peft_support.hpp"
+#include "support/catch.hpp"
+
+using lora_test::contains;
+using lora_test::message_of;
+using lora_test::read_file;
+
+namespace {
+
+const lora_test::fs::path peft_fixtures = lora_test::fixtures / "peft";
+
+lora::PeftConfig parse(const std::string& text) { return lora::parse_peft_config("adapter_config.json", text); }
+std::string refused(const std::string& text) {
+  return message_of<lora::Error>([&] { parse(text); });
+}
+std::string unsupported(const std::string& setting) {
+  return message_of<lora::ConfigError>([&] {
+    lora::detail::check_supported("adapter_config.json", parse("{\"peft_type\": \"LORA\", " + setting + "}"));
+  });
+}
+lora::PeftConfig restricted(const std::string& setting, std::string_view version) {
+  auto config = parse("{\"peft_type\": \"LORA\", " + setting + "}");
+  lora::detail::restrict_to(lora::detail::peft_version_of("test", version), config, "test");
+  return config;
+}
+
+}  // namespace
+
+TEST_CASE("A new config is what Python's json.dumps writes of the 21 settings of PEFT 0.7.1") {
+  lora::PeftConfig config;
+  config.lora = {.rank = 4,
+                 .alpha = 6.5,
+                 .dropout = 0.05,
+                 .target_modules = {"b.fc2", "fc1"},
+                 .rank_pattern = {{"fc1", 2}, {"b.fc2", 16}},
+                 .alpha_pattern = {{"fc1", 3}, {"b.fc2", 1e-7}},
+                 .modules_to_save = {"k\xc3\xb6pfe", "\xf0\x9f\x98\x80\x7f\n"}};
+  config.base_model_name_or_path = "a \"base\"\\";
+  config.task_type = "CAUSAL_LM";
+  config.fan_in_fan_out = true;
+  CHECK(lora::to_json(config) == read_file(peft_fixtures / "new_config.json"));
+}
+
+TEST_CASE("Floats are written as Python writes them") {
+  for (const auto& [number, text] :
+       std::vector<std::pair<double, std::string>>{{0, "0.0"},
+                                                   {-0.0, "-0.0"},
+                                                   {1, "1.0"},
+                                                   {0.1, "0.1"},
+                                                   {-2.5, "-2.5"},
+                                                   {1e-4, "0.0001"},
+                                                   {1e-5, "1e-05"},
+                                                   {1.5e-10, "1.5e-10"},
+                                                   {123456.75, "123456.75"},
+                                                   {1e15, "1000000000000000.0"},
+                                                   {1e16, "1e+16"},
+                                                   {1.25e100, "1.25e+100"},
+                                                   {5e-324, "5e-324"},
+                                                   {1.7976931348623157e308, "1.7976931348623157e+308"},
+                                                   {0.30000000000000004, "0.30000000000000004"},
+                                                   {1234567890123456.0, "1234567890123456.0"}}) {
+    CHECK(lora::python_float(number) == text);
+  }
+  CHECK_THROWS_AS(lora::python_float(std::nan("")), lora::ValueError);
+}
+
+TEST_CASE("A config that was read is written again byte for byte, also with settings that nobody knows") {
+  for (const auto& entry : lora_test::fs::recursive_directory_iterator(peft_fixtures)) {
+    if (entry.path().filename() != "adapter_config.json") continue;
+    INFO(entry.path());
+    CHECK(lora::to_json(lora::read_peft_config(entry.path())) == read_file(entry.path()));
+  }
+  const std::string strange = read_file(peft_fixtures / "strange_config.json");
+  auto config = parse(strange);
+  CHECK(lora::to_json(config) == strange);
+  CHECK(config.lora.alpha == 16.5);
+  CHECK(config.source.at("zz_future") ==
+        "{\n    \"a\": [\n      1,\n      2.50,\n      {}\n    ],\n    \"b\": null\n  }");
+
+  config.lora.alpha = 3;
+  config.lora.target_modules = {"fc2"};
+  std::string changed = strange;
+  changed.replace(changed.find("1.65e1"), 6, "3");
+  changed.replace(changed.find("fc1"), 3, "fc2");
+  CHECK(lora::to_json(config) == changed);
+}
+
+TEST_CASE("The order of the keys, and white space, do not matter") {
+  const auto config = parse("{\"r\":2,\"peft_type\":\"LORA\",\"bias\":\"all\"}");
+  CHECK(config.lora.rank == 2);
+  CHECK(lora::to_json(config) == "{\n  \"bias\": \"all\",\n  \"peft_type\": \"LORA\",\n  \"r\": 2\n}");
+}
+
+TEST_CASE("Settings become those of LoraConfig") {
+  const auto config =
+      parse(R"({"peft_type": "LORA", "r": 3, "lora_alpha": 1e1, "lora_dropout": 0.25, "use_rslora": true,
+      "bias": "lora_only", "target_modules": "fc\\d", "exclude_modules": ["head"], "layers_to_transform": null,
+      "rank_pattern": {"b": 2, "a": 4}, "alpha_pattern": {"b": 0.5}, "modules_to_save": ["score"], "task_type": null,
+      "base_model_name_or_path": "", "init_lora_weights": "gaussian", "inference_mode": false, "fan_in_fan_out": true})");
+  const lora::LoraConfig& lora = config.lora;
+  CHECK(lora.rank == 3);
+  CHECK(lora.alpha == 10.0);
+  CHECK(lora.dropout == 0.25);
+  CHECK(lora.scaling == lora::Scaling::alpha_over_sqrt_rank);
+  CHECK(lora.init == lora::Init::gaussian);
+  CHECK(lora.bias == lora::Bias::lora_only);
+  CHECK(lora.target_modules == lora::ModuleNames("fc\\d"));
+  const std::vector<std::string> excluded{"head"};
+  CHECK(lora.exclude_modules == lora::ModuleNames(excluded));
+  CHECK(lora.rank_pattern == std::vector<std::pair<std::string, lora::Index>>{{"b", 2}, {"a", 4}});  // in file order
+  CHECK(lora.alpha_pattern == std::vector<std::pair<std::string, double>>{{"b", 0.5}});
+  CHECK(lora.modules_to_save == std::vector<std::string>{"score"});
+  CHECK(config.base_model_name_or_path == "");
+  CHECK_FALSE(config.task_type.has_value());
+  CHECK_FALSE(config.inference_mode);
+  CHECK(config.fan_in_fan_out);
+  const auto few =
+      parse(R"({"peft_type": "LORA", "layers_to_transform": 3, "layers_pattern": "h", "target_modules": ["q"]})");
+  CHECK(few.lora.rank == 8);
+  CHECK(few.lora.alpha == 8.0);
+  CHECK(few.lora.layers_to_transform == std::vector<lora::Index>{3});
+  CHECK(few.lora.layers_pattern == std::vector<std::string>{"h"});
+}
+
+TEST_CASE("What is no config is refused, with the key, what it is and what was expected") {
+  CHECK_THAT(refused("{}"), contains("adapter_config.json: there is no peft_type, expected \"LORA\""));
+  CHECK_THAT(refused("[]"), contains("is no JSON object"));
+  CHECK_THAT(refused(R"({"peft_type": "IA3"})"), contains("peft_type is \"IA3\", expected \"LORA\""));
+  CHECK_THAT(refused(R"({"peft_type": 1})"), contains("peft_type is 1, expected \"LORA\""));
+  const auto with = [](const std::string& setting) { return refused("{\"peft_type\": \"LORA\", " + setting + "}"); };
+  CHECK_THAT(with(R"("r": "8")"), contains("r is \"8\", expected an integer"));
+  CHECK_THAT(with(R"("r": 8.5)"), contains("r is 8.5, expected an integer"));
+  CHECK_THAT(with(R"("r": 99999999999)"), contains("r is 99999999999, expected an integer of 32 bits"));
+  CHECK_THAT(with(R"("r": 18446744073709551616)"), contains("expected an integer of 32 bits"));
+  CHECK_THAT(with(R"("r": 0)"), contains("rank is 0, expected at least 1"));
+  CHECK_THAT(with(R"("lora_alpha": true)"), contains("lora_alpha is true, expected a finite number"));
+  CHECK_THAT(with(R"("lora_alpha": 1e999)"), contains("is not valid JSON"));
+  CHECK_THAT(with(R"("lora_alpha": NaN)"), contains("is not valid JSON"));
+  CHECK_THAT(with(R"("lora_dropout": 1)"), contains("dropout is 1.0"));
+  CHECK_THAT(with(R"("bias": "some")"), contains("bias is \"some\", expected \"none\", \"all\" or \"lora_only\""));
+  CHECK_THAT(with(R"("use_rslora": 1)"), contains("use_rslora is 1, expected true or false"));
+  CHECK_THAT(with(R"("target_modules": 7)"), contains("target_modules is 7, expected a string, a list"));
+  CHECK_THAT(with(R"("target_modules": ["a", 7])"), contains("target_modules is 7, expected a list of strings"));
+  CHECK_THAT(with(R"("rank_pattern": [1])"), contains("rank_pattern is a list, expected an object"));
+  CHECK_THAT(with(R"("rank_pattern": {"a": 0})"),
+             contains("rank_pattern has \"a\" at 0, expected a rank of at least 1"));
+  CHECK_THAT(with(R"("alpha_pattern": {"a": "b"})"), contains("alpha_pattern is \"b\", expected a finite number"));
+  CHECK_THAT(with(R"("layers_to_transform": {})"), contains("layers_to_transform is an object, expected an integer"));
+  CHECK_THAT(with(R"("task_type": ["A"])"), contains("task_type is a list, expected a string or null"));
+  CHECK_THAT(with(R"("r": 1, "r": 2)"), contains("the name \"r\" is there twice"));
+  CHECK_THAT(with(R"("a": [[[[[[[[[1]]]]]]]]])"), contains("nests deeper than 8"));
+  CHECK_THAT(refused(std::string(17'000'000, ' ')), contains("expected at most 16000000"));
+  const lora_test::TemporaryFolder folder;
+  CHECK_THROWS_AS(lora::read_peft_config(folder.path()), lora::FileError);
+  lora_test::fs::resize_file(lora_test::write_file(folder / "adapter_config.json", ""), 1ull << 40);
+  CHECK_THROWS_AS(lora::read_peft_config(folder.path()), lora::FormatError);  // without reading it
+}
+
+TEST_CASE("Settings that change what an adapter computes are refused by name") {
+  const std::string why = ", which this version cannot apply; merge the adapter first";
+  for (const std::string key : {"use_dora", "lora_bias", "use_qalora", "ensure_weight_tying"}) {
+    CHECK_THAT(unsupported("\"" + key + "\": true"), contains("adapter_config.json: " + key + " is true" + why));
+    CHECK(unsupported("\"" + key + "\": false").empty());
+  }
+  for (const std::string key :
+       {"target_parameters", "use_bdlora", "alora_invocation_tokens", "arrow_config", "velora_config",
+        "monteclora_config", "kasa_config", "layer_replication", "trainable_token_indices", "megatron_config"}) {
+    CHECK_THAT(unsupported("\"" + key + "\": {\"a\": 1}"), contains(key + " is set" + why));
+    CHECK_THAT(unsupported("\"" + key + "\": [1]"), contains(key + " is a list" + why));
+    CHECK(unsupported("\"" + key + "\": null").empty());
+    CHECK(unsupported("\"" + key + "\": []").empty());
+  }
+  for (const std::string init : {"\"pissa\"", "\"pissa_niter_16\"", "\"olora\"", "\"corda\"", "\"loftq\"",
+                                 "\"lora_ga\"", "\"new\"", "3", "{}"}) {
+    CHECK_THAT(unsupported("\"init_lora_weights\": " + init), contains("changes the base's weights"));
+  }
+  for (const std::string init : {"true", "false", "null", "\"gaussian\"", "\"eva\"", "\"orthogonal\""}) {
+    CHECK(unsupported("\"init_lora_weights\": " + init).empty());
+  }
+}
+
+TEST_CASE("For an older PEFT, what it does not know is dropped at its default and refused otherwise") {
+  const auto config = restricted(R"("use_dora": false, "peft_version": "0.21.2", "qalora_group_size": 16, "kasa_config":
+      null, "future": {}, "r": 4)",
+                                 "0.7.1");
+  CHECK(lora::to_json(config) == "{\n  \"peft_type\": \"LORA\",\n  \"r\": 4\n}");
+  const auto error = [](const std::string& setting, std::string_view version) {
+    return message_of<lora::ConfigError>([&] { restricted(setting, version); });
+  };
+  CHECK_THAT(error(R"("exclude_modules": ["a"])", "0.7.1"),
+             contains("\"exclude_modules\" is a list, which PEFT 0.7.1 does not know"));
+  CHECK(error(R"("exclude_modules": ["a"])", "0.14.0").empty());
+  CHECK_THAT(error(R"("future": 1)", "0.21"), contains("\"future\" is 1, which PEFT 0.21.0 does not know"));
+  CHECK_THAT(error(R"("use_rslora": true)", "0.7.1"), contains("\"use_rslora\""));
+  CHECK(error(R"("use_rslora": true)", "0.8.0").empty());
+  for (const std::string version : {"", "0.6.2", "1.", "0.7.1.1", "new", "0.7.1rc", "-1", "0..7"}) {
+    INFO(version);
+    CHECK_THAT(error(R"("r": 1)", version), contains("expected a version of PEFT from \"0.7.0\" on"));
+  }
+}
+
+TEST_CASE("Every beginning and every changed bit of a config is a config or a typed error") {
+  const std::string text = read_file(peft_fixtures / "0.7.1" / "mlp_ranks" / "adapter_config.json");
+  int read = 0, refusals = 0;
+  const auto attempt = [&](const std::string& damaged) {
+    try {
+      const auto config = parse(damaged);
+      lora::detail::check_supported("config", config);
+      // What is accepted can be written, and is the same then.
+      const std::string written = lora::to_json(config);
+      if (lora::to_json(parse(written)) != written) FAIL(damaged);
+      ++read;
+    } catch (const lora::Error&) {
+      ++refusals;
+    }
+  };
+  for (std::size_t size = 0; size < text.size(); ++size) attempt(text.substr(0, size));
+  CHECK(read == 0);
+  for (std::size_t bit = 0; bit < 8 * text.size(); ++bit) {
+    std::string damaged = text;
+    damaged[bit / 8] = static_cast<char>(damaged[bit / 8] ^ (1 << bit % 8));
+    attempt(damaged);
+  }
+  CHECK(read > 0);
+  CHECK(refusals > 0);
+}
