@@ -1,5 +1,5 @@
 /// Reads a pattern and a name from alternating lines; for each pair writes 1 (matches), 0, or why it is refused.
-/// pattern_oracle.py compiles and runs it, and judges.
+/// pattern_oracle.py runs it, and judges.
 
 #include "lora/peft/pattern.hpp"
 
