@@ -35,5 +35,7 @@
 #include "lora/io/peft_config.hpp"
 #include "lora/io/peft_files.hpp"
 #include "lora/io/peft_layers.hpp"
+#include "lora/io/peft_settings.hpp"
 #include "lora/io/peft_support.hpp"
+#include "lora/io/peft_tensor_check.hpp"
 #include "lora/io/save_adapter.hpp"

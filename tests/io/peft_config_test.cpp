@@ -99,7 +99,8 @@ TEST_CASE("Settings become those of LoraConfig") {
       parse(R"({"peft_type": "LORA", "r": 3, "lora_alpha": 1e1, "lora_dropout": 0.25, "use_rslora": true,
       "bias": "lora_only", "target_modules": "fc\\d", "exclude_modules": ["head"], "layers_to_transform": null,
       "rank_pattern": {"b": 2, "a": 4}, "alpha_pattern": {"b": 0.5}, "modules_to_save": ["score"], "task_type": null,
-      "base_model_name_or_path": "", "init_lora_weights": "gaussian", "inference_mode": false, "fan_in_fan_out": true})");
+      "base_model_name_or_path": "", "init_lora_weights": "gaussian", "inference_mode": false,
+      "fan_in_fan_out": true})");
   const lora::LoraConfig& lora = config.lora;
   CHECK(lora.rank == 3);
   CHECK(lora.alpha == 10.0);

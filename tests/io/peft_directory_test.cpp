@@ -9,6 +9,7 @@
 
 #include <sys/wait.h>
 
+#include <chrono>
 #include <csignal>
 #include <cstdlib>
 #include <thread>
@@ -243,11 +244,15 @@ TEST_CASE("A killed process leaves the old adapter or the new one, whole") {
   const auto adapter = folder / "adapter";
   constexpr lora::Index rows = 64;
   const auto one = numbered(1, rows), two = numbered(2, rows);
-  save<lora::PosixFolders>(one, adapter);
+  save<lora::PosixFolders>(two, adapter);
   lora_test::write_file(adapter / "README.md", "read me");
+  const auto start = std::chrono::steady_clock::now();
+  save<lora::PosixFolders>(one, adapter);
+  const std::chrono::duration<double> once = std::chrono::steady_clock::now() - start;
   lora::Rng rng(11);
   int ones = 0, twos = 0;
-  for (int kill = 0; kill < kills(); ++kill) {
+  const int wanted = kills();
+  for (int kill = 0; kill < wanted || ((ones == 0 || twos == 0) && kill < 100 * wanted); ++kill) {
     const pid_t child = ::fork();
     REQUIRE(child >= 0);
     if (child == 0) {
@@ -260,7 +265,7 @@ TEST_CASE("A killed process leaves the old adapter or the new one, whole") {
         ::_exit(1);
       }
     }
-    std::this_thread::sleep_for(std::chrono::microseconds(500 + rng() % 6000));
+    std::this_thread::sleep_for(once * (static_cast<double>(rng() % 1000) / 300));  // in any of the first saves
     ::kill(child, SIGKILL);
     int status = 0;
     REQUIRE(::waitpid(child, &status, 0) == child);

@@ -2,7 +2,7 @@
 /// An adapter as a directory that Hugging Face PEFT loads:
 ///
 ///   lora::save_adapter(net, "adapter/");
-///   lora::save_adapter(net, "adapter/", {.name = "formal", .base_model_name_or_path = "gpt2", .fan_in_fan_out = true});
+///   lora::save_adapter(net, "adapter/", {.name = "formal", .base_model_name_or_path = "gpt2"});
 ///
 ///   model = PeftModel.from_pretrained(base, "adapter/")     # the same numbers, in Python
 ///

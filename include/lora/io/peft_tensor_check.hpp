@@ -1,0 +1,84 @@
+#pragma once
+/// The tensors of a PEFT adapter's file against those that a model wants.
+
+#include "lora/io/mismatch.hpp"
+#include "lora/io/peft_files.hpp"
+#include "lora/io/safetensors.hpp"
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <set>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace lora::detail {
+
+/// The tensors of a file against those that are wanted: collects what is wrong, to say all at once.
+class PeftTensorCheck {
+ public:
+  explicit PeftTensorCheck(const Safetensors& weights) : weights_(weights) {}
+
+  void want(const std::string& key, std::vector<std::uint64_t> shape, const std::string& remark = {}) {
+    wanted_.insert(key);
+    const StoredTensor* tensor = weights_.find(key);
+    if (tensor == nullptr) {
+      missing_.push_back(key + " " + shape_text(shape));
+    } else {
+      compare(*tensor, shape, remark);
+    }
+  }
+  /// The same for one that may be missing.
+  void allow(const std::string& key, const std::vector<std::uint64_t>& shape) {
+    wanted_.insert(key);
+    if (const StoredTensor* tensor = weights_.find(key)) compare(*tensor, shape, {});
+  }
+
+  /// Throws MismatchError with three lists, of which each shows its first entries.
+  void finish(std::string_view who) const {
+    std::vector<std::string> unexpected;
+    for (const StoredTensor& tensor : weights_.tensors()) {
+      if (wanted_.contains(tensor.name)) continue;
+      unexpected.push_back(shown(tensor.name) + " " + shape_text(tensor.shape) + hint(tensor.name));
+    }
+    if (missing_.empty() && unexpected.empty() && misshapen_.empty()) return;
+    std::string text = "does not fit the model and " + std::string(peft_config_name) + ", nothing was loaded";
+    const auto list = [&](const char* title, const std::vector<std::string>& entries) {
+      if (entries.empty()) return;
+      text += "\n" + std::to_string(entries.size()) + " " + title + ":";
+      constexpr std::size_t most = 100;  // a file of strange names must not make a message of megabytes
+      for (std::size_t k = 0; k < entries.size() && k < most; ++k) text += "\n  " + entries[k];
+      if (entries.size() > most) text += "\n  and " + std::to_string(entries.size() - most) + " more";
+    };
+    list("missing", missing_);
+    list("unexpected", unexpected);
+    list("misshapen", misshapen_);
+    fail<MismatchError>(who, text);
+  }
+
+ private:
+  void compare(const StoredTensor& tensor, const std::vector<std::uint64_t>& shape, const std::string& remark) {
+    if (tensor.shape != shape) {
+      misshapen_.push_back(tensor.name + ": shape is " + shape_text(tensor.shape) + ", expected " + shape_text(shape) +
+                           remark);
+    } else if (!is_real(tensor.dtype)) {
+      misshapen_.push_back(tensor.name + ": dtype is " + std::string(name(tensor.dtype)) +
+                           ", expected F64, F32, F16 or BF16");
+    }
+  }
+
+  static std::string hint(std::string_view name) {
+    if (name.find("lora_magnitude_vector") != name.npos) return ", of DoRA; merge the adapter first";
+    if (name.find("lora_embedding_") != name.npos) return ", of an embedding, which takes no adapters here";
+    if (name.ends_with("lora_B.bias")) return ", of lora_bias; merge the adapter first";
+    if (!name.starts_with(peft_prefix)) return ", expected names that begin with " + std::string(peft_prefix);
+    return {};
+  }
+
+  const Safetensors& weights_;
+  std::set<std::string, std::less<>> wanted_;
+  std::vector<std::string> missing_, misshapen_;
+};
+
+}  // namespace lora::detail
