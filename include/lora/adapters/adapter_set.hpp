@@ -38,14 +38,22 @@ class AdapterSet {
   struct Member {
     std::string name;
     AnyAdapter adapter;
-    std::optional<Parameter<S, Dynamic, 1>> bias;
-    double weight = 0;
-    bool selected = false;
+    std::optional<Parameter<S, Dynamic, 1>> bias = std::nullopt;
+
+    /// Whether it is selected, and with which weight; changed through the set alone, which keeps count.
+    bool selected() const { return selected_; }
+    double weight() const { return weight_; }
 
     static void visit(auto& self, auto&& f) {
       std::visit([&](auto& own) { std::remove_cvref_t<decltype(own)>::visit(own, f); }, self.adapter);
       f("bias", self.bias);
     }
+
+   private:
+    friend AdapterSet;
+    Member(std::string own_name, AnyAdapter own) : name(std::move(own_name)), adapter(std::move(own)) {}
+    double weight_ = 0;
+    bool selected_ = false;
   };
 
   /// What the selected adapters keep of a pass.
@@ -68,7 +76,7 @@ class AdapterSet {
   /// changed then.
   void insert(std::string_view name, AnyAdapter adapter, std::optional<Vector<S>> bias = std::nullopt) {
     check_new_name(name);
-    Member member{std::string(name), std::move(adapter), std::nullopt};
+    Member member(std::string(name), std::move(adapter));
     if (bias) member.bias.emplace(std::move(*bias));
     members_.push_back(std::move(member));
     select_only(members_.size() - 1);
@@ -84,7 +92,7 @@ class AdapterSet {
   void select(std::string_view name) { select_only(position_of(name, "select")); }
 
   void select_none() {
-    for (Member& member : members_) member.selected = false;
+    for (Member& member : members_) member.selected_ = false;
     update_selection();
   }
 
@@ -112,8 +120,8 @@ class AdapterSet {
     for (Member& member : members_) {
       const auto found =
           std::find_if(chosen.begin(), chosen.end(), [&](const AdapterWeight& one) { return one.name == member.name; });
-      member.selected = found != chosen.end();
-      member.weight = member.selected ? found->weight : 0;
+      member.selected_ = found != chosen.end();
+      member.weight_ = member.selected_ ? found->weight : 0;
     }
     update_selection();
   }
@@ -188,7 +196,7 @@ class AdapterSet {
     for (std::size_t k = 0; k < selected_.size(); ++k) {
       Member& member = members_[selected_[k]];
       // forward: y += w_k (b_k - b)   =>   db_k = w_k times the sum of dy over the samples
-      if (member.bias && member.bias->trainable) member.bias->gradient() += S(member.weight) * dy.rowwise().sum();
+      if (member.bias && member.bias->trainable) member.bias->gradient() += S(member.weight_) * dy.rowwise().sum();
       with_cache<N>(member, cache.members[k], [&](auto& adapter, auto& own, S) {
         if constexpr (AdditiveAdapter<std::remove_cvref_t<decltype(adapter)>>) {
           if (k > 0) return adapter.add_backward(x, dy, dx, own);
@@ -213,7 +221,7 @@ class AdapterSet {
       std::visit(
           [&](const auto& adapter) {
             if constexpr (AdditiveAdapter<std::remove_cvref_t<decltype(adapter)>>) {
-              adapter.add_delta(block, first, base, S(member.weight));
+              adapter.add_delta(block, first, base, S(member.weight_));
             } else {
               adapter.add_delta(block, first, base);
             }
@@ -225,7 +233,7 @@ class AdapterSet {
   /// y += b + sum_k w_k (b_k - b) to every column; one selected bias of weight 1 is added as it is, to the bit.
   void add_bias(const Vector<S>* bias, auto& y) const {
     if (bias == nullptr) return;
-    if (selected_.size() == 1 && members_[selected_[0]].bias && members_[selected_[0]].weight == 1.0) {
+    if (selected_.size() == 1 && members_[selected_[0]].bias && members_[selected_[0]].weight_ == 1.0) {
       y.colwise() += members_[selected_[0]].bias->value;
       return;
     }
@@ -234,12 +242,12 @@ class AdapterSet {
       const Member& member = members_[position];
       if (!member.bias) continue;
       // Column by column: colwise() would first evaluate the difference into a new vector, at every pass.
-      for (Index j = 0; j < y.cols(); ++j) y.col(j) += S(member.weight) * (member.bias->value - *bias);
+      for (Index j = 0; j < y.cols(); ++j) y.col(j) += S(member.weight_) * (member.bias->value - *bias);
     }
   }
 
   static void visit(auto& self, auto&& f) {
-    for (auto& member : self.members_) f(Name(std::string_view(member.name)), member, member.selected);
+    for (auto& member : self.members_) f(Name(std::string_view(member.name)), member, member.selected_);
   }
 
  private:
@@ -255,8 +263,8 @@ class AdapterSet {
 
   void select_only(std::size_t position) {
     for (std::size_t k = 0; k < members_.size(); ++k) {
-      members_[k].selected = k == position;
-      members_[k].weight = k == position ? 1.0 : 0.0;
+      members_[k].selected_ = k == position;
+      members_[k].weight_ = k == position ? 1.0 : 0.0;
     }
     update_selection();
   }
@@ -264,7 +272,7 @@ class AdapterSet {
   void update_selection() {
     selected_.clear();
     for (std::size_t k = 0; k < members_.size(); ++k) {
-      if (members_[k].selected) selected_.push_back(k);
+      if (members_[k].selected_) selected_.push_back(k);
     }
     revision_ = detail::next_identity();
   }
@@ -276,7 +284,7 @@ class AdapterSet {
         [&](auto& adapter) {
           using Own = typename std::remove_cvref_t<decltype(adapter)>::template Cache<N>;
           if (!std::holds_alternative<Own>(any)) any.template emplace<Own>();
-          f(adapter, std::get<Own>(any), S(member.weight));
+          f(adapter, std::get<Own>(any), S(member.weight_));
         },
         member.adapter);
   }

@@ -19,7 +19,7 @@ namespace lora {
 template <class S>
 Linear<S> merged_layer(const Linear<S>& layer) {
   const auto& members = layer.adapters().members();
-  if (std::none_of(members.begin(), members.end(), [](const auto& member) { return member.selected; })) {
+  if (std::none_of(members.begin(), members.end(), [](const auto& member) { return member.selected(); })) {
     Linear<S> bare = layer;
     for (const auto& member : members) bare.detach(member.name);
     return bare;

@@ -65,8 +65,8 @@ LayerShape layer_shape(const Linear<S>& layer) {
     (path.ends_with("weight") ? shape.trained : shape.trained_bias) = parameter.trainable;
   });
   for (const auto& member : layer.adapters().members()) {
-    std::visit([&](const auto& adapter) { detail::add_adapter(shape, adapter, member.selected); }, member.adapter);
-    if (member.bias) detail::add_bias_copy(shape, *member.bias, member.selected);
+    std::visit([&](const auto& adapter) { detail::add_adapter(shape, adapter, member.selected()); }, member.adapter);
+    if (member.bias) detail::add_bias_copy(shape, *member.bias, member.selected());
   }
   return shape;
 }
