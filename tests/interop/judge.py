@@ -7,10 +7,8 @@
 PROGRAM is program/peft_layers.cpp. Needs torch, peft (0.7.1 or of today), transformers and safetensors; see run.sh."""
 
 import argparse
-import itertools
 import json
 import os
-import random
 import shutil
 import subprocess
 import sys
@@ -29,7 +27,8 @@ from torch import nn
 from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel
 from transformers.pytorch_utils import Conv1D
 
-OLD = peft.__version__.startswith("0.7.")
+VERSION = tuple(map(int, peft.__version__.split(".")[:2]))
+STRUCTURAL = (0, 21)  # from here on keys are found by modules, not by searching for text inside of them
 FIXTURES = Path(__file__).resolve().parent.parent / "io" / "fixtures" / "peft"
 SAMPLES = 3
 
@@ -162,6 +161,8 @@ TO_US = {
     "bert_one_layer": ("bert", dict(r=4, lora_alpha=8, target_modules=["query", "value"], layers_to_transform=[1],
                                     layers_pattern="layer")),  # fmt: skip
 }
+# What came later, and with which release.
+SINCE = {"mlp_rslora": (0, 8), "mlp_rslora_ranks": (0, 18), "similar": STRUCTURAL, "names": STRUCTURAL}
 TO_US_NEW = {
     "mlp_rslora": ("mlp", dict(r=3, lora_alpha=7, target_modules=["fc1", "fc2"], use_rslora=True)),
     "mlp_rslora_ranks": ("mlp", dict(r=3, lora_alpha=7, target_modules="all-linear", use_rslora=True,
@@ -189,19 +190,32 @@ FROM_US_NEW = {
 }
 
 
+def known(cases):
+    return [(name, case) for name, case in cases.items() if VERSION >= SINCE.get(name, (0, 7))]
+
+
+def stores_biases(adapter):
+    """Older versions store no biases for lora_only."""
+    with safe_open(adapter / "adapter_model.safetensors", "pt") as file:
+        return any(key.endswith("base_layer.bias") for key in file.keys())
+
+
 def check_to_us(program, folder):
-    cases = dict(TO_US, **({} if OLD else TO_US_NEW))
-    for name, (kind, settings) in cases.items():
+    for name, (kind, settings) in known(dict(TO_US, **TO_US_NEW)):
         model, base = adapted(MODELS[kind], settings)
         here = folder / f"to_us_{name}"
         here.mkdir()
         model.save_pretrained(here / "adapter")
         save_file(base, here / "base.safetensors")
         run(program, "float", "load", here / "base.safetensors", here / "adapter", here / "out.safetensors", here / "again")
+        if settings.get("bias") == "lora_only" and not stores_biases(here / "adapter"):
+            model = seeded(MODELS[kind])  # as PEFT reads it itself
+            base_tensors(model)
+            model = peft.PeftModel.from_pretrained(model, here / "adapter").eval()
         theirs = outputs_of(model, base)
         worst = check_close(load_file(here / "out.safetensors"), theirs, name, 1e-6)
         same = settings.get("bias") != "all" or "modules_to_save" not in settings
-        same = same and not (OLD and settings.get("bias") == "lora_only")  # it stores no biases; we do
+        same = same and (settings.get("bias") != "lora_only" or stores_biases(here / "adapter"))
         for file in ["adapter_config.json", "adapter_model.safetensors"]:
             equal = (here / "adapter" / file).read_bytes() == (here / "again" / file).read_bytes()
             assert equal or not same, f"{name}: {file} is not written again as it was"
@@ -209,14 +223,13 @@ def check_to_us(program, folder):
 
 
 def check_from_us(program, folder):
-    cases = dict(FROM_US, **({} if OLD else FROM_US_NEW))
-    for name, (kind, settings) in cases.items():
+    for name, (kind, settings) in known(dict(FROM_US, **FROM_US_NEW)):
         model = seeded(MODELS[kind])
         base = base_tensors(model)
         here = folder / f"from_us_{name}"
         here.mkdir()
         save_file(base, here / "base.safetensors")
-        extra = ["compatible_with=0.7.1"] if OLD else []
+        extra = [f"compatible_with={peft.__version__}"] if VERSION < STRUCTURAL else []
         run(program, "float", "save", here / "base.safetensors", here / "adapter", here / "out.safetensors",
             *settings.split(), *extra)  # fmt: skip
         before = {path: module(base[path + ".input"]).detach() for path, module in linear_layers(model)}
@@ -236,11 +249,11 @@ def check_from_us(program, folder):
         stored, again = load_file(here / "adapter" / "adapter_model.safetensors"), load_file(
             here / "theirs" / "adapter_model.safetensors")  # fmt: skip
         for key in again:
-            if OLD and kind == "similar":
+            if VERSION < STRUCTURAL and kind == "similar":
                 continue  # it writes whatever has lora_ in its name, also that layer's own weight
             assert key in stored or "original_module" in key or "modules_to_save" in key, (name, key)
         for key, tensor in stored.items():
-            if OLD and "bias=lora_only" in settings and key.endswith("bias"):
+            if "bias=lora_only" in settings and key.endswith("bias") and not stores_biases(here / "theirs"):
                 continue
             assert torch.equal(tensor.float(), again[key]), f"{name}: {key} is not what PEFT holds"
         print(f"  from us  {name:20} {worst:.1e}")
@@ -258,14 +271,36 @@ def check_metadata(program, folder):
     check_close(outputs_of(again, base), outputs_of(model, base), "metadata", 0)
 
 
+def write_configs():
+    """What Python's json writes, for tests/io/peft_config_test.cpp: a config as a new one has to look, and a strange one."""
+    new = dict(alpha_pattern={"fc1": 3, "b.fc2": 1e-7}, auto_mapping=None, base_model_name_or_path='a "base"\\', bias="none",
+               fan_in_fan_out=True, inference_mode=True, init_lora_weights=True, layers_pattern=None,
+               layers_to_transform=None, loftq_config={}, lora_alpha=6.5, lora_dropout=0.05, megatron_config=None,
+               megatron_core="megatron.core", modules_to_save=["k\u00f6pfe", "\U0001f600\x7f\n"], peft_type="LORA", r=4,
+               rank_pattern={"fc1": 2, "b.fc2": 16}, revision=None, target_modules=["b.fc2", "fc1"],
+               task_type="CAUSAL_LM")  # fmt: skip
+    strange = dict(new, lora_alpha=16.5, target_modules=["fc1"], lora_dropout=0.0, base_model_name_or_path=None,
+                   rank_pattern={}, alpha_pattern={}, modules_to_save=None, zz_future={"b": None, "a": [1, 2.5, {}]},
+                   another="\u00e9", peft_version="9.9.9", qalora_group_size=16, big=123456789012345678901234567890,
+                   negative=-5, empty=[])  # fmt: skip
+    text = json.dumps(strange, indent=2, sort_keys=True).replace("16.5", "1.65e1").replace("2.5,", "2.50,")
+    (FIXTURES / "new_config.json").write_text(json.dumps(new, indent=2, sort_keys=True))
+    (FIXTURES / "strange_config.json").write_text(text)
+
+
 def write_fixtures():
     """Small adapters as this version of PEFT writes them, the base, inputs, and outputs of every layer."""
+    write_configs()
     era = FIXTURES / peft.__version__
     shutil.rmtree(era, ignore_errors=True)
     names = ["mlp_ranks", "mlp_bias_all", "mlp_bias_lora_only", "mlp_full", "gpt2", "bert"]
-    names += [] if OLD else ["mlp_rslora_ranks", "similar"]
-    for name in names:
-        kind, settings = dict(TO_US, **TO_US_NEW)[name]
+    if VERSION >= (0, 8):
+        names = ["mlp_ranks", "mlp_rslora", "mlp_rslora_ranks"]  # what an era adds
+    if VERSION >= (0, 20):
+        names += ["mlp_bias_all", "mlp_bias_lora_only", "mlp_full", "gpt2", "bert", "similar"]
+    for name, (kind, settings) in known(dict(TO_US, **TO_US_NEW)):
+        if name not in names:
+            continue
         model, base = adapted(MODELS[kind], settings)
         model.save_pretrained(era / name)
         (era / name / "README.md").unlink(missing_ok=True)

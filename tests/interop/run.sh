@@ -30,5 +30,6 @@ if [ $# -eq 0 ]; then
   arguments=("$build/objects/peft_layers")
 fi
 for python in "$LORA_OLD_PEFT_PYTHON" "$LORA_PEFT_PYTHON"; do
-  PYTHONPATH="" "$python" -W ignore "$here/judge.py" "${arguments[@]}"
+  # The order of a set is in the files that PEFT writes.
+  PYTHONPATH="" PYTHONHASHSEED=0 "$python" -W ignore "$here/judge.py" "${arguments[@]}"
 done

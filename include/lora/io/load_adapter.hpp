@@ -216,7 +216,7 @@ PeftConfig load_adapter(T& model, const std::filesystem::path& directory, std::s
   if (files.config.lora.target_modules.empty()) detail::targets_from_file(model, files);
   const auto matches = detail::peft_matches(model, files.config, std::string_view(files.config_path));
 
-  // PEFT 0.7.1 stores no biases for lora_only.
+  // PEFT up to 0.18 at least stores no biases for lora_only, and reads none.
   const bool no_bias_stored = files.config.lora.bias == Bias::lora_only &&
                               std::none_of(matches.begin(), matches.end(), [&](const ModuleMatch& match) {
                                 return files.weights.find(detail::peft_key(match.path, "base_layer.bias")) != nullptr;

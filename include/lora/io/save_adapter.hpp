@@ -87,10 +87,10 @@ std::vector<PeftLayer> peft_layers(const T& model, std::string_view name) {
   return layers;
 }
 
-/// Throws NameError for a layer whose name makes PEFT before 0.14 put an adapter's name into the wrong place.
+/// Throws NameError for a layer whose name makes PEFT before 0.21 put an adapter's name into the wrong place.
 inline void check_names_for_old_peft(const std::vector<PeftLayer>& layers, const Caller& who) {
   const auto refuse = [&](const std::string& path, const std::string& why) {
-    fail<NameError>(who, "layer " + in_quotes(path) + " cannot be read by PEFT before 0.14, " + why +
+    fail<NameError>(who, "layer " + in_quotes(path) + " cannot be read by PEFT before 0.21, " + why +
                              "; rename it, or ask for no compatible_with");
   };
   for (const PeftLayer& layer : layers) {
