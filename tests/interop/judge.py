@@ -190,6 +190,55 @@ FROM_US_NEW = {
 }
 
 
+class Trained(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc1, self.fc2, self.fc3 = nn.Linear(6, 9), nn.Linear(9, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.fc3(torch.relu(self.fc2(torch.relu(self.fc1(x)))))
+
+
+def check_training(program, folder, steps=100):
+    """The same start, the same data, 100 steps of AdamW: in double the same adapter, in float no farther from it than twice
+    PyTorch's own."""
+    torch.manual_seed(6)
+    x, y = torch.randn(20, 6, dtype=torch.float64), torch.randn(20, 3, dtype=torch.float64)
+    start = seeded(Trained)
+    base = {name: tensor.clone() for name, tensor in start.state_dict().items()}
+    settings = dict(r=3, lora_alpha=7, target_modules=["fc1", "fc2", "fc3"], bias="all")
+    start = peft.get_peft_model(start, peft.LoraConfig(**settings))
+    start.save_pretrained(folder / "start")
+    results = {}
+    for scalar, dtype in {"double": torch.float64, "float": torch.float32}.items():
+        tensors = {name: tensor.to(dtype) for name, tensor in dict(base, x=x, y=y).items()}
+        save_file(tensors, folder / f"{scalar}.safetensors")
+        run(program, scalar, "train", folder / f"{scalar}.safetensors", folder / "start", folder / f"ours_{scalar}", steps)
+        model = seeded(Trained)
+        model = peft.PeftModel.from_pretrained(model, folder / "start", is_trainable=True).to(dtype)
+        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.01)
+        for _ in range(steps):
+            optimizer.zero_grad()
+            nn.functional.mse_loss(model(x.to(dtype)), y.to(dtype)).backward()
+            optimizer.step()
+        model.save_pretrained(folder / f"theirs_{scalar}")
+        for who in ["ours", "theirs"]:
+            results[who, scalar] = load_file(folder / f"{who}_{scalar}" / "adapter_model.safetensors")
+    before = load_file(folder / "start" / "adapter_model.safetensors")
+    exact = results["theirs", "double"]
+    worst = {key: 0.0 for key in ["ours double", "ours float", "theirs float"]}
+    for name, expected in exact.items():
+        assert (expected - before[name]).norm() > 0.01, f"training: {name} was not trained"
+        assert results["ours", "double"][name].dtype == torch.float64
+        for key in worst:
+            who, scalar = key.split()
+            difference = (results[who, scalar][name].double() - expected).norm() / expected.norm()
+            worst[key] = max(worst[key], difference.item())
+    print(f"  {steps} steps of AdamW:", ", ".join(f"{key} {value:.1e}" for key, value in worst.items()))
+    assert worst["ours double"] <= 1e-10
+    assert worst["ours float"] <= 2 * worst["theirs float"]
+
+
 def known(cases):
     return [(name, case) for name, case in cases.items() if VERSION >= SINCE.get(name, (0, 7))]
 
@@ -324,6 +373,7 @@ def main():
         check_to_us(arguments.program, folder)
         check_from_us(arguments.program, folder)
         check_metadata(arguments.program, folder)
+        check_training(arguments.program, folder)
     print("all agree")
 
 

@@ -181,7 +181,8 @@ TEST_CASE("Names that are ends of others are told apart, or refused") {
     auto second = small_model<float>();
     second["block.fc1"].attach("default", {.rank = 2}, rng);
     lora::save_adapter(second, folder / "a");
-    CHECK(lora::read_peft_config(folder / "a").lora.target_modules == lora::ModuleNames({"block.fc1"}));
+    CHECK(lora::read_peft_config(folder / "a").lora.target_modules ==
+          lora::ModuleNames(std::vector<std::string>{"block.fc1"}));
   }
   SECTION("they differ in rank: the shorter name has r itself") {
     auto model = small_model<float>();

@@ -2,6 +2,7 @@
 //
 //   peft_layers SCALAR load BASE ADAPTER OUT [AGAIN]      loads ADAPTER; with AGAIN, saves it there
 //   peft_layers SCALAR save BASE ADAPTER OUT SETTING=...  attaches a new adapter and saves it
+//   peft_layers SCALAR train BASE ADAPTER OUT STEPS       trains ADAPTER of the MLP fc1, fc2, ... in BASE, and saves it
 //
 // BASE holds for each layer its weight (out, in), perhaps its bias, and an input (samples, in); OUT receives its output
 // (samples, out). SETTING: targets, full (names with commas), rank, alpha, ranks, alphas (name:value), rslora, bias,
@@ -10,7 +11,9 @@
 #include "lora/io/load_adapter.hpp"
 #include "lora/io/safetensors.hpp"
 #include "lora/io/save_adapter.hpp"
-#include "lora/nn/linear.hpp"
+#include "lora/losses/mean_squared_error.hpp"
+#include "lora/nn/mlp.hpp"
+#include "lora/optim/adam.hpp"
 
 #include <cstdio>
 #include <exception>
@@ -81,9 +84,31 @@ void attach(Layers<S>& model, std::map<std::string, std::string> given) {
   });
 }
 
+/// AdamW with lr 0.01 on the mean squared error of all samples, tensors "x" and "y" of BASE.
+template <class S>
+int train(const lora::Safetensors& base, const std::vector<std::string>& arguments) {
+  std::vector<lora::Linear<S>> layers;
+  for (auto& [path, layer] : Layers<S>(base).layers) layers.push_back(std::move(layer));
+  lora::Mlp<lora::Linear<S>> model(std::move(layers));
+  const auto config = lora::load_adapter(model, arguments[2]);
+  const lora::Matrix<S> x = base.read<S>("x").transpose(), y = base.read<S>("y").transpose();
+  lora::AdamW<S> optimizer({.lr = 0.01});
+  typename lora::Mlp<lora::Linear<S>>::template Cache<> cache;
+  lora::Matrix<S> dy;
+  for (int step = 0; step < std::stoi(arguments[4]); ++step) {
+    lora::mean_squared_error(model.forward(x, cache), y, &dy);
+    model.backward_parameters(x, dy, cache);
+    optimizer.step(model);
+    lora::zero_gradients(model);
+  }
+  lora::save_adapter(model, arguments[3], {.config = config});
+  return 0;
+}
+
 template <class S>
 int run(const std::vector<std::string>& arguments) {
   const auto base = lora::Safetensors::open(arguments[1]);
+  if (arguments[0] == "train") return train<S>(base, arguments);
   Layers<S> model(base);
   const std::string& adapter = arguments[2];
   if (arguments[0] == "load") {
@@ -118,7 +143,7 @@ int run(const std::vector<std::string>& arguments) {
 int main(int count, char** given) {
   const std::vector<std::string> arguments(given + 1, given + count);
   if (arguments.size() < 5) {
-    std::fputs("peft_layers float|double load|save BASE ADAPTER OUT ...\n", stderr);
+    std::fputs("peft_layers float|double load|save|train BASE ADAPTER OUT ...\n", stderr);
     return 2;
   }
   try {
