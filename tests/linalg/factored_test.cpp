@@ -147,6 +147,21 @@ TEMPLATE_TEST_CASE("factored: sizes near the ends of the scalar's range", "", fl
             .certificate.relative_error() == 0);
 }
 
+TEST_CASE("factored: a scale that overflows with one factor and not with both") {
+  const lora::Factors<double> large{Eigen::MatrixXd::Constant(5, 2, 0x1p1000),
+                                    Eigen::MatrixXd::Constant(2, 5, 0x1p-1000), 0x1p60};
+  CHECK(lora::norm(large) == Approx(10 * 0x1p60).epsilon(1e-14));
+  const lora::Factors<double> small{Eigen::MatrixXd::Constant(5, 2, 0x1p-1000),
+                                    Eigen::MatrixXd::Constant(2, 5, 0x1p1000), 0x1p-60};
+  CHECK(lora::norm(small) == Approx(10 * 0x1p-60).epsilon(1e-14));
+  CHECK(lora::truncate(small, {.rank = 1}).singular_values(0) == Approx(10 * 0x1p-60).epsilon(1e-14));
+  const lora::Factors<double> both{large.B, large.B.transpose(), 1};
+  CHECK(message<lora::ValueError>([&] { lora::norm(both); }) ==
+        "norm: the product of the factors and their scale overflows");
+  CHECK(message<lora::ValueError>([&] { lora::truncate(both, {.rank = 1}); }) ==
+        "truncate: the product of the factors and their scale overflows");
+}
+
 TEST_CASE("factored: the overlap of subspaces that are known") {
   // columns e1, e2 with singular values 2, 1 against e2, e3 with 2, 1
   lora::Factors<double> M{Eigen::MatrixXd::Zero(4, 2), Eigen::MatrixXd::Identity(2, 5), 1};

@@ -40,7 +40,7 @@ Factors<S> balanced_factors(const TruncatedSvd<S>& svd) {
 namespace detail {
 
 /// The two QR of s B A and its core. Throws ShapeError for factors that are empty or do not fit each other, ValueError
-/// for an entry or a scale that is not finite.
+/// for an entry or a scale that is not finite, or a product that overflows double.
 template <class S>
 class Compressed {
  public:
@@ -61,7 +61,9 @@ class Compressed {
     const Eigen::MatrixXd R1 = upper(left_, p);
     const Eigen::MatrixXd R2 = upper(right_, q);
     core_.noalias() = R1 * R2.transpose();
-    core_ *= M.scale / static_cast<double>(for_B) / static_cast<double>(for_A);
+    // by exponents: M.scale over one of the two may overflow, or lose digits, where over both it does not
+    core_ *= std::ldexp(M.scale, -(std::ilogb(for_B) + std::ilogb(for_A)));
+    if (!core_.allFinite()) fail<ValueError>(who, "the product of the factors and their scale overflows");
   }
 
   /// ||s B A||_F
