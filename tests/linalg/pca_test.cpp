@@ -78,11 +78,15 @@ TEMPLATE_TEST_CASE("pca: what the components keep and leave", "", float, double)
 }
 
 TEST_CASE("pca: constant data has no variance and stays finite") {
-  const MatrixXd X = MatrixXd::Constant(3, 6, 0.1);
-  const auto found = pca(X, {.rank = 2});
-  CHECK(found.explained_variance.norm() <= 1e-30);
-  CHECK(found.whiten(X).allFinite());
-  CHECK((found.inverse_transform(found.transform(X)) - X).norm() <= 1e-15);
+  for (const Index samples : {6, 10, 1001}) {  // of which 10 and 1001 times 0.1, divided again, is not 0.1
+    const MatrixXd X = MatrixXd::Constant(3, samples, 0.1);
+    const auto found = pca(X, {.rank = 2});
+    CHECK(found.mean == X.col(0));
+    CHECK(found.explained_variance == Eigen::Vector2d::Zero());
+    CHECK(found.explained_variance_ratio == Eigen::Vector2d::Zero());
+    CHECK(found.whiten(X) == MatrixXd::Zero(2, samples));
+    CHECK(found.inverse_transform(found.transform(X)) == X);
+  }
 }
 
 TEST_CASE("pca: what it refuses, and how it says so") {

@@ -63,7 +63,7 @@ struct Pca {
 
 /// The principal components of X for a rank, a share of the variance ({.energy = 0.95}) or a relative error.
 ///
-/// Means are summed in double. Needs a centred copy of X.
+/// Means are summed in double, twice: constant features have no variance at all. Needs a centred copy of X.
 /// Throws ShapeError for fewer than two samples or no features, ValueError naming an entry that is not finite,
 /// ConfigError for options out of range.
 template <class Derived>
@@ -76,7 +76,10 @@ auto pca(const Eigen::MatrixBase<Derived>& X, const SvdOptions& options) -> Pca<
 
   const auto samples = static_cast<double>(centred.cols());
   Pca<S> result;
-  result.mean = (centred.template cast<double>().rowwise().sum() / samples).template cast<S>();
+  const auto exact = centred.template cast<double>();
+  const Eigen::VectorXd mean = (exact / samples).rowwise().sum();
+  const Eigen::VectorXd rest = ((exact.colwise() - mean) / samples).rowwise().sum();
+  result.mean = (mean + rest).template cast<S>();  // of a constant feature: that constant, to the bit
   centred.colwise() -= result.mean;
   auto svd = detail::truncated_svd(
       DenseOperator<S>({{centred.data(), centred.rows(), centred.cols(), Eigen::OuterStride<>(centred.rows())}, false}),
