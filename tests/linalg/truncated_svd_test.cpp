@@ -231,6 +231,32 @@ TEMPLATE_TEST_CASE("truncated_svd: randomised, reproducible and near the best", 
   CHECK(all.rank() == 100);
 }
 
+TEMPLATE_TEST_CASE("truncated_svd: randomised, an error below the rounding of the norms is not claimed", "", float,
+                   double) {
+  using S = TestType;
+  // ten equal values and a flat tail of a size that the difference of two norms cannot tell from none
+  const double small = std::is_same_v<S, float> ? 1e-5 : 1e-10;
+  Eigen::VectorXd sigma = Eigen::VectorXd::Constant(150, small);
+  sigma.head(10).setOnes();
+  lora::Rng rng(11);
+  const lora::Matrix<S> A = lora_test::with_spectrum(sigma, 150, 160, rng).template cast<S>();
+  const double left = small * std::sqrt(14.0);  // relative, of the first ten
+  for (const double part : {0.5, 0.8}) {
+    const auto svd = truncated_svd(A, {.error = part * left, .method = SvdMethod::randomised});
+    CHECK(svd.certificate.relative_error() <= part * left + 4 * static_cast<double>(std::numeric_limits<S>::epsilon()));
+    CHECK(svd.rank() > 10);
+  }
+}
+
+TEST_CASE("truncated_svd: any number of directions above the rank") {
+  lora::Rng rng(12);
+  const Eigen::MatrixXd A = lora_test::normal(20, 15, rng);
+  const auto svd =
+      truncated_svd(A, {.rank = 2, .method = SvdMethod::randomised, .oversampling = std::numeric_limits<Index>::max()});
+  check<double>(A, svd, 2);
+  CHECK((svd.singular_values - truncated_svd(A, {.rank = 2}).singular_values).norm() <= 1e-13);
+}
+
 TEST_CASE("truncated_svd: the automatic choice") {
   CHECK(lora::detail::randomised_pays({.rank = 32}, 512, 512));
   CHECK_FALSE(lora::detail::randomised_pays({.rank = 33}, 512, 512));
@@ -286,4 +312,7 @@ TEST_CASE("truncated_svd: what it refuses, and how it says so") {
   CHECK(value(bad) == "truncated_svd: A(3, 1) is -inf, expected a finite number");
   CHECK(value(Eigen::MatrixXf::Constant(9, 9, 3e38f).eval()) ==
         "truncated_svd: the largest singular value overflows the matrix's scalar type");
+  CHECK(message<lora::ValueError>([] {
+          truncated_svd(Eigen::MatrixXf::Constant(9, 9, 3e38f), {.rank = 1, .method = SvdMethod::randomised});
+        }) == "truncated_svd: the largest singular value overflows the matrix's scalar type");
 }

@@ -42,15 +42,20 @@ struct TruncatedSvd {
 
 namespace detail {
 
+/// Throws ValueError if the largest singular value of a matrix of S is too large for S.
+template <class S>
+void check_representable(double largest, const Caller& who) {
+  if (largest <= static_cast<double>(std::numeric_limits<S>::max())) return;
+  fail<ValueError>(who, "the largest singular value overflows the matrix's scalar type");
+}
+
 /// Cuts an exact decomposition down.
 template <class S>
 TruncatedSvd<S> truncate(const ExactSvd<double>& svd, const SvdOptions& options, const Caller& who) {
   const auto& sigma = svd.singular_values();
   const double norm = tail(sigma, 0, svd.dropped());
   const Index rank = options.rank ? *options.rank : choose_rank(sigma, allowed_error(options, norm));
-  if (sigma(0) > static_cast<double>(std::numeric_limits<S>::max())) {
-    fail<ValueError>(who, "the largest singular value overflows the matrix's scalar type");
-  }
+  check_representable<S>(sigma(0), who);
   const double next = rank < sigma.size() ? sigma(rank) : 0.0;
   TruncatedSvd<S> result;
   result.U = svd.U(rank).template cast<S>();
@@ -63,17 +68,17 @@ TruncatedSvd<S> truncate(const ExactSvd<double>& svd, const SvdOptions& options,
   return result;
 }
 
-/// The randomised method. Nothing if its core fails, or if an energy or error needs so many directions that the exact
-/// method is the better one.   scale: of scale_of.
+/// The randomised method. Nothing if its core fails, if an energy or error needs so many directions that the exact
+/// method is the better one, or if the measured error is above what was asked for.   scale: of scale_of.
 template <LinearOperator Operator>
-auto try_randomised(const Operator& A, const SvdOptions& options, typename Operator::Scalar scale)
+auto try_randomised(const Operator& A, const SvdOptions& options, typename Operator::Scalar scale, const Caller& who)
     -> std::optional<TruncatedSvd<typename Operator::Scalar>> {
   using S = typename Operator::Scalar;
   const ScaledOperator<Operator> scaled(A, scale);
   const Index smaller = std::min(A.rows(), A.cols());
   const double norm = options.rank ? 0 : frobenius_norm(scaled);
   for (Index wanted = options.rank.value_or(32);; wanted *= 2) {
-    const Index k = std::min(wanted + options.oversampling.value_or(4 + wanted / 8), smaller);
+    const Index k = std::min(wanted + std::min(options.oversampling.value_or(4 + wanted / 8), smaller), smaller);
     const Sketch<S> found = sketch(scaled, k, options.power_iterations, options.seed);
     if (!found.verified()) return std::nullopt;
     Index rank = wanted;
@@ -94,7 +99,13 @@ auto try_randomised(const Operator& A, const SvdOptions& options, typename Opera
     result.V = found.V(rank);
     if (!result.U.allFinite() || !result.V.allFinite()) return std::nullopt;
     result.certificate = certify(scaled, result.U, sigma, result.V, options.seed);
+    if (!options.rank) {  // a small error is a difference of two norms, which their rounding can hide
+      const double measured = result.certificate.frobenius_norm;
+      const double rounding = 4 * static_cast<double>(std::numeric_limits<S>::epsilon()) * measured;
+      if (result.certificate.frobenius_error > allowed_error(options, measured) + rounding) return std::nullopt;
+    }
     const double back = 1 / static_cast<double>(scale);
+    check_representable<S>(sigma(0) * back, who);
     result.singular_values = (sigma * back).template cast<S>();
     result.spectrum = found.sigma() * back;
     result.certificate.frobenius_error *= back;
@@ -122,7 +133,7 @@ auto truncated_svd(const Operator& A, const SvdOptions& options, const Caller& w
   const bool randomise = options.method == SvdMethod::randomised ||
                          (options.method == SvdMethod::automatic && randomised_pays(options, A.rows(), A.cols()));
   if (randomise) {
-    if (auto result = try_randomised(A, options, scale_of(largest))) return std::move(*result);
+    if (auto result = try_randomised(A, options, scale_of(largest), who)) return std::move(*result);
   }
   Matrix<S> dense(A.rows(), A.cols());
   A.columns(0, dense);
