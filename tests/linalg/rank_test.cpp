@@ -106,6 +106,23 @@ TEMPLATE_TEST_CASE("pivoted: every approximation has the error it states, and no
   }
 }
 
+TEST_CASE("pivoted: the norms of a large matrix of floats, whose sum of squares float would round away") {
+  const Eigen::MatrixXf A = Eigen::MatrixXf::Constant(3000, 1000, 0.7f);
+  const double norm = std::sqrt(3e6) * static_cast<double>(0.7f);
+  CHECK(lora::pivoted_qr(A, 1).certificate.frobenius_norm == Approx(norm).epsilon(1e-9));
+  CHECK(lora::pivoted_lu(A, 1).certificate.frobenius_norm == Approx(norm).epsilon(1e-9));
+}
+
+TEST_CASE("pivoted: beyond the rank, columns and rows are zero") {
+  Eigen::MatrixXd A = Eigen::MatrixXd::Zero(5, 4);
+  A(2, 1) = 3;
+  for (const auto& found : {lora::pivoted_qr(A, 3), lora::pivoted_lu(A, 3)}) {
+    CHECK(found.L.rightCols(2).isZero(0));
+    CHECK(found.R.bottomRows(2).isZero(0));
+    CHECK(found.matrix() == A);
+  }
+}
+
 TEST_CASE("rank: what it refuses, and how it says so") {
   const Eigen::Vector2d rising(1, 2);
   CHECK(message<lora::ValueError>([&] { lora::stable_rank(rising); }) ==
@@ -124,6 +141,8 @@ TEST_CASE("rank: what it refuses, and how it says so") {
   A(1, 0) = std::nan("");
   CHECK(message<lora::ValueError>([&] { lora::singular_values(A); }) ==
         "singular_values: A(1, 0) is nan, expected a finite number");
+  CHECK(message<lora::ValueError>([] { lora::singular_values(Eigen::MatrixXd::Constant(9, 9, 1e308)); }) ==
+        "singular_values: the largest singular value overflows");
   CHECK(message<lora::ValueError>([&] { lora::pivoted_lu(A, 1); }) ==
         "pivoted_lu: A(1, 0) is nan, expected a finite number");
 }

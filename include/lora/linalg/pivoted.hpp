@@ -7,8 +7,8 @@
 ///   pivoted_lu   r rows and columns of A, crossing at the largest entry that is left; A and L R agree on them
 ///
 /// Both take r steps over the matrix that is left, E = A - L R, so that the error ||E||_F is at hand in every step:
-/// 4 m n r operations (QR), 2 m n r (LU), and a copy of A. Neither is nearest: truncated_svd is, and neither error is
-/// below that of truncated_svd.
+/// 4 m n r operations (QR), 2 m n r (LU), and a copy of A. Once nothing is left, columns of L and rows of R are zero.
+/// Neither is nearest: truncated_svd is, and neither error is below that of truncated_svd.
 ///
 /// Source: Golub & Van Loan 2013, sections 5.4.2 and 3.4.8.
 /// Compile time (g++ 12 -O2): nothing over Eigen/Core to include, 2.5 s to use both.
@@ -50,12 +50,12 @@ auto pivoted(const Caller& who, const Eigen::MatrixBase<Derived>& A, Index rank,
   E *= scale;
   const double back = 1 / static_cast<double>(scale);
   PivotedApproximation<S> result;
-  result.certificate.frobenius_norm = static_cast<double>(E.norm()) * back;
+  result.certificate.frobenius_norm = E.template cast<double>().norm() * back;  // float drops addends of a long sum
   result.L.setZero(E.rows(), rank);
   result.R.setZero(rank, E.cols());
   for (Index k = 0; k < rank && E.norm() > S(0); ++k) step(E, result.L, result.R, k);
   result.R /= scale;
-  result.certificate.frobenius_error = static_cast<double>(E.norm()) * back;
+  result.certificate.frobenius_error = E.template cast<double>().norm() * back;
   result.certificate.spectral_error = result.certificate.frobenius_error;
   return result;
 }

@@ -24,7 +24,8 @@
 
 namespace lora {
 
-/// All min(m, n) singular values, descending, in double.   Cost and errors: as the exact truncated_svd.
+/// All min(m, n) singular values, descending, in double.   Cost: as the exact truncated_svd.
+/// Throws ShapeError if A is empty; ValueError naming an entry that is not finite, or if a singular value overflows.
 template <class Derived>
 Eigen::VectorXd singular_values(const Eigen::MatrixBase<Derived>& A) {
   using S = typename Derived::Scalar;
@@ -32,7 +33,9 @@ Eigen::VectorXd singular_values(const Eigen::MatrixBase<Derived>& A) {
     detail::largest_magnitude("singular_values", "A", view);
     Matrix<S> dense(view.rows(), view.cols());
     DenseOperator<S>(view).columns(0, dense);
-    return ExactSvd<double>(dense.template cast<double>()).singular_values();
+    Eigen::VectorXd sigma = ExactSvd<double>(dense.template cast<double>()).singular_values();
+    if (!std::isfinite(sigma(0))) detail::fail<ValueError>("singular_values", "the largest singular value overflows");
+    return sigma;
   });
 }
 
