@@ -120,8 +120,9 @@ Surgery<S> combine(const std::vector<WeightedLora<S>>& terms, const SvdOptions& 
   return detail::surgery_of(detail::Compressed<S>("combine", sum).truncate(options));
 }
 
-/// The nearest adapter to what a fine-tuning has changed, W_after - W_before (out, in). Large differences are only
-/// multiplied with, block by block: no third matrix of that size exists unless options.method is exact.
+/// The nearest adapter to what a fine-tuning has changed, W_after - W_before (out, in). The randomised method only
+/// multiplies with the difference, block by block: no third matrix of that size exists. The exact one forms it, in
+/// double too; the automatic choice is that of truncated_svd, exact for every energy and error.
 /// Throws ShapeError if the two differ in shape or are empty, ValueError naming an entry of the difference that is not
 /// finite, ConfigError for options out of range.
 template <class Before, class After>
