@@ -33,6 +33,7 @@
 #include "lora/io/json_value.hpp"
 #include "lora/io/load_adapter.hpp"
 #include "lora/io/peft_config.hpp"
+#include "lora/io/peft_describe.hpp"
 #include "lora/io/peft_files.hpp"
 #include "lora/io/peft_layers.hpp"
 #include "lora/io/peft_settings.hpp"

@@ -407,6 +407,23 @@ TEST_CASE("A config that was loaded stays as it was until the model says somethi
   CHECK(other["fc1"].delta() == model["fc1"].delta());
 }
 
+TEST_CASE("A new config says what it is given, as far as the layers and PEFT 0.7.1 allow") {
+  const TemporaryFolder folder;
+  lora::LoraConfig given{.rank = 2, .bias = lora::Bias::all, .target_modules = "fc\\d|block.*|head"};
+  auto model = adapted_model<float>(given);
+  lora::save_adapter(model, folder / "a", {.config = {.lora = given}});
+  const auto same = lora::read_peft_config(folder / "a");
+  CHECK(same.lora.bias == lora::Bias::all);
+  CHECK(same.lora.target_modules == given.target_modules);
+  given.exclude_modules = {"head"};
+  given.scaling = lora::Scaling::alpha_over_sqrt_rank;
+  model = adapted_model<float>(given);
+  lora::save_adapter(model, folder / "b", {.config = {.lora = given}});
+  const auto other = lora::read_peft_config(folder / "b");
+  CHECK(other.source.size() == 21);
+  CHECK(other.lora.target_modules.names() == std::vector<std::string>{"fc1", "fc2", "block.fc1"});
+}
+
 TEST_CASE("For PEFT 0.7.1 a loaded rsLoRA is folded too") {
   const TemporaryFolder folder;
   auto model = small_model<float>();

@@ -31,8 +31,8 @@ const char* const weights_name = "adapter_model.safetensors";
 struct FaultyFolders : FaultyFiles {
   static inline bool can_exchange = true;
 
-  static int make_folder(const char* path) {
-    return fails("make_folder", false) ? -1 : lora::PosixFolders::make_folder(path);
+  static int make_folder(const char* path, mode_t mode) {
+    return fails("make_folder", false) ? -1 : lora::PosixFolders::make_folder(path, mode);
   }
   static int remove_folder(const char* path) {
     return fails("remove_folder", false) ? -1 : lora::PosixFolders::remove_folder(path);
@@ -116,6 +116,7 @@ TEST_CASE("An adapter is replaced, and everything else in its directory stays") 
   const TemporaryFolder folder;
   const auto adapter = with_other_files(folder);
   fs::permissions(adapter, fs::perms::owner_all | fs::perms::group_read);
+  fs::permissions(adapter / weights_name, fs::perms::owner_read | fs::perms::owner_write);
   lora_test::write_file(adapter / ".lora-1-2-3.tmp", "left over");
   lora_test::write_file(adapter / "adapter_model.bin", "an older adapter");
   const int open = lora_test::open_descriptors();
@@ -123,6 +124,7 @@ TEST_CASE("An adapter is replaced, and everything else in its directory stays") 
   CHECK(number_in(adapter) == 2);
   check_other_files(adapter);
   CHECK(fs::status(adapter).permissions() == (fs::perms::owner_all | fs::perms::group_read));
+  CHECK(fs::status(adapter / weights_name).permissions() == (fs::perms::owner_read | fs::perms::owner_write));
   CHECK(folder.names() == std::set<std::string>{"adapter"});
   CHECK_FALSE(fs::exists(adapter / ".lora-1-2-3.tmp"));
   CHECK_FALSE(fs::exists(adapter / "adapter_model.bin"));

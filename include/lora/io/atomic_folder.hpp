@@ -31,7 +31,7 @@ namespace lora {
 
 /// The further system calls that folders need. Links are never followed.
 struct PosixFolders : PosixFiles {
-  static int make_folder(const char* path) { return ::mkdir(path, 0777); }
+  static int make_folder(const char* path, mode_t mode) { return ::mkdir(path, mode); }
   static int remove_folder(const char* path) { return ::rmdir(path); }
   static int remove_file(const char* path) { return ::unlink(path); }
   static int link(const char* from, const char* to) { return ::linkat(AT_FDCWD, from, AT_FDCWD, to, 0); }
@@ -48,7 +48,7 @@ struct PosixFolders : PosixFiles {
 };
 
 /// Everything throws FileError with the path, the step and the system's reason. Without commit, the destructor removes
-/// the new files. The folder keeps its permissions; a symbolic link to it stays. Folders above it are made.
+/// the new files. The folder and its files keep their permissions; a symbolic link to it stays. Folders above it are made.
 template <class System = PosixFolders>
 class AtomicFolder {
  public:
@@ -60,11 +60,13 @@ class AtomicFolder {
     std::filesystem::create_directories(parent, error);
     if (error) fail("make the folder above it", error.value());
     static std::atomic<std::uint32_t> count{0};
+    // Nobody else may look into it before it has the permissions of the old one.
+    const mode_t mode = std::filesystem::exists(folder_, error) ? 0700 : 0777;
     for (int attempts = 100;; --attempts) {
       const auto time = std::chrono::steady_clock::now().time_since_epoch().count();
       staged_ = parent / (".lora-" + std::to_string(::getpid()) + "-" + std::to_string(time) + "-" +
                           std::to_string(count++) + ".tmp");
-      if (System::make_folder(staged_.c_str()) == 0) return;
+      if (System::make_folder(staged_.c_str(), mode) == 0) return;
       const int reason = errno;
       if (reason == EEXIST && attempts > 0) continue;
       staged_.clear();
@@ -149,14 +151,17 @@ class AtomicFolder {
     fs::directory_iterator entries(folder_ / below, error);
     for (; !error && entries != fs::directory_iterator(); entries.increment(error)) {
       const std::string name = entries->path().filename().string();
-      const bool own = below.empty() && std::find(own_.begin(), own_.end(), name) != own_.end();
-      if (own || is_temporary(name)) continue;
+      if (is_temporary(name)) continue;
       const auto at = below / name;
       const auto to = staged_ / at;
       struct ::stat status;
       if (System::status_at(AT_FDCWD, entries->path().c_str(), &status) != 0) return false;
+      if (below.empty() && std::find(own_.begin(), own_.end(), name) != own_.end()) {
+        if (!keep_permissions(to, status.st_mode)) return false;
+        continue;
+      }
       if (S_ISDIR(status.st_mode)) {
-        if (System::make_folder(to.c_str()) != 0) return false;
+        if (System::make_folder(to.c_str(), 0700) != 0) return false;
         folders_.push_back(at);
         if (!carry(at, status.st_mode)) return false;
       } else {
@@ -166,8 +171,16 @@ class AtomicFolder {
     }
     if (error) return false;
     const detail::Descriptor<System> made = open_folder(staged_ / below);
-    constexpr mode_t permissions = 07777;
     return made && System::set_mode(made.get(), mode & permissions) == 0 && (below.empty() || synced(made));
+  }
+
+  /// Gives a new file those of the one that it replaces; true if there is no new file.
+  static bool keep_permissions(const std::filesystem::path& file, mode_t mode) {
+    constexpr int flags = O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK;
+    const detail::Descriptor<System> opened(
+        detail::uninterrupted([&] { return System::open_at(AT_FDCWD, file.c_str(), flags, 0); }));
+    if (!opened) return errno == ENOENT;
+    return !S_ISREG(mode) || System::set_mode(opened.get(), mode & permissions) == 0;
   }
 
   /// Removes the old files and the second names of those that were linked. What has appeared in the old folder since
@@ -214,6 +227,8 @@ class AtomicFolder {
     std::filesystem::remove_all(staged_, ignored);
     staged_.clear();
   }
+
+  static constexpr mode_t permissions = 07777;
 
   std::filesystem::path folder_, staged_;  // staged_ is empty once it is in place
   std::vector<std::string> own_;

@@ -1,9 +1,5 @@
 #pragma once
-/// Between the layers of a model and a PEFT config: what the config gives to each, and a config that gives each what it
-/// has, in the PEFT of today as in 0.7.1.
-///
-/// Source: peft 0.7.1 and 0.21.2, check_target_module_exists, _set_trainable, get_pattern_key and
-/// LoraModel._create_and_replace.
+/// What the layers of a model have under an adapter's name, and what a PEFT config gives to each.
 
 #include "lora/adapters/config.hpp"
 #include "lora/io/file_error.hpp"
@@ -11,11 +7,7 @@
 #include "lora/peft/match.hpp"
 
 #include <algorithm>
-#include <cmath>
-#include <limits>
-#include <optional>
 #include <string>
-#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -91,158 +83,6 @@ std::vector<ModuleMatch> peft_matches(const T& model, const PeftConfig& config, 
   lora.rank_pattern = fitting_patterns(config.lora.rank_pattern, matches, who);
   lora.alpha_pattern = fitting_patterns(config.lora.alpha_pattern, matches, who);
   return match_modules(model, lora, who);
-}
-
-/// alpha' with alpha' / rank = alpha / sqrt(rank): the double whose quotient is nearest to that scale. The quotient is
-/// the scale itself whenever some double gives it, always so for a rank that is a power of 2, and at most one unit in
-/// the last place beside it otherwise.
-inline double folded_alpha(double alpha, Index rank, Scaling scaling) {
-  if (scaling == Scaling::alpha_over_rank) return alpha;
-  const double scale = scaling_factor(alpha, rank, scaling), r = static_cast<double>(rank);
-  double best = scale * r;
-  for (const double toward : {-std::numeric_limits<double>::infinity(), std::numeric_limits<double>::infinity()}) {
-    double candidate = scale * r;
-    for (int step = 0; step < 2; ++step) {
-      candidate = std::nextafter(candidate, toward);
-      if (std::abs(candidate / r - scale) < std::abs(best / r - scale)) best = candidate;
-    }
-  }
-  return best;
-}
-
-/// Whether PEFT, old and new, finds for each of these layers its own rank and alpha. It takes the first pattern that
-/// matches, in the order of the file, which is sorted.
-inline bool patterns_hold(const LoraConfig& config, const std::vector<PeftLayer>& layers) {
-  struct Entry {
-    std::string key;
-    std::pair<Index, double> value;
-    Pattern now, old;
-  };
-  try {
-    std::vector<Entry> entries;
-    for (std::size_t k = 0; k < config.rank_pattern.size(); ++k) {
-      const auto& [key, rank] = config.rank_pattern[k];  // alpha_pattern has the same keys
-      entries.push_back({key,
-                         {rank, config.alpha_pattern[k].second},
-                         Pattern("(?:.*\\.)?(?:" + key + ")", "save_adapter"),
-                         Pattern(".*\\." + key, "save_adapter")});
-    }
-    std::sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) { return a.key < b.key; });
-    return std::all_of(layers.begin(), layers.end(), [&](const PeftLayer& layer) {
-      if (layer.role != PeftLayer::Role::factors) return true;
-      const auto first = [&](auto&& fits) { return std::find_if(entries.begin(), entries.end(), fits); };
-      const auto value = [&](auto found) {
-        return found == entries.end() ? std::pair(config.rank, config.alpha) : found->value;
-      };
-      const auto own = first([&](const Entry& entry) { return entry.key == layer.path; });
-      const auto now = first([&](const Entry& entry) { return entry.now.matches(layer.path); });
-      const auto old = first([&](const Entry& entry) { return entry.old.matches(layer.path); });
-      return value(now) == value(own) && value(old == entries.end() ? own : old) == value(own);
-    });
-  } catch (const ConfigError&) {
-    return false;  // a name that is no pattern
-  }
-}
-
-/// r, lora_alpha and, for the layers that differ, the patterns: full names, in both. Throws ConfigError if no choice of
-/// r and lora_alpha makes PEFT read them as they are meant.
-inline void describe_ranks(const std::vector<PeftLayer>& layers, LoraConfig& config, const Caller& who) {
-  using Pair = std::pair<Index, double>;
-  std::vector<std::pair<Pair, int>> pairs;  // and how often
-  const auto pair_of = [](const PeftLayer& layer) {
-    return Pair(layer.rank, folded_alpha(layer.alpha, layer.rank, layer.scaling));
-  };
-  for (const PeftLayer& layer : layers) {
-    if (layer.role != PeftLayer::Role::factors) continue;
-    const Pair pair = pair_of(layer);
-    const auto found = std::find_if(pairs.begin(), pairs.end(), [&](const auto& one) { return one.first == pair; });
-    if (found != pairs.end()) {
-      ++found->second;
-    } else {
-      pairs.emplace_back(pair, 1);
-    }
-  }
-  std::stable_sort(pairs.begin(), pairs.end(), [](const auto& a, const auto& b) { return a.second > b.second; });
-  config.scaling = Scaling::alpha_over_rank;
-  for (const auto& [pair, count] : pairs) {
-    config.rank = pair.first;
-    config.alpha = pair.second;
-    config.rank_pattern.clear();
-    config.alpha_pattern.clear();
-    for (const PeftLayer& layer : layers) {
-      if (layer.role != PeftLayer::Role::factors || pair_of(layer) == pair) continue;
-      config.rank_pattern.emplace_back(layer.path, layer.rank);
-      config.alpha_pattern.emplace_back(layer.path, pair_of(layer).second);
-    }
-    if (patterns_hold(config, layers)) return;
-  }
-  fail<ConfigError>(who,
-                    "the layers have different ranks or alphas, and PEFT, which takes a layer's name in rank_pattern "
-                    "and alpha_pattern for a regular expression and for the end of longer names, would mistake one "
-                    "for another; give layers of similar names the same rank and alpha");
-}
-
-/// A regular expression for exactly these names.
-inline std::string pattern_for(const std::vector<std::string>& names) {
-  std::string pattern;
-  for (const std::string& name : names) {
-    if (!pattern.empty()) pattern += '|';
-    for (const char letter : name) {
-      const bool word = letter == '_' || (letter >= '0' && letter <= '9') || (letter >= 'a' && letter <= 'z') ||
-                        (letter >= 'A' && letter <= 'Z') || static_cast<unsigned char>(letter) >= 0x80;
-      if (!word) pattern += '\\';
-      pattern += letter;
-    }
-  }
-  return pattern;
-}
-
-/// The part of a config that says which layer has what. `modules` are the names of all modules of the model.
-inline void describe_layers(const std::vector<PeftLayer>& layers, const std::vector<std::string>& modules,
-                            LoraConfig& config, const Caller& who) {
-  using Role = PeftLayer::Role;
-  std::vector<std::string> targets, full;
-  const PeftLayer* first = nullptr;
-  bool bias_alone = false, bias_beside = false;
-  for (const PeftLayer& layer : layers) {
-    if (layer.path.empty() && layer.role != Role::nothing) {
-      fail<NameError>(who, "the model is itself a layer, without a name, which PEFT cannot adapt; make it part of one");
-    }
-    if (layer.role == Role::full) full.push_back(layer.path);
-    bias_alone = bias_alone || layer.role == Role::bias;
-    if (layer.role != Role::factors) continue;
-    targets.push_back(layer.path);
-    bias_beside = bias_beside || layer.own_bias;
-    if (first == nullptr) first = &layer;
-    if (layer.dropout == first->dropout) continue;
-    fail<ConfigError>(who, "layer " + in_quotes(first->path) + " has dropout " + python_float(first->dropout) +
-                               ", layer " + in_quotes(layer.path) + " " + python_float(layer.dropout) +
-                               "; PEFT has one lora_dropout for all");
-  }
-  if (targets.empty()) {
-    fail<ConfigError>(who, "the adapter has factors in no layer, and PEFT knows no adapter without target_modules");
-  }
-  for (const std::string& module : modules) {
-    for (const std::string& name : full) {
-      if (!module.ends_with(name) || std::find(full.begin(), full.end(), module) != full.end()) continue;
-      fail<NameError>(who, "layer " + in_quotes(name) +
-                               " is trained in full, and PEFT, which only compares the ends of names, would train " +
-                               in_quotes(module) + " in full too; rename one");
-    }
-  }
-  const bool exact = std::all_of(modules.begin(), modules.end(), [&](const std::string& module) {
-    const bool target = std::find(targets.begin(), targets.end(), module) != targets.end();
-    return target || std::none_of(targets.begin(), targets.end(),
-                                  [&](const std::string& name) { return is_end_of(name, module); });
-  });
-  config.target_modules = exact ? ModuleNames(targets) : ModuleNames(pattern_for(targets));
-  config.exclude_modules = {};
-  config.layers_to_transform.clear();
-  config.layers_pattern.clear();
-  config.modules_to_save = full;
-  config.bias = bias_alone ? Bias::all : bias_beside ? Bias::lora_only : Bias::none;
-  config.dropout = first->dropout;
-  describe_ranks(layers, config, who);
 }
 
 /// Whether the config, as it will be read again, gives every layer what it has.

@@ -10,6 +10,7 @@
 
 #include "lora/io/atomic_folder.hpp"
 #include "lora/io/peft_config.hpp"
+#include "lora/io/peft_describe.hpp"
 #include "lora/io/peft_files.hpp"
 #include "lora/io/peft_layers.hpp"
 #include "lora/io/peft_support.hpp"
@@ -30,7 +31,8 @@ namespace lora {
 struct SaveAdapterOptions {
   /// Which adapter; any but "default" goes into a sub-directory of its name, as in PEFT.
   std::string name = "default";
-  /// What load_adapter returned: its settings are kept, also those that are not known here.
+  /// What load_adapter returned: its settings are kept, also those that are not known here. For a new adapter, what
+  /// the config is to be wherever the layers do not say otherwise, such as {.lora = what it was attached with}.
   PeftConfig config = {};
   std::optional<std::string> base_model_name_or_path = {};
   std::optional<std::string> task_type = {};
@@ -123,9 +125,10 @@ PeftConfig peft_config_for(const T& model, const std::vector<PeftLayer>& layers,
   const std::optional<PeftVersion> version =
       options.compatible_with.empty() ? std::nullopt : std::optional(peft_version_of(who, options.compatible_with));
   check_supported("save_adapter", config);
-  const bool keep_scaling = !version || *version >= PeftVersion{0, 8, 0};
-  const bool foldable = keep_scaling || config.lora.scaling == Scaling::alpha_over_rank;
-  if (!foldable || !describes(model, config, layers)) {
+  const bool stabilised = config.lora.scaling == Scaling::alpha_over_sqrt_rank;
+  const bool older = config.source.empty() || (version && *version < PeftVersion{0, 8, 0});
+  const bool unknown = (older && stabilised) || (config.source.empty() && !config.lora.exclude_modules.empty());
+  if (unknown || !describes(model, config, layers)) {
     std::vector<std::string> modules;
     visit_modules(model, [&](const Path& path, const auto&) { modules.push_back(path.str()); });
     describe_layers(layers, modules, config.lora, who);
