@@ -7,6 +7,7 @@
 #include "lora/peft/attach.hpp"
 #include "lora/testing/generic.hpp"
 #include "support/catch.hpp"
+#include "support/svd.hpp"
 
 #include <cmath>
 #include <limits>

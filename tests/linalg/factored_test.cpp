@@ -4,6 +4,7 @@
 #include "lora/linalg/rank.hpp"
 #include "support/catch.hpp"
 
+#include <limits>
 #include <type_traits>
 
 using lora::Index;
@@ -225,6 +226,13 @@ TEST_CASE("factored: what it refuses, and how it says so") {
   CHECK(message<lora::ShapeError>([&] {
           lora::norm(lora::Factors<double>{Eigen::MatrixXd(4, 0), Eigen::MatrixXd(0, 3), 1});
         }) == "norm: B is empty (4 x 0), expected at least 1 x 1");
+  lora::Factors<float> large{Eigen::MatrixXf::Ones(4, 2), Eigen::MatrixXf::Constant(2, 3, 1e20f), 1};
+  CHECK(message<lora::ValueError>([&] { lora::weighted_sum<float>({{large, 1}, {large, 1e25}}); }) ==
+        "weighted_sum: weight times scale of term 1 is 10000000000000000905969664.000000, which takes an entry of A "
+        "beyond the range of the scalar");
+  large.B(3, 1) = std::numeric_limits<float>::infinity();
+  CHECK(message<lora::ValueError>([&] { lora::weighted_sum<float>({{large, 1}, {large, 2}}); }) ==
+        "weighted_sum: in term 0, B(3, 1) is inf, expected a finite number");
   M.A(1, 2) = std::nan("");
   CHECK(message<lora::ValueError>([&] { lora::truncate(M, {.rank = 1}); }) ==
         "truncate: A(1, 2) is nan, expected a finite number");

@@ -3,14 +3,12 @@
 // Matrices on which singular value decompositions are known to fail, and the measures that judge a result.
 
 #include "lora/core/random.hpp"
-#include "lora/linalg/exact_svd.hpp"
+#include "support/svd.hpp"
 
 #include <algorithm>
 #include <cmath>
 #include <string>
 #include <vector>
-
-extern template class lora::ExactSvd<double>;  // compiled once, in instantiate.cpp
 
 namespace lora_test {
 

@@ -1,6 +1,7 @@
 #include "lora/peft/surgery.hpp"
 
 #include "support/catch.hpp"
+#include "support/svd.hpp"
 #include "support/heap.hpp"
 
 #include <cmath>
@@ -166,7 +167,24 @@ TEST_CASE("surgery: what it refuses, and how it says so") {
   CHECK(message<lora::ShapeError>([&] {
           lora::extract(Eigen::MatrixXd::Zero(3, 4), Eigen::MatrixXd::Zero(3, 5), {.rank = 1});
         }) == "extract: W_after has 5 columns, expected W_before.cols() = 4");
+  Eigen::MatrixXf before = Eigen::MatrixXf::Zero(3, 200), after = before;
+  before(2, 130) = 3e38f;
+  after(2, 130) = -3e38f;
+  CHECK(message<lora::ValueError>([&] { lora::extract(before, after, {.rank = 1}); }) ==
+        "extract: A(2, 130) is -inf, expected a finite number");
+  const auto whole = adapter;
   adapter.B.value(2, 1) = std::nan("");
   CHECK(message<lora::ValueError>([&] { lora::resize(adapter, {.rank = 1}); }) ==
         "resize: B(2, 1) is nan, expected a finite number");
+  for (const bool cut : {false, true}) {
+    CHECK(message<lora::ValueError>([&] {
+            cut ? void(lora::combine<double>({{whole, 1}, {adapter, 1}}, {.rank = 1}))
+                : void(lora::combine<double>({{whole, 1}, {adapter, 1}}));
+          }) == "combine: in term 1, B(2, 1) is nan, expected a finite number");
+  }
+  // equal weights become one scale
+  auto large = random_adapter<float>(4, 1, 3, 1, over_rank, 13);
+  large.A.value.setConstant(1e20f);
+  CHECK(message<lora::ValueError>([&] { lora::combine<float>({{large, 1e25}, {large, 1e25}}); }) ==
+        "combine: the weights take an entry of A beyond its scalar's range");
 }

@@ -8,6 +8,7 @@
 /// loss, residual, seconds, then W and H as doubles.
 
 #include "lora/linalg/nmf.hpp"
+#include "support/svd.hpp"
 
 #include <array>
 #include <chrono>

@@ -8,13 +8,13 @@
 /// inverse_transform and inverse_whiten make of these (features, samples each).
 
 #include "lora/linalg/pca.hpp"
+#include "support/svd.hpp"
 
 #include <array>
 #include <cstdint>
 #include <fstream>
 #include <iostream>
 
-extern template class lora::ExactSvd<double>;
 
 int main(int argc, char** argv) {
   if (argc != 3) {

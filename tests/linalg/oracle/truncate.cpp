@@ -7,13 +7,13 @@
 /// frobenius_error, spectral_error, frobenius_norm.
 
 #include "lora/linalg/truncated_svd.hpp"
+#include "support/svd.hpp"
 
 #include <array>
 #include <cstdint>
 #include <fstream>
 #include <iostream>
 
-extern template class lora::ExactSvd<double>;
 
 namespace {
 
