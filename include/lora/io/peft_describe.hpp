@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <limits>
 #include <string>
 #include <utility>
@@ -73,23 +74,31 @@ inline bool patterns_hold(const LoraConfig& config, const std::vector<PeftLayer>
 /// r and lora_alpha makes PEFT read them as they are meant.
 inline void describe_ranks(const std::vector<PeftLayer>& layers, LoraConfig& config, const Caller& who) {
   using Pair = std::pair<Index, double>;
-  std::vector<std::pair<Pair, int>> pairs;  // and how often
+  struct Candidate {
+    Pair pair;
+    int count;
+    std::size_t position;
+  };
+  std::vector<Candidate> candidates;
   const auto pair_of = [](const PeftLayer& layer) {
     return Pair(layer.rank, folded_alpha(layer.alpha, layer.rank, layer.scaling));
   };
   for (const PeftLayer& layer : layers) {
     if (layer.role != PeftLayer::Role::factors) continue;
     const Pair pair = pair_of(layer);
-    const auto found = std::find_if(pairs.begin(), pairs.end(), [&](const auto& one) { return one.first == pair; });
-    if (found != pairs.end()) {
-      ++found->second;
+    const auto found =
+        std::find_if(candidates.begin(), candidates.end(), [&](const Candidate& one) { return one.pair == pair; });
+    if (found != candidates.end()) {
+      ++found->count;
     } else {
-      pairs.emplace_back(pair, 1);
+      candidates.push_back({pair, 1, candidates.size()});
     }
   }
-  std::stable_sort(pairs.begin(), pairs.end(), [](const auto& a, const auto& b) { return a.second > b.second; });
+  std::sort(candidates.begin(), candidates.end(), [](const Candidate& a, const Candidate& b) {
+    return a.count != b.count ? a.count > b.count : a.position < b.position;
+  });
   config.scaling = Scaling::alpha_over_rank;
-  for (const auto& [pair, count] : pairs) {
+  for (const auto& [pair, count, position] : candidates) {
     config.rank = pair.first;
     config.alpha = pair.second;
     config.rank_pattern.clear();

@@ -1,0 +1,43 @@
+// Any text as an adapter_config.json: a typed error, or a config that is the same once it is written and read again, and
+// says what it gives to each layer of a model.
+#include <lora/io.hpp>
+#include <lora/nn/linear.hpp>
+
+#include <cstdint>
+#include <cstdlib>
+#include <string_view>
+
+namespace {
+
+struct Net {
+  lora::Linear<float> fc1, fc2, head;
+  explicit Net(lora::Rng rng)
+      : fc1({.in = 1, .out = 1}, rng), fc2({.in = 1, .out = 1}, rng), head({.in = 1, .out = 1}, rng) {}
+  static void visit(auto& self, auto&& f) {
+    f("model.layers.0.fc1", self.fc1);
+    f("model.layers.1.fc2", self.fc2);
+    f("head", self.head);
+  }
+};
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  static const Net net(lora::Rng(1));
+  lora::PeftConfig config;
+  try {
+    config = lora::parse_peft_config("config", {reinterpret_cast<const char*>(data), size});
+  } catch (const lora::Error&) {
+    return 0;
+  }
+  // These may not fail any more.
+  const std::string text = lora::to_json(config);
+  if (lora::to_json(lora::parse_peft_config("config", text)) != text) std::abort();
+  try {
+    lora::detail::check_supported("config", config);
+    if (lora::detail::peft_matches(net, config, "config").size() != 3) std::abort();
+    lora::detail::restrict_to({0, 7, 1}, config, "config");
+  } catch (const lora::Error&) {
+  }
+  return 0;
+}
