@@ -7,6 +7,7 @@
 
 #include "lora/core/error.hpp"
 #include "lora/core/scalar.hpp"
+#include "lora/linalg/matrix_view.hpp"
 
 #include <cmath>
 #include <concepts>
@@ -90,8 +91,15 @@ Factors<S> concatenated(const Caller& who, const std::vector<WeightedFactors<S>>
     const FactorView<S>& own = term.factors;
     const double factor = same ? 1 : term.weight * own.scale;
     sum.B.middleCols(done, own.rank()) = own.B;
-    sum.A.middleRows(done, own.rank()) = (factor * own.A.template cast<double>()).template cast<S>();
+    auto A = sum.A.middleRows(done, own.rank());
+    A = (factor * own.A.template cast<double>()).template cast<S>();
     done += own.rank();
+    if (own.B.allFinite() && A.allFinite()) continue;
+    const std::string name = "term " + std::to_string(&term - terms.data());
+    with_view(own.B, [&](const MatrixView<S>& view) { largest_magnitude(who, "in " + name + ", B", view); });
+    with_view(own.A, [&](const MatrixView<S>& view) { largest_magnitude(who, "in " + name + ", A", view); });
+    fail<ValueError>(who, "weight times scale of " + name + " is " + std::to_string(factor) +
+                              ", which takes an entry of A beyond the range of the scalar");
   }
   return sum;
 }
@@ -119,8 +127,8 @@ double inner_product(const First& M, const Second& N) {
 ///
 /// No cross terms; every entry is rounded once, and not at all where all w_k s_k are equal: they become the scale. One
 /// term of weight 1 comes back as it was.
-/// Throws ConfigError without terms, ShapeError naming the term whose shape differs, ValueError for a weight that is
-/// not finite.
+/// Throws ConfigError without terms, ShapeError naming the term whose shape differs, ValueError for a weight or an entry
+/// that is not finite, or an entry that its weight takes beyond the range of the scalar.
 template <class S>
 Factors<S> weighted_sum(const std::vector<WeightedFactors<S>>& terms) {
   return detail::concatenated("weighted_sum", terms);

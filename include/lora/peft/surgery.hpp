@@ -103,13 +103,15 @@ Surgery<S> resize(const Lora<S>& adapter, const SvdOptions& options) {
 
 /// An adapter whose delta is w_1 s_1 B_1 A_1 + w_2 s_2 B_2 A_2 + ..., of the sum of the ranks, which may differ. Each
 /// entry is rounded once. One adapter of weight 1 comes back as it is.
-/// Throws ConfigError without terms, ShapeError naming the term whose shape differs, ValueError for a weight that is
-/// not finite.
+/// Throws ConfigError without terms, ShapeError naming the term whose shape differs, ValueError for a weight or an entry
+/// that is not finite, or an entry that its weight takes beyond the range of the scalar.
 template <class S>
 Lora<S> combine(const std::vector<WeightedLora<S>>& terms) {
   if (terms.size() == 1 && terms[0].weight == 1) return terms[0].adapter.get();
   Factors<S> sum = detail::concatenated("combine", detail::deltas_of(terms));
   if (sum.scale != 1) sum.A = (sum.scale * sum.A.template cast<double>()).template cast<S>();
+  if (!sum.A.allFinite())
+    detail::fail<ValueError>("combine", "the weights take an entry of A beyond its scalar's range");
   return detail::adapter_of(std::move(sum));
 }
 
