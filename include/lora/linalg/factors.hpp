@@ -127,8 +127,8 @@ double inner_product(const First& M, const Second& N) {
 ///
 /// No cross terms; every entry is rounded once, and not at all where all w_k s_k are equal: they become the scale. One
 /// term of weight 1 comes back as it was.
-/// Throws ConfigError without terms, ShapeError naming the term whose shape differs, ValueError for a weight or an entry
-/// that is not finite, or an entry that its weight takes beyond the range of the scalar.
+/// Throws ConfigError without terms, ShapeError naming the term whose shape differs, ValueError for a weight or an
+/// entry that is not finite, or an entry that its weight takes beyond the range of the scalar.
 template <class S>
 Factors<S> weighted_sum(const std::vector<WeightedFactors<S>>& terms) {
   return detail::concatenated("weighted_sum", terms);

@@ -154,8 +154,8 @@ auto truncated_svd(const Operator& A, const SvdOptions& options, const Caller& w
 /// Beyond the rank of A, singular values are zero (or rounding) and U, V stay orthonormal. A zero matrix has rank 1
 /// here.
 ///
-/// Exact: about 4 m n^2 + 20 n^3 operations in double for m >= n. Randomised: 2 m n k (2 q + 1) + O((m + n) K^2 + K^3) with
-/// k = rank + oversampling, q = power_iterations, K = k q, and 90 m n for the certificate's spectral bound.
+/// Exact: about 4 m n^2 + 20 n^3 operations in double for m >= n. Randomised: 2 m n k (2 q + 1) + O((m + n) K^2 + K^3)
+/// with k = rank + oversampling, q = power_iterations, K = k q, and 90 m n for the certificate's spectral bound.
 /// Throws ShapeError if A is empty; ValueError naming an entry that is not finite, or if a singular value overflows the
 /// scalar type; ConfigError for options out of range.
 template <class Derived>

@@ -103,8 +103,8 @@ Surgery<S> resize(const Lora<S>& adapter, const SvdOptions& options) {
 
 /// An adapter whose delta is w_1 s_1 B_1 A_1 + w_2 s_2 B_2 A_2 + ..., of the sum of the ranks, which may differ. Each
 /// entry is rounded once. One adapter of weight 1 comes back as it is.
-/// Throws ConfigError without terms, ShapeError naming the term whose shape differs, ValueError for a weight or an entry
-/// that is not finite, or an entry that its weight takes beyond the range of the scalar.
+/// Throws ConfigError without terms, ShapeError naming the term whose shape differs, ValueError for a weight or an
+/// entry that is not finite, or an entry that its weight takes beyond the range of the scalar.
 template <class S>
 Lora<S> combine(const std::vector<WeightedLora<S>>& terms) {
   if (terms.size() == 1 && terms[0].weight == 1) return terms[0].adapter.get();
