@@ -32,6 +32,7 @@
 #include "lora/io/atomic_folder.hpp"
 #include "lora/io/json_value.hpp"
 #include "lora/io/load_adapter.hpp"
+#include "lora/io/peft_blocks.hpp"
 #include "lora/io/peft_config.hpp"
 #include "lora/io/peft_describe.hpp"
 #include "lora/io/peft_files.hpp"

@@ -363,6 +363,43 @@ TEST_CASE("target_modules null: the layers that the file has") {
   CHECK_THAT(loading_error(model, adapter), contains("block.fc1.lora_A.weight"));
 }
 
+TEST_CASE("layers_to_transform: where releases of PEFT differ, the file decides; elsewhere it is strict") {
+  const TemporaryFolder folder;
+  lora::Rng rng(1);
+  const auto make = [&] {
+    std::vector<std::pair<std::string, lora::LinearShape>> shapes;
+    for (const std::string name :
+         {"m.layers.1.experts.3.fc", "m.layers.3.experts.1.fc", "m.layers.3.fc", "m.layers.1.fc", "h.1.fc", "m.fc.1"}) {
+      shapes.push_back({name, {.in = 4, .out = 6}});
+    }
+    return Layers<float>(shapes, rng);
+  };
+  const auto adapter = by_hand(folder, "");
+  lora_test::write_file(adapter / config_name, R"({"peft_type": "LORA", "r": 2, "target_modules": ["fc"],
+      "layers_to_transform": 1})");
+  const auto error = [&](const std::vector<std::string>& names) {
+    Tensors tensors;
+    for (const std::string& name : names) {
+      tensors.emplace_back("base_model.model." + name + ".lora_A.weight", A);
+      tensors.emplace_back("base_model.model." + name + ".lora_B.weight", B);
+    }
+    lora::save_safetensors(adapter / weights_name, tensors);
+    auto model = make();
+    return loading_error(model, adapter);
+  };
+  CHECK(error({"m.layers.1.experts.3.fc", "m.layers.1.fc"}).empty());  // by the first number
+  CHECK(error({"m.layers.3.experts.1.fc", "m.layers.1.fc"}).empty());  // by the last
+  CHECK_THAT(error({"m.layers.3.experts.1.fc"}), contains("2 missing:\n  base_model.model.m.layers.1.fc.lora_A"));
+  CHECK_THAT(error({"m.layers.1.fc", "m.layers.3.fc"}), contains("2 unexpected:"));
+  CHECK_THAT(error({"m.layers.1.fc", "h.1.fc"}), contains("2 unexpected:"));
+  CHECK_THAT(error({"m.layers.1.fc", "m.fc.1"}), contains("2 unexpected:"));
+  lora_test::write_file(adapter / config_name, R"({"peft_type": "LORA", "r": 2, "target_modules": ["fc"],
+      "layers_to_transform": [1], "layers_pattern": ["h", "layers"]})");
+  CHECK(error({"m.layers.1.fc", "m.layers.1.experts.3.fc", "h.1.fc"}).empty());
+  CHECK_THAT(error({"h.1.fc"}), contains("4 missing:"));
+  CHECK_THAT(error({"m.layers.1.fc", "m.layers.1.experts.3.fc", "m.layers.3.experts.1.fc"}), contains("2 unexpected:"));
+}
+
 TEST_CASE("Names and patterns for other models do not matter, but one has to fit") {
   const TemporaryFolder folder;
   auto model = small_model<float>();

@@ -8,9 +8,9 @@
 /// Nothing in the directory has to be trusted.
 
 #include "lora/io/mismatch.hpp"
+#include "lora/io/peft_blocks.hpp"
 #include "lora/io/peft_config.hpp"
 #include "lora/io/peft_files.hpp"
-#include "lora/io/peft_layers.hpp"
 #include "lora/io/peft_support.hpp"
 #include "lora/io/peft_tensor_check.hpp"
 #include "lora/io/safetensors.hpp"
@@ -214,7 +214,9 @@ PeftConfig load_adapter(T& model, const std::filesystem::path& directory, std::s
   if (!std::filesystem::exists(folder / detail::peft_config_name, ignored)) folder = directory;
   detail::PeftFiles files = detail::open_peft(folder);
   if (files.config.lora.target_modules.empty()) detail::targets_from_file(model, files);
-  const auto matches = detail::peft_matches(model, files.config, std::string_view(files.config_path));
+  const auto matches = detail::peft_matches_in_file(
+      model, files.config, std::string_view(files.config_path),
+      [&](const std::string& path) { return files.weights.find(detail::peft_key(path, "lora_A.weight")) != nullptr; });
 
   // PEFT up to 0.18 at least stores no biases for lora_only, and reads none.
   const bool no_bias_stored = files.config.lora.bias == Bias::lora_only &&
