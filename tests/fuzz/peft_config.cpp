@@ -1,5 +1,5 @@
-// Any text as an adapter_config.json: a typed error, or a config that is the same once it is written and read again, and
-// says what it gives to each layer of a model.
+// Any text as an adapter_config.json: a typed error, or a config that is the same once it is written and read again,
+// and says what it gives to each layer of a model.
 #include <lora/io.hpp>
 #include <lora/nn/linear.hpp>
 

@@ -1,8 +1,8 @@
 #include "lora/peft/surgery.hpp"
 
 #include "support/catch.hpp"
-#include "support/svd.hpp"
 #include "support/heap.hpp"
+#include "support/svd.hpp"
 
 #include <cmath>
 #include <cstddef>

@@ -1,6 +1,6 @@
 #pragma once
-// What of the singular value decomposition costs most to compile, and is compiled once for all tests, in svd.cpp. Include
-// this in a test that decomposes, also indirectly.
+// What of the singular value decomposition costs most to compile, and is compiled once for all tests, in svd.cpp.
+// Include this in a test that decomposes, also indirectly.
 
 #include "lora/linalg/truncated_svd.hpp"
 

@@ -48,7 +48,8 @@ struct PosixFolders : PosixFiles {
 };
 
 /// Everything throws FileError with the path, the step and the system's reason. Without commit, the destructor removes
-/// the new files. The folder and its files keep their permissions; a symbolic link to it stays. Folders above it are made.
+/// the new files. The folder and its files keep their permissions; a symbolic link to it stays. Folders above it are
+/// made.
 template <class System = PosixFolders>
 class AtomicFolder {
  public:

@@ -66,9 +66,9 @@ struct Element {
   }
 };
 
-/// Calls f(row, column) for all, in squares whose lines stay in the nearest cache on both sides, also when their distance
-/// is a power of two; inside a square along the side that is written. (For 1024 x 1024, Eigen's assignment between the
-/// two storage orders takes several times as long.)
+/// Calls f(row, column) for all, in squares whose lines stay in the nearest cache on both sides, also when their
+/// distance is a power of two; inside a square along the side that is written. (For 1024 x 1024, Eigen's assignment
+/// between the two storage orders takes several times as long.)
 template <class F>
 void in_tiles(Index rows, Index cols, bool down_columns, F&& f) {
   constexpr Index tile = 8;

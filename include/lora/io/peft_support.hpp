@@ -70,8 +70,8 @@ inline void check_supported(std::string_view who, const PeftConfig& config) {
 using PeftVersion = std::array<int, 3>;
 
 inline constexpr PeftVersion oldest_peft{0, 7, 0};
-/// From here on PEFT finds the keys of a file by its own modules; before (0.7.1, 0.14 and 0.18 are tested), by replacing
-/// text inside of them.
+/// From here on PEFT finds the keys of a file by its own modules; before (0.7.1, 0.14 and 0.18 are tested), by
+/// replacing text inside of them.
 inline constexpr PeftVersion structural_keys_peft{0, 21, 0};
 
 /// Throws ConfigError for what is no version, or one below 0.7, whose files look different.

@@ -117,8 +117,8 @@ class Sketch {
   ExactSvd<double> core_;  // of R, K x K
 };
 
-/// As many columns as Y has, orthonormal and orthogonal to those of Q, which are orthonormal; [Q, these] spans Y. Together
-/// at most as many columns as rows. Holds also where Y adds nothing to Q.
+/// As many columns as Y has, orthonormal and orthogonal to those of Q, which are orthonormal; [Q, these] spans Y.
+/// Together at most as many columns as rows. Holds also where Y adds nothing to Q.
 template <class S>
 Matrix<S> continuation(const Eigen::Ref<const Matrix<S>>& Q, const Eigen::Ref<const Matrix<S>>& Y) {
   Matrix<S> both(Q.rows(), Q.cols() + Y.cols());

@@ -4,8 +4,8 @@
 ///   Y += A X,   Y = A^T X     A (m, n) column-major,  X of few columns
 ///
 /// A general matrix product first copies A into the order its kernel likes, which for few columns takes longer than
-/// the product itself. Here up to eight columns of A at a time meet three of X in registers. One thread; where Eigen may
-/// use several, and for more than 64 columns, its own product takes over.
+/// the product itself. Here up to eight columns of A at a time meet three of X in registers. One thread; where Eigen
+/// may use several, and for more than 64 columns, its own product takes over.
 ///
 /// Compile time: nothing over Eigen/Core.
 

@@ -15,7 +15,6 @@
 #include <fstream>
 #include <iostream>
 
-
 int main(int argc, char** argv) {
   if (argc != 3) {
     std::cerr << "usage: pca INPUT OUTPUT\n";

@@ -14,7 +14,6 @@
 #include <fstream>
 #include <iostream>
 
-
 namespace {
 
 template <class S>
