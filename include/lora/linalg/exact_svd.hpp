@@ -4,9 +4,8 @@
 ///   A = U diag(sigma) V^T     A (m, n),  U (m, k),  V (n, k),  k = min(m, n),  sigma_1 >= ... >= sigma_k >= 0
 ///
 /// 1. Scale by a power of two.
-/// 2. QR. Where its diagonal says that A may be rank-deficient, a QR with column pivoting of R follows, rows of
-/// rounding
-///    size are dropped, and a QR from the other side leaves a square core of full rank.
+/// 2. QR. Where its diagonal says that A may be rank-deficient, a QR with column pivoting of R follows, rows as
+///    small as rounding are dropped, and a QR from the other side leaves a square core of full rank.
 /// 3. The core's SVD: Jacobi up to 16 x 16, divide and conquer above. A random reflection on either side comes first:
 ///    it takes away the exact zeros and repetitions on which divide and conquer of Eigen 3.4 reads out of bounds.
 /// 4. The result is verified (finite, orthogonal, reproduces the core); if it fails, Jacobi of the whole core.

@@ -3,8 +3,7 @@
 ///
 /// The loss is L = sum(R .* forward(x)) with a fixed random R, so backward is given dy = R and every gradient follows:
 ///   central differences   dL/dp = (L(p + h) - L(p - h)) / 2h, entry by entry
-///   Taylor remainder      |L(p + t D) - L(p) - t <dL/dp, D>| falls 100 times when t falls 10 times, along a direction
-/// D
+///   Taylor remainder      |L(p + t D) - L(p) - t <dL/dp, D>| falls 100 times when t falls 10 times, along some D
 ///   dual numbers          <dL/dp, D> exactly, from a second model of the same shape over lora::testing::Dual
 ///
 /// A layer is anything with `forward(x, cache[, pass])`, `backward(x, dy, cache)` and a nested Cache; its trained
