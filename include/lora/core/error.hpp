@@ -61,7 +61,7 @@ template <class E>
   throw E(who.str() + ": " + text);
 }
 
-inline std::string in_quotes(std::string_view name) { return "\"" + std::string(name) + "\""; }
+inline std::string in_quotes(std::string_view name) { return std::string(1, '"').append(name).append(1, '"'); }
 
 /// Throws ShapeError `who: x has 512 rows, expected in_features = 768`.
 inline void check_extent(const Caller& who, std::string_view what, Eigen::Index given, std::string_view extent,

@@ -134,7 +134,7 @@ inline std::string python_json(const JsonValue& value, std::size_t level = 0) {
     }
     json += python_json(value.items[order[k]], level + 1);
   }
-  json += "\n" + std::string(2 * level, ' ');
+  json.append(1, '\n').append(2 * level, ' ');
   json += object ? '}' : ']';
   return json;
 }

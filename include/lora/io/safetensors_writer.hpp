@@ -66,13 +66,14 @@ inline std::string safetensors_start(const std::vector<const TensorToSave*>& ten
   for (const auto* tensor : tensors) {
     json += next();
     append_json_string(json, tensor->name());
-    json += ":{\"dtype\":\"" + std::string(name(tensor->dtype())) + "\",\"shape\":[";
+    json.append(":{\"dtype\":\"").append(name(tensor->dtype())).append("\",\"shape\":[");
     for (std::size_t i = 0; i < tensor->shape().size(); ++i) {
-      json += (i > 0 ? "," : "") + std::to_string(tensor->shape()[i]);
+      if (i > 0) json += ',';
+      json += std::to_string(tensor->shape()[i]);
     }
-    json += "],\"data_offsets\":[" + std::to_string(position);
+    json.append("],\"data_offsets\":[").append(std::to_string(position));
     position += tensor->byte_size();
-    json += "," + std::to_string(position) + "]}";
+    json.append(1, ',').append(std::to_string(position)).append("]}");
   }
   json += '}';
   json.resize((json.size() + 7) / 8 * 8, ' ');
