@@ -1,0 +1,258 @@
+"""A training step against PyTorch with PEFT, and inference. Started by benchmarks/run.sh --peer.
+
+Each side gets the same numbers and runs in turns with the other. A step of a layer is forward, the gradients of its
+input, of A and of B, and AdamW; that of the network ends in softmax cross-entropy and trains all layers' adapters.
+Before it is timed, two steps of each case are compared: outputs, gradients and the adapters afterwards.
+"""
+
+import json
+import os
+import sys
+import time
+
+import numpy as np
+import peft
+import torch
+
+from ratio_chart import chart
+from harness import Library, Report, interleaved, options
+
+LR = 1e-3  # as in training.cpp
+
+
+def busy_share(seconds=0.5):
+    """The share of all processors that other programs take."""
+
+    def read():
+        values = [int(v) for v in open("/proc/stat").readline().split()[1:8]]
+        return sum(values), values[3] + values[4]
+
+    before, own = read(), time.process_time()
+    time.sleep(seconds)
+    after = read()
+    total = max(1, after[0] - before[0])
+    mine = (time.process_time() - own) / seconds / os.cpu_count()
+    return max(0.0, 1 - (after[1] - before[1]) / total - mine)
+
+
+def wait_for_idle(limit=60):
+    """Waits until other programs take less than a tenth of one processor; the share they take in the end."""
+    start = time.monotonic()
+    while (busy := busy_share()) > 0.1 / os.cpu_count() and time.monotonic() - start < limit:
+        time.sleep(1)
+    return busy
+
+
+class Ours:
+    """A case of training.cpp."""
+
+    def __init__(self, library, shapes, make):
+        self._library, self._shapes, self._handle = library, shapes, np.zeros(1, np.int64)
+        make(self._handle)
+
+    def steps(self, count):
+        self._library.steps(int(self._handle[0]), count)
+
+    def results(self):
+        """As PyTorch shows them: every matrix transposed, row-major."""
+        flat = np.empty(sum(rows * cols for rows, cols in self._shapes), np.float32)
+        self._library.results(int(self._handle[0]), flat)
+        ends = np.cumsum([rows * cols for rows, cols in self._shapes])
+        return [part.reshape(shape) for part, shape in zip(np.split(flat, ends[:-1]), self._shapes)]
+
+    def release(self):
+        self._library.release(int(self._handle[0]))
+
+
+def numbers(*shape, bound=1.0, rng):
+    return rng.uniform(-bound, bound, shape).astype(np.float32)
+
+
+def adapted(layer, rank, rng):
+    """The layer with PEFT's LoRA of scale 2, whose B is not zero."""
+    model = peft.get_peft_model(torch.nn.Sequential(layer), peft.LoraConfig(r=rank, lora_alpha=2 * rank,
+                                                                            target_modules=["0"]))
+    found = model.base_model.model[0]
+    with torch.no_grad():
+        for factors in (found.lora_A, found.lora_B):
+            weight = factors["default"].weight
+            weight.copy_(torch.from_numpy(numbers(*weight.shape, bound=0.1, rng=rng)))
+    return found
+
+
+def array(tensor):
+    return np.ascontiguousarray(tensor.detach().numpy())
+
+
+def factors_of(layer):
+    return layer.lora_A["default"].weight, layer.lora_B["default"].weight
+
+
+def compare(what, ours, theirs, tolerance):
+    for k, (mine, other) in enumerate(zip(ours, theirs, strict=True)):
+        distance = np.linalg.norm(mine - other) / np.linalg.norm(other)
+        if not distance <= tolerance:
+            sys.exit(f"{what}: result {k} is {distance:.1e} from the peer's, expected at most {tolerance:.0e}")
+
+
+class Comparison:
+    def __init__(self, library, report, quick, compiler):
+        self._library, self._report, self._quick, self._compiler = library, report, quick, compiler
+        self.rows = []
+
+    def roof(self, size):
+        found = np.empty(2)
+        self._library.roof(size, found)
+        return found
+
+    def _time(self, case, ours, peer, fixed, operations, weights):
+        """Medians of calls that take at least a millisecond; the peak is measured before and after."""
+        peaks = [self.roof(weights)]
+        counts = {}
+        for name, function in (("ours", ours.steps), ("peer", lambda n: [peer() for _ in range(n)])):
+            function(2)
+            start = time.perf_counter()
+            function(3)
+            counts[name] = max(1, int(3e-3 / max(time.perf_counter() - start, 1e-9)))
+        seconds, _ = interleaved({"ours": lambda: ours.steps(counts["ours"]),
+                                  "peer": lambda: [peer() for _ in range(counts["peer"])]},
+                                 5 if self._quick else 15, 2 if self._quick else 12)
+        peaks.append(self.roof(weights))
+        mine, other = seconds["ours"] / counts["ours"], seconds["peer"] / counts["peer"]
+        peak = max(found[0] for found in peaks)
+        row = {"case": case, **fixed, "threads": 1, "scalar": "float", "copies": 1, "ours_us": 1e6 * mine,
+               "peer_us": 1e6 * other, "ratio": other / mine, "share_of_peak": operations / mine / peak,
+               "gflops_peak": peak / 1e9, "read_gbps": max(found[1] for found in peaks) / 1e9,
+               "compiler": self._compiler}
+        self.rows.append(row)
+        ours.release()
+        print(f"  {case} {fixed}: {row['ours_us']:.4g} us, PEFT {row['peer_us']:.4g} us, {row['ratio']:.3g}x, "
+              f"{100 * row['share_of_peak']:.0f} % of peak", flush=True)
+
+    def linear(self, out, n_in, samples, rank, case="linear"):
+        rng = np.random.default_rng([out, n_in, samples, rank])
+        layer = torch.nn.Linear(n_in, out, bias=False)
+        with torch.no_grad():
+            layer.weight.copy_(torch.from_numpy(numbers(out, n_in, bound=n_in**-0.5, rng=rng)))
+        model = adapted(layer, rank, rng)
+        A, B = factors_of(model)
+        x = torch.from_numpy(numbers(samples, n_in, rng=rng)).requires_grad_()
+        dy = torch.from_numpy(numbers(samples, out, bound=1 / samples, rng=rng))
+        shapes = [(samples, out), (samples, n_in), (rank, n_in), (out, rank)]
+        ours = Ours(self._library, shapes, lambda handle: self._library.make_linear(
+            handle, out, n_in, samples, rank, 0, array(layer.weight), array(A), array(B), array(x), array(dy)))
+        optimizer = torch.optim.AdamW([A, B], lr=LR)
+
+        def step():
+            optimizer.zero_grad()
+            x.grad = None
+            y = model(x)
+            y.backward(dy)
+            optimizer.step()
+            return y
+
+        ours.steps(2)
+        step()
+        y = step()
+        compare(f"linear {out} x {n_in}, {samples}", ours.results(), [array(y), array(x.grad), array(A), array(B)], 2e-5)
+        products = 4 * out * n_in * samples + 12 * (out + n_in) * rank * samples
+        self._time(case, ours, step, {"d": out, "k": n_in, "n": samples, "r": rank}, products, 4 * out * n_in)
+
+    def inference(self, d, samples, rank, merged):
+        rng = np.random.default_rng([d, samples, rank])
+        layer = torch.nn.Linear(d, d, bias=False)
+        model = adapted(layer, rank, rng)
+        A, B = factors_of(model)
+        x = torch.from_numpy(numbers(samples, d, rng=rng))
+        ours = Ours(self._library, [(samples, d)], lambda handle: self._library.make_linear(
+            handle, d, d, samples, rank, 2 if merged else 1, array(layer.weight), array(A), array(B), array(x),
+            array(x)))
+        if merged:
+            model.merge()
+            model = model.get_base_layer()
+
+        def step():
+            with torch.inference_mode():
+                return model(x)
+
+        ours.steps(1)
+        compare(f"inference {d}, {samples}", ours.results(), [array(step())], 2e-5)
+        products = 2 * d * d * samples + (0 if merged else 4 * d * rank * samples)
+        self._time("inference merged" if merged else "inference", ours, step, {"d": d, "k": d, "n": samples, "r": rank},
+                   products, 4 * d * d)
+
+    def network(self, widths, samples, rank):
+        rng = np.random.default_rng([samples, rank])
+        layers = [adapted(torch.nn.Linear(a, b), rank, rng) for a, b in zip(widths, widths[1:])]
+        parts = []
+        for k, layer in enumerate(layers):
+            parts += [layer] if k == 0 else [torch.nn.ReLU(), layer]
+        model = torch.nn.Sequential(*parts)
+        x = torch.from_numpy(numbers(samples, widths[0], rng=rng))
+        labels = torch.from_numpy(rng.integers(0, widths[-1], samples))
+        trained = [factor for layer in layers for factor in factors_of(layer)]
+        weights = np.concatenate([array(t).ravel() for layer in layers
+                                  for t in (layer.get_base_layer().weight, layer.get_base_layer().bias,
+                                            *factors_of(layer))])
+        shapes = [tuple(factor.shape) for factor in trained]
+        ours = Ours(self._library, shapes, lambda handle: self._library.make_network(
+            handle, len(layers), np.array(widths), samples, rank, weights, array(x), array(labels)))
+        optimizer = torch.optim.AdamW(trained, lr=LR)
+        loss = torch.nn.CrossEntropyLoss()
+
+        def step():
+            optimizer.zero_grad()
+            loss(model(x), labels).backward()
+            optimizer.step()
+
+        ours.steps(2)
+        step()
+        step()
+        compare(f"network, {samples}", ours.results(), [array(factor) for factor in trained], 1e-3)
+        operations = sum((4 * a * b if k else 2 * a * b) + 12 * (a + b) * rank - (0 if k else 2 * a * rank)
+                         for k, (a, b) in enumerate(zip(widths, widths[1:]))) * samples
+        self._time("network " + "-".join(map(str, widths)), ours, step,
+                   {"d": widths[1], "k": widths[0], "n": samples, "r": rank}, operations, weights.nbytes)
+
+
+def main():
+    chosen = options(__doc__.splitlines()[0])
+    library = Library(chosen.library)
+    report = Report("training", ("torch", "peft"))
+    compiler = np.zeros(64, np.uint8)
+    library.compiler(compiler, compiler.size)
+    run = Comparison(library, report, chosen.quick, bytes(compiler).rstrip(b"\0").decode())
+    busy = wait_for_idle(5 if chosen.quick else 60)
+    for d in (64, 256) if chosen.quick else (64, 256, 768, 1024, 2048, 4096):
+        for samples in (1, 32) if chosen.quick else (1, 8, 32, 128, 512):
+            run.linear(d, d, samples, 8)
+    if not chosen.quick:
+        for rank in (1, 2, 4, 16, 32, 64):
+            run.linear(1024, 1024, 128, rank)
+        run.linear(384, 1536, 1024, 8)
+        run.linear(1536, 384, 1024, 8)
+    for samples in (32,) if chosen.quick else (32, 64, 256):
+        run.network((64, 128, 128, 10), samples, 8)
+    for d, samples in ((64, 8),) if chosen.quick else ((64, 1), (768, 1), (768, 32), (768, 512), (2048, 1), (2048, 128)):
+        run.inference(d, samples, 8, False)
+        run.inference(d, samples, 8, True)
+    busy = max(busy, busy_share())
+    idle = busy <= 0.1
+    report.json["idle"] = idle
+    report.json["busy_share"] = busy
+    if not idle:
+        print(f"The machine was not idle: other programs took {100 * busy:.0f} % of it.", flush=True)
+    report.table("cases", {
+        "case": ("step", str), "d": ("out", str), "k": ("in", str), "n": ("samples", str), "r": ("rank", str),
+        "ours_us": ("ours, us", lambda v: f"{v:.3g}"), "peer_us": ("PyTorch and PEFT, us", lambda v: f"{v:.3g}"),
+        "ratio": ("its time / ours", lambda v: f"{v:.3g}"),
+        "share_of_peak": ("ours, of the multiply-add peak", lambda v: f"{100 * v:.0f} %")}, run.rows)
+    report.write(chosen.out)
+    (chosen.out / "peer.json").write_text(json.dumps(run.rows, indent=2) + "\n")
+    grid = [row for row in run.rows if row["case"] == "linear" and row["d"] == row["k"] and row["r"] == 8]
+    (chosen.out / "peer.svg").write_text(chart(grid))
+    print("and peer.json, the rows alone, and peer.svg")
+
+
+if __name__ == "__main__":
+    main()
