@@ -49,11 +49,12 @@ class Svg {
         "<line" + at("x1", x1) + at("y1", y1) + at("x2", x2) + at("y2", y2) + stroke(colour, width, dashed) + "/>\n";
   }
 
-  void polyline(const std::vector<std::pair<double, double>>& points, const std::string& colour, bool dashed) {
+  void polyline(const std::vector<std::pair<double, double>>& points, const std::string& colour, bool dashed,
+                double width = 2) {
     std::string path;
     for (const auto& [x, y] : points) path += (path.empty() ? "" : " ") + fixed(x, 2) + "," + fixed(y, 2);
-    body_ += "<polyline points=\"" + path + "\" fill=\"none\" stroke-linejoin=\"round\"" + stroke(colour, 2, dashed) +
-             "/>\n";
+    body_ += "<polyline points=\"" + path + "\" fill=\"none\" stroke-linejoin=\"round\"" +
+             stroke(colour, width, dashed) + "/>\n";
   }
 
   void dot(double x, double y, const std::string& colour, int radius = 3) {
