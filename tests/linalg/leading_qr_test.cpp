@@ -50,6 +50,7 @@ TEST_CASE("leading qr: what it refuses, and how it says so") {
   Eigen::Matrix<float, 2, 3> A = Eigen::Matrix<float, 2, 3>::Ones();
   CHECK_THROWS_WITH(lora::leading_qr(A, 3), "leading_qr: rank is 3, expected 1 to 2");
   CHECK_THROWS_WITH(lora::leading_qr(A, 0), "leading_qr: rank is 0, expected 1 to 2");
+  CHECK_THROWS_WITH(lora::leading_qr(3e38f * A, 1), "leading_qr: an entry of R overflows");
   A(1, 0) = std::numeric_limits<float>::quiet_NaN();
   CHECK_THROWS_WITH(lora::leading_qr(A, 1), "leading_qr: A(1, 0) is nan, expected a finite number");
 }

@@ -42,6 +42,7 @@ Factors<S> leading_qr(const Caller& who, std::string_view name, const MatrixView
   Matrix<S> transposed(A.cols(), rank);
   matrix.apply_transposed(result.B, transposed);
   result.A = transposed.transpose();
+  if (!result.A.allFinite()) fail<ValueError>(who, "an entry of R overflows");
   result.A.leftCols(rank).template triangularView<Eigen::StrictlyLower>().setZero();
   return result;
 }
@@ -49,7 +50,7 @@ Factors<S> leading_qr(const Caller& who, std::string_view name, const MatrixView
 }  // namespace detail
 
 /// B = Q_r and A = R_r with scale 1.
-/// Throws ShapeError if A is empty, ValueError naming an entry that is not finite, ConfigError unless
+/// Throws ShapeError if A is empty, ValueError naming an entry that is not finite or if R overflows, ConfigError unless
 /// 1 <= rank <= min(m, n).
 template <class Derived>
 auto leading_qr(const Eigen::MatrixBase<Derived>& A, Index rank) -> Factors<typename Derived::Scalar> {

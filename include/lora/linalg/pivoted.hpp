@@ -19,6 +19,7 @@
 #include "lora/linalg/matrix_view.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <string>
 #include <utility>
 
@@ -55,6 +56,9 @@ auto pivoted(const Caller& who, const Eigen::MatrixBase<Derived>& A, Index rank,
   result.R.setZero(rank, E.cols());
   for (Index k = 0; k < rank && E.norm() > S(0); ++k) step(E, result.L, result.R, k);
   result.R /= scale;
+  if (!result.R.allFinite() || !std::isfinite(result.certificate.frobenius_norm)) {
+    fail<ValueError>(who, "an entry of R or the norm of A overflows");
+  }
   result.certificate.frobenius_error = E.template cast<double>().norm() * back;
   result.certificate.spectral_error = result.certificate.frobenius_error;
   return result;
@@ -62,16 +66,25 @@ auto pivoted(const Caller& who, const Eigen::MatrixBase<Derived>& A, Index rank,
 
 }  // namespace detail
 
-/// Throws ShapeError if A is empty, ValueError naming an entry that is not finite, ConfigError for a rank out of range.
+/// Throws ShapeError if A is empty, ValueError naming an entry that is not finite, or if R or the norm overflows,
+/// ConfigError for a rank out of range.
 template <class Derived>
 auto pivoted_qr(const Eigen::MatrixBase<Derived>& A, Index rank) -> PivotedApproximation<typename Derived::Scalar> {
   using S = typename Derived::Scalar;
   return detail::pivoted("pivoted_qr", A, rank, [](Matrix<S>& E, Matrix<S>& L, RowMajorMatrix<S>& R, Index k) {
     Index pivot = 0;
-    E.colwise().squaredNorm().maxCoeff(&pivot);
-    Vector<S> q = E.col(pivot).normalized();
-    q -= L.leftCols(k) * (L.leftCols(k).transpose() * q).eval();  // what rounding has left of the earlier ones
-    q.normalize();
+    Vector<S> q;
+    // a column of E is orthogonal to the earlier ones, or rounding, of which one pass may leave rounding again
+    for (bool orthogonal = false; !orthogonal;) {
+      if (!(E.colwise().squaredNorm().maxCoeff(&pivot) > S(0))) return;
+      q = E.col(pivot).normalized();
+      for (int pass = 0; pass < 3 && !orthogonal; ++pass) {
+        q -= L.leftCols(k) * (L.leftCols(k).transpose() * q).eval();
+        orthogonal = q.norm() > S(0.5);
+        q.normalize();
+      }
+      if (!orthogonal) E.col(pivot).setZero();
+    }
     L.col(k) = q;
     R.row(k).noalias() = q.transpose() * E;
     E.noalias() -= q * R.row(k);
@@ -79,7 +92,8 @@ auto pivoted_qr(const Eigen::MatrixBase<Derived>& A, Index rank) -> PivotedAppro
   });
 }
 
-/// Throws ShapeError if A is empty, ValueError naming an entry that is not finite, ConfigError for a rank out of range.
+/// Throws ShapeError if A is empty, ValueError naming an entry that is not finite, or if R or the norm overflows,
+/// ConfigError for a rank out of range.
 template <class Derived>
 auto pivoted_lu(const Eigen::MatrixBase<Derived>& A, Index rank) -> PivotedApproximation<typename Derived::Scalar> {
   using S = typename Derived::Scalar;
