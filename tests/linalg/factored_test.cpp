@@ -161,6 +161,10 @@ TEST_CASE("factored: a scale that overflows with one factor and not with both") 
         "norm: the product of the factors and their scale overflows");
   CHECK(message<lora::ValueError>([&] { lora::truncate(both, {.rank = 1}); }) ==
         "truncate: the product of the factors and their scale overflows");
+  const Eigen::Matrix2d diagonal = Eigen::Vector2d::Constant(1.7e308).asDiagonal();
+  const lora::Factors<double> norm_alone{diagonal, Eigen::Matrix2d::Identity(), 1};
+  CHECK(message<lora::ValueError>([&] { lora::norm(norm_alone); }) ==
+        "norm: the product of the factors and their scale overflows");
 }
 
 TEST_CASE("factored: the overlap of subspaces that are known") {
@@ -212,6 +216,15 @@ TEST_CASE("factored: what it refuses, and how it says so") {
         "subspace_overlap: rank is 0, expected 1 to 2");
   CHECK(message<lora::ConfigError>([&] { lora::weighted_sum<double>({}); }) ==
         "weighted_sum: there are no terms, expected at least one");
+  auto fresh = M;
+  fresh.B.setZero();
+  CHECK(message<lora::ValueError>([&] { lora::subspace_overlap(M, fresh, 1, 1, lora::Side::right); }) ==
+        "subspace_overlap: the second has numerical rank 0, expected at least 1");
+  fresh.B.col(0) = M.B.col(0);
+  fresh.B.col(1) = M.B.col(0) / 3;
+  CHECK(lora::subspace_overlap(fresh, fresh, 1, 1, lora::Side::left) == Approx(1));
+  CHECK(message<lora::ValueError>([&] { lora::subspace_overlap(fresh, M, 2, 1, lora::Side::left); }) ==
+        "subspace_overlap: the first has numerical rank 1, expected at least 2");
   const auto wide = random_factors<double>(4, 2, 5, 1, rng);
   CHECK(message<lora::ShapeError>([&] { lora::weighted_sum<double>({{M, 1}, {wide, 1}}); }) ==
         "weighted_sum: term 1 is 4 x 5, expected 4 x 3 as term 0");

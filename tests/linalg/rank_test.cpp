@@ -58,7 +58,7 @@ TEST_CASE("rank: equal singular values count fully, zeros not at all, scale not 
   CHECK(lora::effective_rank(sigma) == 0);
   CHECK(lora::numerical_rank(sigma, 0).rank == 0);
   CHECK(lora::rank_for_energy(sigma, 0.5) == 1);
-  for (const double size : {1.0, 1e-300, 1e300}) {
+  for (const double size : {1.0, 1e-300, 1e300, 1.7e308}) {
     sigma.head(5).setConstant(size);
     CHECK(lora::stable_rank(sigma) == Approx(5).epsilon(1e-15));
     CHECK(lora::effective_rank(sigma) == Approx(5).epsilon(1e-14));
@@ -96,7 +96,13 @@ TEMPLATE_TEST_CASE("pivoted: every approximation has the error it states, and no
         CAPTURE(kind, rows, cols, rank, qr);
         const auto found = qr ? lora::pivoted_qr(A, rank) : lora::pivoted_lu(A, rank);
         CHECK(found.rank() == rank);
-        const double error = (exact - found.L.template cast<double>() * found.R.template cast<double>()).norm();
+        const Eigen::MatrixXd L = found.L.template cast<double>();
+        const double error = (exact - L * found.R.template cast<double>()).norm();
+        if (qr) {  // columns of length 1, or 0 once nothing is left
+          Eigen::MatrixXd gram = L.transpose() * L;
+          gram.diagonal() -= (gram.diagonal().array() > 0.5).cast<double>().matrix();
+          CHECK(gram.norm() <= tolerance);
+        }
         CHECK(std::abs(found.certificate.frobenius_error - error) <= tolerance * exact.norm());
         CHECK(std::abs(found.certificate.frobenius_norm - exact.norm()) <= tolerance * exact.norm());
         CHECK(error >= best - tolerance * exact.norm());
@@ -143,6 +149,11 @@ TEST_CASE("rank: what it refuses, and how it says so") {
         "singular_values: A(1, 0) is nan, expected a finite number");
   CHECK(message<lora::ValueError>([] { lora::singular_values(Eigen::MatrixXd::Constant(9, 9, 1e308)); }) ==
         "singular_values: the largest singular value overflows");
+  const Eigen::Matrix3f large = Eigen::Matrix3f::Constant(3e38f);  // of which sqrt(3) times an entry is in R
+  CHECK(message<lora::ValueError>([&] { lora::pivoted_qr(large, 1); }) ==
+        "pivoted_qr: an entry of R or the norm of A overflows");
+  CHECK(message<lora::ValueError>([&] { lora::pivoted_lu(Eigen::Matrix2d::Constant(1e308), 1); }) ==
+        "pivoted_lu: an entry of R or the norm of A overflows");
   CHECK(message<lora::ValueError>([&] { lora::pivoted_lu(A, 1); }) ==
         "pivoted_lu: A(1, 0) is nan, expected a finite number");
 }

@@ -17,6 +17,27 @@ namespace {
 template <class S>
 constexpr double tolerance = std::is_same_v<S, float> ? 1e-5 : 1e-12;
 
+/// y_i = x_{i+1}, an operator of one's own, that has a view, but not DenseOperator's: n - 1 singular values 1, one 0.
+struct Shift {
+  using Scalar = double;
+  Index n;
+
+  Index rows() const { return n; }
+  Index cols() const { return n; }
+  int view() const { return 0; }
+  void apply(const Eigen::MatrixXd& x, Eigen::MatrixXd& y) const {
+    y.topRows(n - 1) = x.bottomRows(n - 1);
+    y.row(n - 1).setZero();
+  }
+  void apply_transposed(const Eigen::MatrixXd& x, Eigen::MatrixXd& y) const {
+    y.bottomRows(n - 1) = x.topRows(n - 1);
+    y.row(0).setZero();
+  }
+  void columns(Index first, Eigen::MatrixXd& y) const {
+    for (Index j = 0; j < y.cols(); ++j) y.col(j) = Eigen::VectorXd::Unit(n + 1, first + j).tail(n);
+  }
+};
+
 double largest_singular_value(const Eigen::MatrixXd& A) { return lora::ExactSvd<double>(A).singular_values()(0); }
 
 /// A is S-representable and given in double.
@@ -281,6 +302,19 @@ TEST_CASE("truncated_svd: the difference of two matrices, without forming it") {
   });
 }
 
+TEST_CASE("truncated_svd: an operator of one's own") {
+  const Shift A{30};
+  Eigen::MatrixXd exact = Eigen::MatrixXd::Zero(30, 30);
+  exact.diagonal(1).setOnes();
+  for (const auto method : {SvdMethod::exact, SvdMethod::randomised}) {
+    const auto svd = truncated_svd(A, {.rank = 5, .method = method});
+    CHECK(svd.method == method);
+    check<double>(exact, svd, 5);
+    CHECK(svd.certificate.frobenius_error == Approx(std::sqrt(24)).epsilon(1e-12));
+    CHECK(truncated_svd(A, {.energy = 0.5, .method = method}).rank() == 15);
+  }
+}
+
 TEST_CASE("truncated_svd: what it refuses, and how it says so") {
   using Eigen::MatrixXd;
   const MatrixXd A = MatrixXd::Ones(5, 3);
@@ -315,4 +349,13 @@ TEST_CASE("truncated_svd: what it refuses, and how it says so") {
   CHECK(message<lora::ValueError>([] {
           truncated_svd(Eigen::MatrixXf::Constant(9, 9, 3e38f), {.rank = 1, .method = SvdMethod::randomised});
         }) == "truncated_svd: the largest singular value overflows the matrix's scalar type");
+  // every singular value is a double, the norm is not: no certificate could be given
+  const Eigen::Matrix2d large = Eigen::Vector2d::Constant(1.7e308).asDiagonal();
+  for (const auto method : {SvdMethod::exact, SvdMethod::randomised}) {
+    for (const lora::SvdOptions& options :
+         {lora::SvdOptions{.rank = 1, .method = method}, lora::SvdOptions{.energy = 0.9, .method = method}}) {
+      CHECK(message<lora::ValueError>([&] { truncated_svd(large, options); }) ==
+            "truncated_svd: the Frobenius norm overflows");
+    }
+  }
 }

@@ -171,11 +171,13 @@ TEST_CASE("surgery: what it refuses, and how it says so") {
   before(2, 130) = 3e38f;
   after(2, 130) = -3e38f;
   CHECK(message<lora::ValueError>([&] { lora::extract(before, after, {.rank = 1}); }) ==
-        "extract: A(2, 130) is -inf, expected a finite number");
+        "extract: (W_after - W_before)(2, 130) is -inf, expected a finite number");
   const auto whole = adapter;
   adapter.B.value(2, 1) = std::nan("");
   CHECK(message<lora::ValueError>([&] { lora::resize(adapter, {.rank = 1}); }) ==
         "resize: B(2, 1) is nan, expected a finite number");
+  CHECK(message<lora::ValueError>([&] { lora::combine<double>({{adapter, 1}}); }) ==
+        "combine: in term 0, B(2, 1) is nan, expected a finite number");
   for (const bool cut : {false, true}) {
     CHECK(message<lora::ValueError>([&] {
             cut ? void(lora::combine<double>({{whole, 1}, {adapter, 1}}, {.rank = 1}))

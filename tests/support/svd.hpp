@@ -5,7 +5,7 @@
 #include "lora/linalg/truncated_svd.hpp"
 
 extern template class lora::ExactSvd<double>;
-extern template auto lora::detail::truncated_svd(const DenseOperator<float>&, const SvdOptions&, const Caller&)
-    -> TruncatedSvd<float>;
-extern template auto lora::detail::truncated_svd(const DenseOperator<double>&, const SvdOptions&, const Caller&)
-    -> TruncatedSvd<double>;
+extern template auto lora::detail::truncated_svd(const DenseOperator<float>&, const SvdOptions&, const Caller&,
+                                                 std::string_view) -> TruncatedSvd<float>;
+extern template auto lora::detail::truncated_svd(const DenseOperator<double>&, const SvdOptions&, const Caller&,
+                                                 std::string_view) -> TruncatedSvd<double>;

@@ -17,6 +17,7 @@
 #include "lora/linalg/exact_svd.hpp"
 #include "lora/linalg/factors.hpp"
 #include "lora/linalg/matrix_view.hpp"
+#include "lora/linalg/rank.hpp"
 #include "lora/linalg/svd_options.hpp"
 #include "lora/linalg/truncated_svd.hpp"
 
@@ -26,6 +27,7 @@
 #include <cmath>
 #include <concepts>
 #include <string>
+#include <string_view>
 #include <utility>
 
 namespace lora {
@@ -63,7 +65,8 @@ class Compressed {
     core_.noalias() = R1 * R2.transpose();
     // by exponents: M.scale over one of the two may overflow, or lose digits, where over both it does not
     core_ *= std::ldexp(M.scale, -(std::ilogb(for_B) + std::ilogb(for_A)));
-    if (!core_.allFinite()) fail<ValueError>(who, "the product of the factors and their scale overflows");
+    if (!core_.allFinite() || !std::isfinite(norm()))
+      fail<ValueError>(who, "the product of the factors and their scale overflows");
   }
 
   /// ||s B A||_F
@@ -150,18 +153,26 @@ enum class Side {
 /// How much of one subspace lies in another, from 0 (orthogonal) to 1 (one contains the other):
 ///   phi = ||U_M^T U_N||_F^2 / min(i, j)
 /// U_M: the first i singular vectors of M, U_N: the first j of N, of the given side.
-/// Throws ShapeError if the vectors' lengths differ, ConfigError unless 1 <= i <= min(m, n, R) of M and j likewise.
+/// Throws ShapeError if the vectors' lengths differ, ConfigError unless 1 <= i <= min(m, n, R) of M and j likewise,
+/// ValueError where i or j is above the numerical rank (that of rank.hpp), as for a new adapter with B = 0: singular
+/// vectors beyond it are any that complete a basis.
 /// Source: Hu et al. 2021, arXiv:2106.09685v2, equation (4).
 template <FactoredMatrix First, FactoredMatrix Second>
   requires std::same_as<typename First::Scalar, typename Second::Scalar>
 double subspace_overlap(const First& M, const Second& N, Index i, Index j, Side side) {
   using S = typename First::Scalar;
-  const auto vectors = [side](const FactorView<S>& factors, Index count) -> Eigen::MatrixXd {
+  const auto vectors = [side](std::string_view name, const FactorView<S>& factors, Index count) -> Eigen::MatrixXd {
     const TruncatedSvd<S> svd = detail::Compressed<S>("subspace_overlap", factors).truncate({.rank = count});
+    const Index rank =
+        numerical_rank(svd.spectrum, detail::rank_tolerance<S>(factors.rows(), factors.cols(), svd.spectrum)).rank;
+    if (count > rank) {
+      detail::fail<ValueError>("subspace_overlap", std::string(name) + " has numerical rank " + std::to_string(rank) +
+                                                       ", expected at least " + std::to_string(count));
+    }
     return (side == Side::left ? svd.U : svd.V).template cast<double>();
   };
-  const Eigen::MatrixXd first = vectors(M, i);
-  const Eigen::MatrixXd second = vectors(N, j);
+  const Eigen::MatrixXd first = vectors("the first", M, i);
+  const Eigen::MatrixXd second = vectors("the second", N, j);
   detail::check_extent("subspace_overlap", "the second", second.rows(), side == Side::left ? "rows" : "columns",
                        side == Side::left ? "rows of the first" : "columns of the first", first.rows());
   return (first.transpose() * second).squaredNorm() / static_cast<double>(std::min(i, j));

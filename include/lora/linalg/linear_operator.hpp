@@ -113,11 +113,15 @@ class DifferenceOperator {
 
 namespace detail {
 
+/// Whether the entries are at hand. Not asked by the name of a member, which an operator of one's own may have too.
+template <class Operator>
+inline constexpr bool in_memory = std::same_as<Operator, DenseOperator<typename Operator::Scalar>>;
+
 /// max |a_ij|.   Throws ShapeError if A is empty, ValueError naming an entry that is not finite.
 template <LinearOperator Operator>
 auto largest_magnitude(const Caller& who, std::string_view name, const Operator& A) {
   using S = typename Operator::Scalar;
-  if constexpr (requires { A.view(); }) {
+  if constexpr (in_memory<Operator>) {
     return largest_magnitude(who, name, A.view());
   } else {
     check_not_empty(who, name, A.rows(), A.cols());

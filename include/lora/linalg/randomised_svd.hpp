@@ -56,14 +56,14 @@ class ScaledOperator {
   /// f(first, block, of_rows) for consecutive blocks of columns, or of rows, transposed, where these lie in memory.
   void for_each_block(auto&& f) const {
     bool of_rows = false;
-    if constexpr (requires { A_.view(); }) of_rows = A_.view().transposed;
+    if constexpr (in_memory<Operator>) of_rows = A_.view().transposed;
     const Index length = of_rows ? cols() : rows();
     const Index count = of_rows ? rows() : cols();
     const Index width = std::clamp<Index>(65536 / length, 16, 128);  // of at most 256 KiB, if it can be
     Matrix<S> block;
     for (Index first = 0; first < count; first += width) {
       block.resize(length, std::min(width, count - first));
-      if constexpr (requires { A_.view(); }) {
+      if constexpr (in_memory<Operator>) {
         block = A_.view().stored.middleCols(first, block.cols());
       } else {
         A_.columns(first, block);

@@ -74,13 +74,22 @@ NumericalRank numerical_rank(const Eigen::MatrixBase<Derived>& sigma, double tol
   return {rank, tolerance};
 }
 
+namespace detail {
+
+/// max(m, n) epsilon sigma_1, epsilon of S: singular values of an (m, n) matrix of S below it are rounding.
+template <class S>
+double rank_tolerance(Index rows, Index cols, const Eigen::VectorXd& sigma) {
+  return static_cast<double>(std::max(rows, cols)) * static_cast<double>(std::numeric_limits<S>::epsilon()) * sigma(0);
+}
+
+}  // namespace detail
+
 /// The rank of A (m, n) up to the rounding of its entries: tolerance = max(m, n) epsilon sigma_1, epsilon of A's
 /// scalar.
 template <class Derived>
 NumericalRank numerical_rank(const Eigen::MatrixBase<Derived>& A) {
   const Eigen::VectorXd sigma = singular_values(A);
-  const double epsilon = static_cast<double>(std::numeric_limits<typename Derived::Scalar>::epsilon());
-  return numerical_rank(sigma, static_cast<double>(std::max(A.rows(), A.cols())) * epsilon * sigma(0));
+  return numerical_rank(sigma, detail::rank_tolerance<typename Derived::Scalar>(A.rows(), A.cols(), sigma));
 }
 
 /// The smallest r whose singular values have this share of the energy, at least 1.
@@ -92,7 +101,9 @@ Index rank_for_energy(const Eigen::MatrixBase<Derived>& sigma, double share) {
     detail::fail<ConfigError>("rank_for_energy",
                               "share is " + std::to_string(share) + ", expected above 0 and at most 1");
   }
-  return detail::choose_rank(sigma, detail::allowed_error({.energy = share}, detail::tail(sigma, 0)));
+  if (!(sigma(0) > 0)) return 1;
+  const Eigen::VectorXd relative = sigma.template cast<double>() / static_cast<double>(sigma(0));
+  return detail::choose_rank(relative, detail::allowed_error({.energy = share}, relative.norm()));
 }
 
 /// sum sigma_i^2 / sigma_1^2; 0 if all are zero.

@@ -18,8 +18,10 @@
 #include "lora/linalg/svd_options.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <optional>
+#include <string_view>
 #include <utility>
 
 namespace lora {
@@ -42,11 +44,13 @@ struct TruncatedSvd {
 
 namespace detail {
 
-/// Throws ValueError if the largest singular value of a matrix of S is too large for S.
+/// Throws ValueError if the largest singular value of a matrix of S is too large for S, or the norm for double.
 template <class S>
-void check_representable(double largest, const Caller& who) {
-  if (largest <= static_cast<double>(std::numeric_limits<S>::max())) return;
-  fail<ValueError>(who, "the largest singular value overflows the matrix's scalar type");
+void check_representable(double largest, double norm, const Caller& who) {
+  if (!(largest <= static_cast<double>(std::numeric_limits<S>::max()))) {
+    fail<ValueError>(who, "the largest singular value overflows the matrix's scalar type");
+  }
+  if (!std::isfinite(norm)) fail<ValueError>(who, "the Frobenius norm overflows");
 }
 
 /// Cuts an exact decomposition down.
@@ -54,8 +58,8 @@ template <class S>
 TruncatedSvd<S> truncate(const ExactSvd<double>& svd, const SvdOptions& options, const Caller& who) {
   const auto& sigma = svd.singular_values();
   const double norm = tail(sigma, 0, svd.dropped());
+  check_representable<S>(sigma(0), norm, who);
   const Index rank = options.rank ? *options.rank : choose_rank(sigma, allowed_error(options, norm));
-  check_representable<S>(sigma(0), who);
   const double next = rank < sigma.size() ? sigma(rank) : 0.0;
   TruncatedSvd<S> result;
   result.U = svd.U(rank).template cast<S>();
@@ -105,7 +109,7 @@ auto try_randomised(const Operator& A, const SvdOptions& options, typename Opera
       if (result.certificate.frobenius_error > allowed_error(options, measured) + rounding) return std::nullopt;
     }
     const double back = 1 / static_cast<double>(scale);
-    check_representable<S>(sigma(0) * back, who);
+    check_representable<S>(sigma(0) * back, result.certificate.frobenius_norm * back, who);
     result.singular_values = (sigma * back).template cast<S>();
     result.spectrum = found.sigma() * back;
     result.certificate.frobenius_error *= back;
@@ -124,11 +128,12 @@ inline bool randomised_pays(const SvdOptions& options, Index rows, Index cols) {
          static_cast<double>(rows) * static_cast<double>(cols) * static_cast<double>(smaller) >= worthwhile;
 }
 
+/// name: what messages call A.
 template <LinearOperator Operator>
-auto truncated_svd(const Operator& A, const SvdOptions& options, const Caller& who)
+auto truncated_svd(const Operator& A, const SvdOptions& options, const Caller& who, std::string_view name = "A")
     -> TruncatedSvd<typename Operator::Scalar> {
   using S = typename Operator::Scalar;
-  const S largest = largest_magnitude(who, "A", A);
+  const S largest = largest_magnitude(who, name, A);
   validate(options, std::min(A.rows(), A.cols()), who);
   const bool randomise = options.method == SvdMethod::randomised ||
                          (options.method == SvdMethod::automatic && randomised_pays(options, A.rows(), A.cols()));
@@ -157,7 +162,7 @@ auto truncated_svd(const Operator& A, const SvdOptions& options, const Caller& w
 /// Exact: about 4 m n^2 + 20 n^3 operations in double for m >= n. Randomised: 2 m n k (2 q + 1) + O((m + n) K^2 + K^3)
 /// with k = rank + oversampling, q = power_iterations, K = k q, and 90 m n for the certificate's spectral bound.
 /// Throws ShapeError if A is empty; ValueError naming an entry that is not finite, or if a singular value overflows the
-/// scalar type; ConfigError for options out of range.
+/// scalar type or the norm double; ConfigError for options out of range.
 template <class Derived>
 auto truncated_svd(const Eigen::MatrixBase<Derived>& A, const SvdOptions& options)
     -> TruncatedSvd<typename Derived::Scalar> {

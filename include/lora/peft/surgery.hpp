@@ -21,6 +21,7 @@
 #include "lora/linalg/rank.hpp"
 #include "lora/linalg/truncated_svd.hpp"
 
+#include <concepts>
 #include <functional>
 #include <utility>
 #include <vector>
@@ -102,13 +103,13 @@ Surgery<S> resize(const Lora<S>& adapter, const SvdOptions& options) {
 }
 
 /// An adapter whose delta is w_1 s_1 B_1 A_1 + w_2 s_2 B_2 A_2 + ..., of the sum of the ranks, which may differ. Each
-/// entry is rounded once. One adapter of weight 1 comes back as it is.
+/// entry is rounded once. One adapter of weight 1 comes back as it is; any other sum has no dropout.
 /// Throws ConfigError without terms, ShapeError naming the term whose shape differs, ValueError for a weight or an
 /// entry that is not finite, or an entry that its weight takes beyond the range of the scalar.
 template <class S>
 Lora<S> combine(const std::vector<WeightedLora<S>>& terms) {
-  if (terms.size() == 1 && terms[0].weight == 1) return terms[0].adapter.get();
   Factors<S> sum = detail::concatenated("combine", detail::deltas_of(terms));
+  if (terms.size() == 1 && terms[0].weight == 1) return terms[0].adapter.get();
   if (sum.scale != 1) sum.A = (sum.scale * sum.A.template cast<double>()).template cast<S>();
   if (!sum.A.allFinite())
     detail::fail<ValueError>("combine", "the weights take an entry of A beyond its scalar's range");
@@ -129,13 +130,16 @@ Surgery<S> combine(const std::vector<WeightedLora<S>>& terms, const SvdOptions& 
 /// finite, ConfigError for options out of range.
 template <class Before, class After>
 auto extract(const Eigen::MatrixBase<Before>& W_before, const Eigen::MatrixBase<After>& W_after,
-             const SvdOptions& options) -> Surgery<typename After::Scalar> {
+             const SvdOptions& options) -> Surgery<typename After::Scalar>
+  requires std::same_as<typename Before::Scalar, typename After::Scalar>
+{
   using S = typename After::Scalar;
   return detail::with_view(W_before, [&](const detail::MatrixView<S>& before) {
     return detail::with_view(W_after, [&](const detail::MatrixView<S>& after) {
       detail::check_rows("extract", "W_after", after.rows(), "W_before.rows()", before.rows());
       detail::check_cols("extract", "W_after", after.cols(), "W_before.cols()", before.cols());
-      return detail::surgery_of(detail::truncated_svd(DifferenceOperator<S>(after, before), options, "extract"));
+      return detail::surgery_of(
+          detail::truncated_svd(DifferenceOperator<S>(after, before), options, "extract", "(W_after - W_before)"));
     });
   });
 }
