@@ -4,6 +4,7 @@
 #include "support/catch.hpp"
 
 #include <type_traits>
+#include <vector>
 
 using Eigen::MatrixXd;
 using lora::Index;
@@ -62,10 +63,10 @@ TEMPLATE_TEST_CASE("pca: what the components keep and leave", "", float, double)
     CHECK(C.row(3).norm() <= tolerance);
     for (Index k = 0; k < 5; ++k) CHECK(C.col(k).maxCoeff() == C.col(k).cwiseAbs().maxCoeff());
     // eigenvectors of the covariance matrix, with its eigenvalues
-    const MatrixXd scaled = C * found.explained_variance.template cast<double>().asDiagonal();
+    const MatrixXd scaled = C * found.explained_variance.asDiagonal();
     CHECK((expected * C - scaled).norm() <= (method == lora::SvdMethod::exact ? 1 : 20) * tolerance * expected.norm());
-    CHECK((found.explained_variance_ratio - found.explained_variance / static_cast<S>(expected.trace())).norm() <=
-          tolerance);
+    CHECK((found.explained_variance_ratio - found.explained_variance / expected.trace()).norm() <= tolerance);
+    CHECK(found.significant == 5);
     // what is left is the certificate's error
     const MatrixXd back = found.inverse_transform(found.transform(X)).template cast<double>();
     const double error = (X.template cast<double>() - back).norm();
@@ -89,6 +90,42 @@ TEST_CASE("pca: constant data has no variance and stays finite") {
   }
 }
 
+TEMPLATE_TEST_CASE("pca: variance that is rounding is not blown up", "", float, double) {
+  using S = TestType;
+  const double tolerance = std::is_same_v<S, float> ? 1e-4 : 1e-12;
+  lora::Rng rng(2);
+  lora::Matrix<S> few = lora_test::normal(10, 4, rng).cast<S>();  // four samples vary in three directions
+  lora::Matrix<S> repeated = lora_test::normal(4, 30, rng).cast<S>();
+  repeated.row(2) = S(3.1) * repeated.row(1);
+  for (const auto& X : {few, repeated}) {
+    for (const auto method : {lora::SvdMethod::exact, lora::SvdMethod::randomised}) {
+      const auto found = pca(X, {.rank = 4, .method = method});
+      CHECK(found.significant == 3);
+      const MatrixXd whitened = found.whiten(X).template cast<double>();
+      CHECK((covariance(whitened).topLeftCorner(3, 3) - MatrixXd::Identity(3, 3)).norm() <= tolerance);
+      CHECK(whitened.row(3) == MatrixXd::Zero(1, X.cols()));
+      CHECK((found.inverse_whiten(found.whiten(X)) - X).norm() <= S(tolerance) * X.norm());
+    }
+  }
+}
+
+TEMPLATE_TEST_CASE("pca: the size of the data does not matter, while its variance is a double", "", float, double) {
+  using S = TestType;
+  lora::Rng rng(3);
+  const lora::Matrix<S> X = lora_test::normal(3, 20, rng).cast<S>();
+  const auto plain = pca(X, {.rank = 2});
+  for (const S size :
+       std::is_same_v<S, float> ? std::vector{S(0x1p-110), S(0x1p110)} : std::vector{S(0x1p-500), S(0x1p500)}) {
+    const auto found = pca(size * X, {.rank = 2});
+    CHECK(found.significant == 2);
+    CHECK(found.components == plain.components);
+    CHECK(found.explained_variance == plain.explained_variance * static_cast<double>(size) * static_cast<double>(size));
+    CHECK((found.whiten(size * X) - plain.whiten(X)).norm() <= S(1e-5));
+    CHECK((found.inverse_whiten(found.whiten(size * X)) / size - plain.inverse_whiten(plain.whiten(X))).norm() <=
+          S(1e-5));
+  }
+}
+
 TEST_CASE("pca: what it refuses, and how it says so") {
   MatrixXd X = MatrixXd::Ones(3, 5);
   CHECK(message<lora::ShapeError>([&] { pca(X.leftCols(1), {.rank = 1}); }) ==
@@ -101,6 +138,12 @@ TEST_CASE("pca: what it refuses, and how it says so") {
         "Pca::transform: X has 4 rows, expected features = 3");
   CHECK(message<lora::ShapeError>([&] { found.inverse_transform(MatrixXd(4, 2)); }) ==
         "Pca::inverse_transform: Z has 4 rows, expected rank = 2");
+  CHECK(message<lora::ValueError>([&] { pca(1e200 * Eigen::Matrix2d::Identity(), {.rank = 1}); }) ==
+        "pca: the variance overflows");
+  CHECK(message<lora::ValueError>([] { pca(Eigen::RowVector2d(1.7e308, -1.7e308), {.rank = 1}); }) ==
+        "pca: the largest singular value overflows the matrix's scalar type");
+  CHECK(message<lora::ValueError>([] { pca(Eigen::RowVector3f(-3e38f, -3e38f, 3e38f), {.rank = 1}); }) ==
+        "pca: (X - mean)(0, 2) is inf, expected a finite number");
   X(2, 4) = std::nan("");
   CHECK(message<lora::ValueError>([&] { pca(X, {.rank = 1}); }) == "pca: X(2, 4) is nan, expected a finite number");
 }

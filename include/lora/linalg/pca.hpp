@@ -15,6 +15,7 @@
 #include "lora/core/error.hpp"
 #include "lora/core/scalar.hpp"
 #include "lora/linalg/certificate.hpp"
+#include "lora/linalg/rank.hpp"
 #include "lora/linalg/svd_options.hpp"
 #include "lora/linalg/truncated_svd.hpp"
 
@@ -25,11 +26,12 @@ namespace lora {
 
 template <class S>
 struct Pca {
-  Vector<S> mean;                      ///< (features)
-  Matrix<S> components;                ///< C (features, k); the largest entry of each column is positive
-  Vector<S> explained_variance;        ///< (k), with divisor samples - 1
-  Vector<S> explained_variance_ratio;  ///< (k), shares of the total variance; zero for constant data
-  Certificate certificate;             ///< of mean + C Z for the samples it was made from
+  Vector<S> mean;                            ///< (features)
+  Matrix<S> components;                      ///< C (features, k); the largest entry of each column is positive
+  Eigen::VectorXd explained_variance;        ///< (k), with divisor samples - 1
+  Eigen::VectorXd explained_variance_ratio;  ///< (k), shares of the total variance; zero for constant data
+  Index significant = 0;    ///< so many components vary by more than rounding: the numerical rank of rank.hpp
+  Certificate certificate;  ///< of mean + C Z for the samples it was made from
   SvdMethod method = SvdMethod::exact;
   bool converged = true;
 
@@ -47,25 +49,27 @@ struct Pca {
     return (components * Z).colwise() + mean;
   }
 
-  /// Z with variance 1 in every component; zero in components that have none.
+  /// Z with variance 1 in every significant component; zero in the others, whose variance is none or rounding.
   Matrix<S> whiten(const Eigen::Ref<const Matrix<S>>& X) const {
     detail::check_rows({"Pca", "whiten"}, "X", X.rows(), "features", mean.size());
-    const Vector<S> factor = explained_variance.unaryExpr([](S x) { return x > S(0) ? S(1) / std::sqrt(x) : S(0); });
-    return factor.asDiagonal() * transform(X);
+    Matrix<S> Z = transform(X);
+    for (Index k = 0; k < significant; ++k) Z.row(k) /= static_cast<S>(std::sqrt(explained_variance(k)));
+    Z.bottomRows(rank() - significant).setZero();
+    return Z;
   }
 
   /// The samples that whiten(X) came from, up to what the components do not span.
   Matrix<S> inverse_whiten(const Eigen::Ref<const Matrix<S>>& Z) const {
     detail::check_rows({"Pca", "inverse_whiten"}, "Z", Z.rows(), "rank", rank());
-    return inverse_transform(explained_variance.cwiseSqrt().asDiagonal() * Z);
+    return inverse_transform(explained_variance.cwiseSqrt().template cast<S>().asDiagonal() * Z);
   }
 };
 
 /// The principal components of X for a rank, a share of the variance ({.energy = 0.95}) or a relative error.
 ///
 /// Means are summed in double, twice: constant features have no variance at all. Needs a centred copy of X.
-/// Throws ShapeError for fewer than two samples or no features, ValueError naming an entry that is not finite,
-/// ConfigError for options out of range.
+/// Throws ShapeError for fewer than two samples or no features, ValueError naming an entry that is not finite or if X
+/// less its mean, a singular value or a variance overflows, ConfigError for options out of range.
 template <class Derived>
 auto pca(const Eigen::MatrixBase<Derived>& X, const SvdOptions& options) -> Pca<typename Derived::Scalar> {
   using S = typename Derived::Scalar;
@@ -83,7 +87,7 @@ auto pca(const Eigen::MatrixBase<Derived>& X, const SvdOptions& options) -> Pca<
   centred.colwise() -= result.mean;
   auto svd = detail::truncated_svd(
       DenseOperator<S>({{centred.data(), centred.rows(), centred.cols(), Eigen::OuterStride<>(centred.rows())}, false}),
-      options, "pca");
+      options, "pca", "(X - mean)");
   // the sign of a direction means nothing; this one is the same for every method and platform
   for (Index k = 0; k < svd.rank(); ++k) {
     Index largest = 0;
@@ -92,8 +96,11 @@ auto pca(const Eigen::MatrixBase<Derived>& X, const SvdOptions& options) -> Pca<
   }
   const double norm = svd.certificate.frobenius_norm;
   const Eigen::VectorXd sigma = svd.singular_values.template cast<double>();
-  result.explained_variance = (sigma / std::sqrt(samples - 1)).cwiseAbs2().template cast<S>();
-  result.explained_variance_ratio = (sigma / (norm > 0 ? norm : 1)).cwiseAbs2().template cast<S>();
+  result.explained_variance = (sigma / std::sqrt(samples - 1)).cwiseAbs2();
+  if (!result.explained_variance.allFinite()) detail::fail<ValueError>("pca", "the variance overflows");
+  result.explained_variance_ratio = (sigma / (norm > 0 ? norm : 1)).cwiseAbs2();
+  result.significant = numerical_rank(sigma, detail::rank_tolerance<S>(centred.rows(), centred.cols(), sigma)).rank;
+  while (result.significant > 0 && !(result.explained_variance(result.significant - 1) > 0)) --result.significant;
   result.components = std::move(svd.U);
   result.certificate = svd.certificate;
   result.method = svd.method;
