@@ -175,6 +175,30 @@ TEST_CASE("nmf: stationary at convergence, by the conditions of Karush, Kuhn and
   }
 }
 
+TEMPLATE_TEST_CASE("nmf: a start that is a solution has converged", "", float, double) {
+  using S = TestType;
+  const lora::Matrix<S> W = non_negative(7, 3, 14).cast<S>(), H = non_negative(3, 9, 15).cast<S>();
+  for (const auto loss : both) {
+    const auto found = nmf(W * H, {.rank = 3, .loss = loss}, W, H);
+    CHECK(found.converged);
+    CHECK(found.iterations <= 3);
+    CHECK(found.residual <= 4 * std::numeric_limits<S>::epsilon());
+    // the first singular vectors, too, where nothing else can be better
+    const auto one = nmf(W.col(0) * H.row(0), {.rank = 1, .loss = loss});
+    CHECK(one.converged);
+    CHECK(one.iterations <= 5);
+    CHECK(one.residual <= 4 * std::numeric_limits<S>::epsilon());
+  }
+}
+
+TEMPLATE_TEST_CASE("nmf: a start that is nearly infinitely far is no measure of nearness", "", float, double) {
+  using S = TestType;
+  lora::Matrix<S> X = non_negative(8, 9, 16).cast<S>();
+  for (Index i = 0; i < 8; ++i) X.row(i) *= static_cast<S>(std::pow(10.0, -4.0 * static_cast<double>(i)));
+  const auto found = nmf(X, {.rank = 3, .loss = NmfLoss::kullback_leibler, .max_iterations = 2000});
+  CHECK((found.converged ? found.residual < 0.01 : found.iterations == 2000));
+}
+
 TEMPLATE_TEST_CASE("nmf: separable data is recovered exactly", "", float, double) {
   using S = TestType;
   // every part has a pixel of its own and a sample of its own, so the factors are unique up to order and scale

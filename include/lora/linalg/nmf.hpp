@@ -24,6 +24,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
+#include <limits>
 #include <sstream>
 #include <string_view>
 #include <utility>
@@ -37,7 +38,7 @@ struct Nmf {
   int iterations = 0;   ///< each updates all of W, then all of H
   double loss = 0;      ///< of these factors, evaluated in double: see NmfLoss
   double residual = 0;  ///< of these factors: the largest share that is left of a column's gradient, 0 where stationary
-  bool converged = false;  ///< whether the tolerance was reached within max_iterations
+  bool converged = false;  ///< whether the tolerance, or rounding, was reached within max_iterations
 
   Index rank() const { return W.cols(); }
   Matrix<S> matrix() const { return W * H; }
@@ -93,11 +94,13 @@ Nmf<S> nmf(const MatrixView<S>& X, S scale, NmfFactors<S> factors, const NmfOpti
   if (options.loss == NmfLoss::kullback_leibler) make_finite(X, scale, factors);
   Nmf<S> result;
   const auto run = [&](auto solver) {
+    constexpr double rounding = 4 * static_cast<double>(std::numeric_limits<S>::epsilon());
     double first = 0;
     while (!result.converged && result.iterations < options.max_iterations) {
-      const double met = solver.iterate(factors);
-      if (result.iterations++ == 0) first = met;
-      result.converged = met <= options.tolerance * first;
+      const auto [met, size] = solver.iterate(factors);
+      // a start that is a solution meets rounding alone, one that is infinitely far more than any measure of nearness
+      if (result.iterations++ == 0) first = std::min(met, size);
+      result.converged = met <= std::max(options.tolerance * first, rounding * size);
     }
   };
   if (options.loss == NmfLoss::frobenius) {
@@ -128,8 +131,9 @@ Nmf<S> nmf(const MatrixView<S>& X, S scale, NmfFactors<S> factors, const NmfOpti
 /// Cost of an iteration: 4 m n k operations in products and (m + n) k^2 for each sweep (Frobenius), 2 m n k divisions
 /// (Kullback-Leibler), of the start that of truncated_svd. Memory: factors and their products, (m + n) k each; never
 /// anything of the size of X.
-/// Throws ShapeError if X is empty; ValueError naming an entry that is negative or not finite; ConfigError for options
-/// out of range. Not to converge is no error but a field of the result.
+/// Throws ShapeError if X is empty; ValueError naming an entry that is negative or not finite, or if the largest
+/// singular value, which NNDSVD needs, overflows the scalar; ConfigError for options out of range. Not to converge is
+/// no error but a field of the result.
 template <class Derived>
 auto nmf(const Eigen::MatrixBase<Derived>& X, const NmfOptions& options) -> Nmf<typename Derived::Scalar> {
   using S = typename Derived::Scalar;

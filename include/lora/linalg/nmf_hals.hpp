@@ -36,16 +36,17 @@ class HalsSolver {
         rows_(lanes, rank),
         wanted_(lanes, rank) {}
 
-  /// W, then H. Returns sum |min(gradient, curvature * entry)| over both, each entry's as it was met first.
-  double iterate(NmfFactors<S>& factors) {
+  /// W, then H. The projected gradient is min(gradient, curvature * entry).
+  NmfStep iterate(NmfFactors<S>& factors) {
     scaled_h_ = scale_ * factors.Ht;  // rather than X: nothing is copied, and no product leaves the scalar's range
     X_.apply(scaled_h_, product_w_);
     gram_.noalias() = factors.Ht.transpose() * factors.Ht;
-    const double met = improve(factors.W, product_w_, sweeps_ > 0 ? sweeps_ : affordable_sweeps(X_.rows(), X_.cols()));
+    double met = improve(factors.W, product_w_, sweeps_ > 0 ? sweeps_ : affordable_sweeps(X_.rows(), X_.cols()));
     scaled_w_ = scale_ * factors.W;
     X_.apply_transposed(scaled_w_, product_h_);
     gram_.noalias() = factors.W.transpose() * factors.W;
-    return met + improve(factors.Ht, product_h_, sweeps_ > 0 ? sweeps_ : affordable_sweeps(X_.cols(), X_.rows()));
+    met += improve(factors.Ht, product_h_, sweeps_ > 0 ? sweeps_ : affordable_sweeps(X_.cols(), X_.rows()));
+    return {met, static_cast<double>(product_w_.sum()) + static_cast<double>(product_h_.sum())};
   }
 
  private:

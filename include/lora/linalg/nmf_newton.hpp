@@ -45,9 +45,12 @@ class NewtonSolver {
     nonzeros_.reserve(static_cast<std::size_t>(x_.cols() * rank));
   }
 
-  /// W, then H. Returns sum |projected gradient| over both, each entry's as it was met.
-  double iterate(NmfFactors<S>& factors) {
-    return improve(factors.W, factors.Ht, !X_.transposed) + improve(factors.Ht, factors.W, X_.transposed);
+  /// W, then H.
+  NmfStep iterate(NmfFactors<S>& factors) {
+    NmfStep step{improve(factors.W, factors.Ht, !X_.transposed), size_of(factors.W)};
+    step.met += improve(factors.Ht, factors.W, X_.transposed);
+    step.size += size_of(factors.Ht);
+    return step;
   }
 
  private:
@@ -85,6 +88,11 @@ class NewtonSolver {
       F.middleRows(first, count) = rows_.topRows(count).matrix();
     }
     return met;
+  }
+
+  /// Of a factor that was just improved: the gradient of each entry is its column's of sums_ less a pull.
+  double size_of(const Matrix<S>& F) const {
+    return static_cast<double>(F.rows()) * sums_.template cast<double>().sum();
   }
 
   /// The step in column t of rows_. Returns the sum of |projected gradient|.

@@ -26,7 +26,9 @@ struct NmfOptions {
   Index rank = 0;  ///< k, 1 to min(m, n): with min(m, n) every X is exact already (X = X I or I X)
   NmfLoss loss = NmfLoss::frobenius;
   NmfStart start = NmfStart::nndsvd;
-  double tolerance = 1e-4;   ///< converged once the gradient met in an iteration is this share of the first iteration's
+  /// Converged once the gradient met in an iteration is this share of the first iteration's, or of what it is a
+  /// difference of, if that is less; or once it is rounding.
+  double tolerance = 1e-4;
   int max_iterations = 200;  ///< 0 returns the start
   std::uint64_t seed = 0;    ///< of the random start; the same seed gives the same result
   int sweeps = 0;            ///< Frobenius: over all entries for each product with X; 0: as many as pay, 1: plain HALS

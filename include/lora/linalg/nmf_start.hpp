@@ -28,6 +28,12 @@ struct NmfFactors {
   Matrix<S> W, Ht;
 };
 
+/// What an iteration has seen of the gradients of all entries.
+struct NmfStep {
+  double met = 0;   ///< sum |projected gradient|, each entry's as it was met first
+  double size = 0;  ///< the sum of what the gradients are differences of
+};
+
 /// The mean of scale * X, in double.
 template <class S>
 double mean(const MatrixView<S>& X, S scale) {
