@@ -2,7 +2,8 @@
 /// LoRA that starts from a part of W0, less that part:   y = W0 x + s (B A - B0 A0) x
 ///
 ///   A  (rank, in), B  (out, rank)   trained, start as A0 and B0
-///   A0 (rank, in), B0 (out, rank)   constant: listed, counted and saved, never trained
+///   A0 (rank, in), B0 (out, rank)   constant: listed and counted, never trained; saved with an adapter (to_lora), not
+///                                   in a checkpoint, as W0 is not
 ///   s                               the trained pair's alpha / rank or alpha / sqrt(rank), for both pairs
 ///
 /// It trains what others train on the residual base W0 - s B0 A0, which they write over W0. Here W0 is not touched: it

@@ -26,7 +26,8 @@ namespace lora {
 
 /// W0 (out, in) any matrix or expression of float or double; it is read, not kept. config.init is not asked.
 /// options: method, oversampling, power_iterations and seed of truncated_svd, whose cost this is; the rank is
-/// config.rank. Of a W0 of lower rank, the directions beyond start at zero in both factors and are never trained.
+/// config.rank. Of a W0 of lower rank, the directions beyond start at zero in both factors and are never trained, or,
+/// where they are rounding, at its square root.
 /// Throws ConfigError unless 1 <= rank <= min(out, in) and the scale is above 0, or for options that ask for another
 /// rank; ShapeError if W0 is empty; ValueError if W0 is zero or so large that a factor overflows, or naming an entry
 /// that is not finite. The generator is as it was then.
