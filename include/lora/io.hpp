@@ -6,11 +6,13 @@
 #include "lora/io/elements.hpp"
 #include "lora/io/file_error.hpp"
 #include "lora/io/half.hpp"
+#include "lora/io/transpose.hpp"
 
 // The operating system: bytes of a file, and files that are replaced whole.
 #include "lora/io/atomic_file.hpp"
 #include "lora/io/file_bytes.hpp"
 #include "lora/io/posix.hpp"
+#include "lora/io/temporary.hpp"
 
 // JSON that nobody has to trust.
 #include "lora/io/json_reader.hpp"
@@ -37,6 +39,7 @@
 #include "lora/io/peft_describe.hpp"
 #include "lora/io/peft_files.hpp"
 #include "lora/io/peft_layers.hpp"
+#include "lora/io/peft_open.hpp"
 #include "lora/io/peft_settings.hpp"
 #include "lora/io/peft_support.hpp"
 #include "lora/io/peft_tensor_check.hpp"

@@ -106,7 +106,7 @@ TEST_CASE("Vectors are of one dimension: columns, rows, and parts of matrices, w
 }
 
 TEST_CASE("Matrices larger than one piece, wide and tall, and converted") {
-  for (const auto& [rows, cols] : {std::pair<int, int>{3, 100'000}, {100'000, 3}, {1, 200'000}, {700, 701}}) {
+  for (const auto& [rows, cols] : {std::pair<int, int>{3, 500'000}, {500'000, 3}, {2, 1'200'000}, {1400, 1401}}) {
     const Eigen::MatrixXf A = counting(rows, cols);
     const Eigen::MatrixXd D = A.cast<double>();
     const auto text = written({{"f", A}, {"d", D}, {"to f", D, Dtype::f32}, {"to d", A, Dtype::f64}});
@@ -210,7 +210,7 @@ TEST_CASE("Each system call that fails leaves the old file readable") {
         message_of<lora::FileError>([&] { lora::save_safetensors<FaultyFiles>(path, {{"a", 2 * A}, {"b", A}}); });
     if (FaultyFiles::calls < k) break;
     INFO(error);
-    const bool is_new = k >= FaultyFiles::calls && error.empty();
+    const bool is_new = error.empty();  // closing what is in place already reports nothing
     const auto file = Safetensors::open(path);
     const bool in_place = is_new || error.find("is in place") != error.npos;
     CHECK(file.tensor<float>("a") == (in_place ? 2.0f : 1.0f) * A);

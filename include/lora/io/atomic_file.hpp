@@ -4,16 +4,14 @@
 /// Written is a temporary file in the same folder; commit() forces it to the disk (fsync), renames it to its name, and
 /// forces the folder to the disk. Whatever fails before the rename, also a kill or a power failure, leaves the old file
 /// as it was; whoever has the old file open or mapped keeps it. Two writers at once: the last to rename wins, neither
-/// is torn. After a kill a file named .lora-*.tmp may be left over, which nothing reads.
+/// is torn. What a killed process leaves behind, the next save in the folder removes; see temporary.hpp.
 
 #include "lora/io/file_error.hpp"
 #include "lora/io/posix.hpp"
+#include "lora/io/temporary.hpp"
 
 #include <algorithm>
-#include <atomic>
-#include <chrono>
 #include <cstddef>
-#include <cstdint>
 #include <filesystem>
 #include <span>
 #include <string>
@@ -48,6 +46,7 @@ class AtomicFile {
       const std::string text = path_.string();
       detail::fail<FileError>(std::string_view(text), "is not a regular file, and is not replaced by one");
     }
+    detail::remove_left_behind<System>(folder_.get());
     create();
     constexpr mode_t permissions = 0777;
     if (exists && System::set_mode(file_.get(), old.st_mode & permissions) != 0) {
@@ -111,25 +110,23 @@ class AtomicFile {
 
   void create() {
     constexpr int attempts = 100;
-    for (int attempt = 1; !file_; ++attempt) {
-      temporary_ = ".lora-" + unique() + ".tmp";
+    for (int attempt = 1;; ++attempt) {
+      temporary_ = detail::temporary_name();
       constexpr int flags = O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW;
       constexpr mode_t before_umask = 0666;
       file_ = detail::Descriptor<System>(detail::uninterrupted(
           [&] { return System::open_at(folder_.get(), temporary_.c_str(), flags, before_umask); }));
-      if (file_) return;
       const int reason = errno;
-      if (reason == EEXIST && attempt < attempts) continue;
-      temporary_.clear();  // if it exists, it is not ours
-      fail("create a temporary file beside it", reason);
+      if (file_) {
+        if (detail::hold<System>(file_.get())) break;
+        remove();
+      } else if (reason != EEXIST || attempt == attempts) {
+        temporary_.clear();  // if it exists, it is not ours
+        fail("create a temporary file beside it", reason);
+      }
     }
-  }
-
-  /// Different for every process, thread and call, or nearly: O_EXCL settles the rest.
-  static std::string unique() {
-    static std::atomic<std::uint32_t> count{0};
-    const auto time = std::chrono::steady_clock::now().time_since_epoch().count();
-    return std::to_string(::getpid()) + "-" + std::to_string(time) + "-" + std::to_string(count++);
+    // The file is closed before it is renamed, and has to be held until then.
+    lock_ = detail::Descriptor<System>(System::duplicate(file_.get()));
   }
 
   void flush() {
@@ -153,7 +150,7 @@ class AtomicFile {
   }
 
   std::filesystem::path path_;
-  detail::Descriptor<System> folder_, file_;
+  detail::Descriptor<System> folder_, file_, lock_;
   std::string temporary_;  // its name while it exists
   std::vector<std::byte> buffer_;
 };

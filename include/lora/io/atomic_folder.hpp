@@ -3,19 +3,17 @@
 ///
 /// The new files are written into a folder beside it. commit() links what else is in the old folder into the new one,
 /// and exchanges the two in one step (renameat2 with RENAME_EXCHANGE): whoever opens the folder finds all of the old or
-/// all of the new. Then the old files are removed. After a kill a folder named .lora-*.tmp may be left over, which
-/// nothing reads; it holds the old or the new files, and links to what else there is.
+/// all of the new. Then the old files are removed. What a killed process leaves behind, a folder with the old or the
+/// new files and links to what else there is, the next save beside it removes; see temporary.hpp.
 ///
 /// Linux; elsewhere commit() says that it cannot, as it does on file systems that cannot exchange or link.
 
 #include "lora/io/file_error.hpp"
 #include "lora/io/posix.hpp"
+#include "lora/io/temporary.hpp"
 
 #include <algorithm>
 #include <array>
-#include <atomic>
-#include <chrono>
-#include <cstdint>
 #include <filesystem>
 #include <string>
 #include <string_view>
@@ -60,14 +58,19 @@ class AtomicFolder {
     std::error_code error;
     std::filesystem::create_directories(parent, error);
     if (error) fail("make the folder above it", error.value());
-    static std::atomic<std::uint32_t> count{0};
+    if (const auto above = open_folder(parent)) detail::remove_left_behind<System>(above.get(), &own_);
     // Nobody else may look into it before it has the permissions of the old one.
     const mode_t mode = std::filesystem::exists(folder_, error) ? 0700 : 0777;
     for (int attempts = 100;; --attempts) {
-      const auto time = std::chrono::steady_clock::now().time_since_epoch().count();
-      staged_ = parent / (".lora-" + std::to_string(::getpid()) + "-" + std::to_string(time) + "-" +
-                          std::to_string(count++) + ".tmp");
-      if (System::make_folder(staged_.c_str(), mode) == 0) return;
+      staged_ = parent / detail::temporary_name();
+      if (System::make_folder(staged_.c_str(), mode) == 0) {
+        lock_ = open_folder(staged_);
+        const int why_not = errno;
+        if (lock_ && detail::hold<System>(lock_.get())) return;
+        discard();
+        if (!lock_ && why_not != ENOENT) fail("open the temporary folder beside it", why_not);
+        continue;
+      }
       const int reason = errno;
       if (reason == EEXIST && attempts > 0) continue;
       staged_.clear();
@@ -143,8 +146,6 @@ class AtomicFolder {
     return end == folder_.end();
   }
 
-  static bool is_temporary(const std::string& name) { return name.starts_with(".lora-") && name.ends_with(".tmp"); }
-
   /// Links what is in folder_ / below, but for the files that are replaced, into the new folder. False if it cannot.
   bool carry(const std::filesystem::path& below, mode_t mode) {
     namespace fs = std::filesystem;
@@ -152,7 +153,7 @@ class AtomicFolder {
     fs::directory_iterator entries(folder_ / below, error);
     for (; !error && entries != fs::directory_iterator(); entries.increment(error)) {
       const std::string name = entries->path().filename().string();
-      if (is_temporary(name)) continue;
+      if (detail::is_temporary(name)) continue;
       const auto at = below / name;
       const auto to = staged_ / at;
       struct ::stat status;
@@ -200,11 +201,11 @@ class AtomicFolder {
     std::error_code ignored;
     std::vector<std::filesystem::path> leftovers;
     for (const auto& entry : std::filesystem::directory_iterator(replaced, ignored)) {
-      if (is_temporary(entry.path().filename().string())) leftovers.push_back(entry.path());
+      if (detail::is_temporary(entry.path().filename().string())) leftovers.push_back(entry.path());
     }
     for (const auto& path : leftovers) System::remove_file(path.c_str());
     for (auto at = folders_.rbegin(); at != folders_.rend(); ++at) System::remove_folder((replaced / *at).c_str());
-    if (System::remove_folder(replaced.c_str()) != 0) {
+    if (System::remove_folder(replaced.c_str()) != 0 && errno != ENOENT) {  // another save may have removed it
       fail(in_place("remove what was there before, now in " + replaced.string()), errno);
     }
   }
@@ -232,6 +233,7 @@ class AtomicFolder {
   static constexpr mode_t permissions = 07777;
 
   std::filesystem::path folder_, staged_;  // staged_ is empty once it is in place
+  detail::Descriptor<System> lock_;        // of the new folder
   std::vector<std::string> own_;
   std::vector<std::filesystem::path> links_, folders_;  // carried over, relative to the folder
 };

@@ -4,6 +4,7 @@
 #include "lora/core/scalar.hpp"
 #include "lora/io/dtype.hpp"
 #include "lora/io/half.hpp"
+#include "lora/io/transpose.hpp"
 
 #include <algorithm>
 #include <bit>
@@ -66,29 +67,6 @@ struct Element {
   }
 };
 
-/// Calls f(row, column) for all, in squares whose lines stay in the nearest cache on both sides, also when their
-/// distance is a power of two; inside a square along the side that is written. (For 1024 x 1024, Eigen's assignment
-/// between the two storage orders takes several times as long.)
-template <class F>
-void in_tiles(Index rows, Index cols, bool down_columns, F&& f) {
-  constexpr Index tile = 8;
-  for (Index top = 0; top < rows; top += tile) {
-    const Index bottom = std::min(rows, top + tile);
-    for (Index left = 0; left < cols; left += tile) {
-      const Index right = std::min(cols, left + tile);
-      if (down_columns) {
-        for (Index col = left; col < right; ++col) {
-          for (Index row = top; row < bottom; ++row) f(row, col);
-        }
-      } else {
-        for (Index row = top; row < bottom; ++row) {
-          for (Index col = left; col < right; ++col) f(row, col);
-        }
-      }
-    }
-  }
-}
-
 /// Calls f.template operator()<Stored>() for the dtype that S can be stored as; false if S cannot.
 template <class S, class F>
 bool with_dtype(Dtype dtype, F&& f) {
@@ -121,10 +99,21 @@ bool load_elements(const std::byte* from, Dtype dtype, Index rows, Index cols, S
   }
   return with_dtype<S>(dtype, [&]<Dtype Stored> {
     using Format = Element<S, Stored>;
-    in_tiles(rows, cols, row_step < col_step, [&](Index row, Index col) {
-      to[row * row_step + col * col_step] =
-          Format::load(from + static_cast<std::size_t>(row * cols + col) * Format::size);
-    });
+    const auto load = [&](Index row, Index col) {
+      return Format::load(from + static_cast<std::size_t>(row * cols + col) * Format::size);
+    };
+    if (row_step == 1 && cols > 1) {
+      return in_tiles(rows, cols, false, [&](Index top, Index left, Index height, Index width) {
+        alignas(64) S tile[tile_side * tile_side];
+        for (Index row = 0; row < height; ++row) {
+          for (Index col = 0; col < width; ++col) tile[row * tile_side + col] = load(top + row, left + col);
+        }
+        transpose(tile, tile_side, to + top + left * col_step, col_step, height, width);
+      });
+    }
+    for (Index row = 0; row < rows; ++row) {
+      for (Index col = 0; col < cols; ++col) to[row * row_step + col * col_step] = load(row, col);
+    }
   });
 }
 
@@ -134,10 +123,21 @@ template <class S>
 bool store_elements(const S* from, Index row_step, Index col_step, Index rows, Index cols, Dtype dtype, std::byte* to) {
   return with_dtype<S>(dtype, [&]<Dtype Stored> {
     using Format = Element<S, Stored>;
-    in_tiles(rows, cols, false, [&](Index row, Index col) {
-      Format::store(from[row * row_step + col * col_step],
-                    to + static_cast<std::size_t>(row * cols + col) * Format::size);
-    });
+    const auto store = [&](S number, Index row, Index col) {
+      Format::store(number, to + static_cast<std::size_t>(row * cols + col) * Format::size);
+    };
+    if (row_step == 1 && cols > 1) {
+      return in_tiles(rows, cols, true, [&](Index top, Index left, Index height, Index width) {
+        alignas(64) S tile[tile_side * tile_side];
+        transpose(from + top + left * col_step, col_step, tile, tile_side, width, height);
+        for (Index row = 0; row < height; ++row) {
+          for (Index col = 0; col < width; ++col) store(tile[row * tile_side + col], top + row, left + col);
+        }
+      });
+    }
+    for (Index row = 0; row < rows; ++row) {
+      for (Index col = 0; col < cols; ++col) store(from[row * row_step + col * col_step], row, col);
+    }
   });
 }
 

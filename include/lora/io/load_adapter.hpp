@@ -11,12 +11,11 @@
 #include "lora/io/peft_blocks.hpp"
 #include "lora/io/peft_config.hpp"
 #include "lora/io/peft_files.hpp"
+#include "lora/io/peft_open.hpp"
 #include "lora/io/peft_support.hpp"
 #include "lora/io/peft_tensor_check.hpp"
 #include "lora/io/safetensors.hpp"
 #include "lora/peft/adaptable.hpp"
-
-#include <sys/stat.h>
 
 #include <algorithm>
 #include <cstdint>
@@ -31,54 +30,6 @@
 namespace lora {
 
 namespace detail {
-
-struct PeftFiles {
-  PeftConfig config;
-  Safetensors weights;
-  std::string config_path, weights_path;
-};
-
-/// Which config file is at this path now; a new number for each that replaces it.
-inline std::pair<std::uint64_t, std::uint64_t> identity_of(const std::filesystem::path& file) {
-  struct ::stat status;
-  if (::stat(file.c_str(), &status) != 0) return {0, 0};
-  return {static_cast<std::uint64_t>(status.st_dev), static_cast<std::uint64_t>(status.st_ino)};
-}
-
-/// Both files, of one adapter: if another was put in its place between opening the one and the other, both are opened
-/// again. Throws FormatError for weights that were written for another config.
-inline PeftFiles open_peft(const std::filesystem::path& folder) {
-  const auto config_path = folder / peft_config_name, weights_path = folder / peft_weights_name;
-  for (int attempts = 100;; --attempts) {
-    const auto before = identity_of(config_path);
-    try {
-      PeftConfig config = read_peft_config(config_path);
-      check_supported(config_path.string(), config);
-      std::error_code ignored;
-      if (!std::filesystem::exists(weights_path, ignored) &&
-          std::filesystem::exists(folder / "adapter_model.bin", ignored)) {
-        const std::string who = folder.string();
-        fail<FileError>(std::string_view(who),
-                        "there is an adapter_model.bin, a pickle, which can run any program, but no "
-                        "adapter_model.safetensors; save it in PEFT with safe_serialization=True");
-      }
-      PeftFiles files{std::move(config), Safetensors::open(weights_path, {.access = FileAccess::read}),
-                      config_path.string(), weights_path.string()};
-      if (identity_of(config_path) != before && attempts > 0) continue;
-      const auto digest = files.weights.metadata().find(peft_digest_name);
-      if (digest != files.weights.metadata().end() && digest->second != peft_digest(files.config)) {
-        fail<FormatError>(std::string_view(files.weights_path),
-                          "was written for another config than the " + std::string(peft_config_name) +
-                              " beside it: saving was interrupted, or the config was changed since; save the adapter "
-                              "again");
-      }
-      return files;
-    } catch (const Error&) {
-      if (attempts > 0 && identity_of(config_path) != before) continue;
-      throw;
-    }
-  }
-}
 
 /// What a config gives to one layer, and how its tensors lie in the file.
 struct PeftPlan {

@@ -10,6 +10,7 @@
 #endif
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -36,6 +37,17 @@ struct PosixFiles {
   static int close(int descriptor) { return ::close(descriptor); }
   static int rename_at(int folder, const char* from, const char* to) { return ::renameat(folder, from, folder, to); }
   static int unlink_at(int folder, const char* path) { return ::unlinkat(folder, path, 0); }
+  static int remove_folder_at(int folder, const char* path) { return ::unlinkat(folder, path, AT_REMOVEDIR); }
+  static int duplicate(int descriptor) { return ::fcntl(descriptor, F_DUPFD_CLOEXEC, 0); }
+  /// Until this descriptor and its duplicates are closed, nobody else can lock the file. Fails with EWOULDBLOCK if
+  /// somebody else has locked it, or if it has no name any more.
+  static int lock(int descriptor) {
+    if (::flock(descriptor, LOCK_EX | LOCK_NB) != 0) return -1;
+    struct ::stat status;
+    if (::fstat(descriptor, &status) != 0 || status.st_nlink > 0) return 0;
+    errno = EWOULDBLOCK;
+    return -1;
+  }
   static void* map(int descriptor, std::size_t size) {
     return ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, descriptor, 0);
   }

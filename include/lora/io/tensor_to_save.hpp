@@ -70,7 +70,7 @@ class TensorToSave {
   const std::vector<std::uint64_t>& shape() const { return shape_; }
   std::uint64_t byte_size() const { return *bit_count(dtype_, shape_) / 8; }
 
-  /// Calls sink(std::span<const std::byte>) with the bytes of the file, piece by piece: at most 256 KiB are converted
+  /// Calls sink(std::span<const std::byte>) with the bytes of the file, piece by piece: at most 4 MiB are converted
   /// at once, and what has these bytes in memory already is given as it is.
   template <class Sink>
   void write_to(Sink&& sink) const {
@@ -78,7 +78,7 @@ class TensorToSave {
       return sink(std::span(static_cast<const std::byte*>(data_), static_cast<std::size_t>(byte_size())));
     if (rows_ == 0 || cols_ == 0) return;
     const auto element = static_cast<Index>(bits(dtype_) / 8);
-    const Index most = (Index{1} << 18) / element;
+    const Index most = (Index{1} << 22) / element;
     const Index width = std::min(cols_, most);
     const Index height = std::min(rows_, most / width);
     std::vector<std::byte> piece(static_cast<std::size_t>(width * height * element));

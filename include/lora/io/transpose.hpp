@@ -1,0 +1,94 @@
+#pragma once
+/// Between the two storage orders: files are row-major, most matrices are not.
+///
+/// Element by element, a large matrix takes five times as long as its memcpy, because every element touches a line of
+/// the cache that is gone before its neighbour comes. So it goes square by square, each line of each side in one
+/// piece, and inside a square in registers.
+
+#include "lora/core/scalar.hpp"
+
+#include <algorithm>
+#include <concepts>
+#include <cstddef>
+#include <utility>
+
+namespace lora::detail {
+
+/// The side of a square: one line of the cache of float.
+inline constexpr Index tile_side = 16;
+
+/// Calls f(row, col, height, width) for all squares, those at the edges smaller: within blocks that stay in the
+/// processor's table of pages, along the rows, or down the columns.
+template <class F>
+void in_tiles(Index rows, Index cols, bool down_columns, F&& f) {
+  constexpr Index block = 256;
+  for (Index top = 0; top < rows; top += block) {
+    const Index bottom = std::min(rows, top + block);
+    for (Index left = 0; left < cols; left += block) {
+      const Index right = std::min(cols, left + block);
+      const auto one = [&](Index row, Index col) {
+        f(row, col, std::min(tile_side, bottom - row), std::min(tile_side, right - col));
+      };
+      if (down_columns) {
+        for (Index col = left; col < right; col += tile_side) {
+          for (Index row = top; row < bottom; row += tile_side) one(row, col);
+        }
+      } else {
+        for (Index row = top; row < bottom; row += tile_side) {
+          for (Index col = left; col < right; col += tile_side) one(row, col);
+        }
+      }
+    }
+  }
+}
+
+/// to[j * to_step + i] = from[i * from_step + j] for i < height, j < width.
+template <class S>
+void transpose_part(const S* from, Index from_step, S* to, Index to_step, Index height, Index width) {
+  for (Index j = 0; j < width; ++j) {
+    for (Index i = 0; i < height; ++i) to[j * to_step + i] = from[i * from_step + j];
+  }
+}
+
+#if defined(__GNUC__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wignored-attributes"  // that the packet types have, which matters to no one here
+#endif
+
+/// The same for a whole square.
+template <class S>
+void transpose_tile(const S* from, Index from_step, S* to, Index to_step) {
+  if constexpr (std::floating_point<S>) {
+    namespace eigen = Eigen::internal;
+    using Packet = typename eigen::packet_traits<S>::type;
+    constexpr Index size = eigen::unpacket_traits<Packet>::size;
+    if constexpr (size > 1 && tile_side % size == 0) {
+      for (Index j = 0; j < tile_side; j += size) {
+        for (Index i = 0; i < tile_side; i += size) {
+          const S* const source = from + i * from_step + j;
+          S* const target = to + j * to_step + i;
+          [&]<Index... k>(std::integer_sequence<Index, k...>) {
+            eigen::PacketBlock<Packet, size> block;
+            ((block.packet[k] = eigen::ploadu<Packet>(source + k * from_step)), ...);
+            eigen::ptranspose(block);
+            (eigen::pstoreu(target + k * to_step, block.packet[k]), ...);
+          }(std::make_integer_sequence<Index, size>());
+        }
+      }
+      return;
+    }
+  }
+  transpose_part(from, from_step, to, to_step, tile_side, tile_side);
+}
+
+#if defined(__GNUC__)
+#pragma GCC diagnostic pop
+#endif
+
+template <class S>
+void transpose(const S* from, Index from_step, S* to, Index to_step, Index height, Index width) {
+  if (height == tile_side && width == tile_side) return transpose_tile(from, from_step, to, to_step);
+  transpose_part(from, from_step, to, to_step, height, width);
+}
+
+}  // namespace lora::detail
