@@ -15,7 +15,7 @@ for argument in "$@"; do
   if [ "$argument" = --peer ]; then peer=yes; else arguments+=("$argument"); fi
 done
 
-set_up eigen benchmark
+set_up eigen benchmark json
 if [ -z "$peer" ]; then run_program benchmarks "${name:-savings}" "${arguments[@]}"; fi
 
 name=${name:-training}
@@ -25,7 +25,7 @@ if [ ! -f "$peers/$name.py" ]; then
   exit 1
 fi
 venv="$root/build/peers"
-python_packages numpy==2.4.6 scikit-learn==1.9.1 threadpoolctl==3.8.0 torch==2.13.0 peft==0.21.2 transformers==5.23.0
+python_packages numpy==2.4.6 scikit-learn==1.9.1 threadpoolctl==3.8.0 torch==2.13.0 peft==0.21.2 transformers==5.23.0 safetensors==0.8.0
 library="$root/build/benchmarks/benchmarks/peer_$name.so"
 configure benchmarks >&2
 cmake --build "$root/build/benchmarks" --target "peer_$name" -j "$jobs" >&2
