@@ -62,6 +62,11 @@ class Svg {
         "<circle" + at("cx", x) + at("cy", y) + " r=\"" + std::to_string(radius) + "\" fill=\"" + colour + "\"/>\n";
   }
 
+  void rectangle(double x, double y, double width, double height, const std::string& colour) {
+    body_ += "<rect" + at("x", x) + at("y", y) + at("width", width) + at("height", height) + " rx=\"3\" fill=\"" +
+             colour + "\"/>\n";
+  }
+
   void frame(double x, double y, double size, const std::string& colour, double width, bool dashed) {
     body_ += "<rect" + at("x", x) + at("y", y) + at("width", size) + at("height", size) + " rx=\"2\" fill=\"none\"" +
              stroke(colour, width, dashed) + "/>\n";
