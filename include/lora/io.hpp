@@ -20,6 +20,7 @@
 
 // Safetensors, both ways.
 #include "lora/io/safetensors.hpp"
+#include "lora/io/safetensors_entries.hpp"
 #include "lora/io/safetensors_header.hpp"
 #include "lora/io/safetensors_writer.hpp"
 #include "lora/io/sharded.hpp"

@@ -55,6 +55,8 @@ TEST_CASE("What is not a valid file is refused, and why") {
       {"seven bytes", std::string(7, '\0'), "f: has 7 bytes, expected at least 8"},
       {"length of 100 MB and one byte", length(100'000'001) + "{}",
        "its header claims 100000001 bytes, expected at most 100000000"},
+      {"a pointer instead of the file", "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 7\n",
+       "expected at most 100000000: it is the pointer of Git LFS to a file, which git lfs pull fetches"},
       {"length with high bytes ff", length(UINT64_MAX) + "{}", "claims 18446744073709551615 bytes, expected at most"},
       {"length that wraps around", length(UINT64_MAX - 7) + "{}", "claims 18446744073709551608 bytes"},
       {"length of 1000 in a tiny file", length(1000) + "{}",

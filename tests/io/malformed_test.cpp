@@ -5,6 +5,8 @@
 #include "lora/io/safetensors_writer.hpp"
 #include "support/catch.hpp"
 
+#include <algorithm>
+#include <filesystem>
 #include <memory>
 #include <random>
 #include <string>
@@ -47,23 +49,43 @@ std::string written(const std::vector<lora::TensorToSave>& tensors, const lora::
   return file;
 }
 
+/// What the reference implementation has written.
+std::vector<std::string> files_in(const std::filesystem::path& folder) {
+  std::vector<std::filesystem::path> paths;
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    if (entry.path().extension() == ".safetensors") paths.push_back(entry.path());
+  }
+  std::sort(paths.begin(), paths.end());
+  std::vector<std::string> files;
+  for (const auto& path : paths) files.push_back(lora_test::read_file(path));
+  return files;
+}
+
 std::vector<std::string> valid_files() {
   const Eigen::MatrixXf A = Eigen::MatrixXf::Constant(2, 3, 1.5f);
   const Eigen::VectorXd b = Eigen::VectorXd::Constant(3, -2);
   const std::string raw(6, 'r');
-  return {
+  std::vector<std::string> files{
       written({{"a", A}, {"b", b}, {"c", A, lora::Dtype::f16}}, {{"format", "pt"}}),
       written({{"q", lora::Dtype::u8, {3, 1, 2}, lora_test::as_bytes(raw)}, {"w", A, lora::Dtype::bf16}}, {}),
       safetensors(
           R"( {"a":{"x":[1,{"y":null}],"dtype":"F4","shape":[2,0],"data_offsets":[0,0]},"__metadata__":null}  )"),
       safetensors("{}"),
   };
+  for (auto& file : files_in(lora_test::fixtures)) files.push_back(std::move(file));
+  return files;
 }
 
 }  // namespace
 
 TEST_CASE("Every prefix of a valid file is refused, and so is every longer file") {
-  for (const auto& file : valid_files()) {
+  auto files = valid_files();
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(lora_test::fixtures / "peft")) {
+    if (!entry.is_directory()) continue;
+    for (auto& file : files_in(entry.path())) files.push_back(std::move(file));
+  }
+  CHECK(files.size() > 70);
+  for (const auto& file : files) {
     CHECK(is_valid(file));
     std::size_t accepted = 0;
     for (std::size_t size = 0; size < file.size(); ++size) accepted += is_valid(std::string_view(file).substr(0, size));

@@ -177,7 +177,7 @@ TEST_CASE("A folder that is put into place while it is looked at is not taken fo
   struct PutsIntoPlace : lora::PosixFolders {
     // Between opening what has a temporary name and locking it.
     static int lock(int descriptor) {
-      if (!watched.empty()) fs::rename(std::exchange(watched, {}), live);
+      if (!watched.empty()) PosixFolders::exchange(std::exchange(watched, {}).c_str(), live.c_str());
       return PosixFiles::lock(descriptor);
     }
   };
@@ -185,6 +185,7 @@ TEST_CASE("A folder that is put into place while it is looked at is not taken fo
   const auto adapter = adapter_with_other_files(folder);
   watched = left_folder(folder, adapter, ".lora-1-2-3.tmp");
   live = folder / "live";
+  fs::create_directory(live);
   AtomicFolder<PutsIntoPlace> made(folder / "made", {lora_test::config_name, lora_test::weights_name});
   CHECK(read_file(folder / "live" / lora_test::weights_name) == "half of i");
   CHECK(read_file(folder / "live" / "README.md") == "read me");

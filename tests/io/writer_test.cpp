@@ -161,7 +161,7 @@ TEST_CASE("What cannot be written is refused before the old file is touched") {
   CHECK(message_of<lora::FormatError>([&] { save({}, {{"k", std::string(100'000'000, 'x')}}); }) ==
         "save_safetensors: names, shapes and metadata take 100000032 bytes, expected at most 100000000");
   CHECK(message_of<lora::DtypeError>([&] { TensorToSave("t", v, Dtype::i32); }) ==
-        "TensorToSave: tensor \"t\": F32 cannot be stored as I32");
+        "TensorToSave: tensor \"t\": F32 cannot be stored as I32, expected F64, F32, F16 or BF16");
   CHECK_THROWS_AS(TensorToSave("t", Eigen::Vector2i(1, 2), Dtype::f32), lora::DtypeError);
   CHECK(read_file(path) == "old");
   CHECK(folder.names() == std::set<std::string>{"file"});

@@ -40,7 +40,8 @@ class TensorToSave {
     if (dtype_ != dtype_of<S>() && !(std::floating_point<S> && is_real(dtype_))) {
       detail::fail<DtypeError>("TensorToSave", "tensor " + detail::shown(name_) + ": " +
                                                    std::string(lora::name(dtype_of<S>())) + " cannot be stored as " +
-                                                   std::string(lora::name(dtype_)));
+                                                   std::string(lora::name(dtype_)) +
+                                                   (is_real(dtype_of<S>()) ? ", expected F64, F32, F16 or BF16" : ""));
     }
     constexpr bool has_memory = bool(Eigen::internal::traits<Derived>::Flags & Eigen::DirectAccessBit);
     constexpr bool owns_memory = std::is_base_of_v<Eigen::PlainObjectBase<Derived>, Derived>;
