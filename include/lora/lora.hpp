@@ -6,6 +6,7 @@
 // What everything stands on: numbers and orientation, errors, random numbers, parameters and their listing.
 #include "lora/core/buffer.hpp"
 #include "lora/core/error.hpp"
+#include "lora/core/packet.hpp"
 #include "lora/core/parameter.hpp"
 #include "lora/core/parameters.hpp"
 #include "lora/core/path.hpp"
@@ -16,6 +17,12 @@
 // The frozen weight.
 #include "lora/base/concept.hpp"
 #include "lora/base/dense.hpp"
+#include "lora/base/packed.hpp"
+#include "lora/base/packed_product.hpp"
+#include "lora/base/packed_transposed.hpp"
+#include "lora/base/panel_layout.hpp"
+#include "lora/base/tile_kernel.hpp"
+#include "lora/base/tile_store.hpp"
 
 // What is trained beside it.
 #include "lora/adapters/adapted.hpp"

@@ -1,0 +1,92 @@
+#pragma once
+/// A frozen weight in the order in which products read it.
+
+#include "lora/base/concept.hpp"
+#include "lora/base/packed_product.hpp"
+#include "lora/base/packed_transposed.hpp"
+#include "lora/core/error.hpp"
+
+#include <memory>
+#include <type_traits>
+
+namespace lora {
+
+/// W0 (out, in), packed once and never changed: y = W0 x + U Z and dx = W0^T dy + V G, each in one pass.
+///
+///   lora::Adapted<lora::Packed<float>, lora::Lora<float>> layer(std::move(W0), {.rank = 8, .alpha = 16}, rng);
+///
+/// A general matrix product copies W0 into such an order on every call, which for few samples takes longer than the
+/// product. W0 never changes, so here it is done once, and both directions read the same copy. Packing takes the time
+/// of a copy; the dense matrix is not kept, and dense() gives it back, bit for bit.
+///
+/// Copies share one W0 in memory. Products take x, dy and the factors as they lie if their columns are contiguous, need
+/// no heap, and up to 90 KiB of stack. The adapter's term is added in registers, in the order W0 x first, so a result
+/// differs by rounding from that of Dense.
+template <class S>
+class Packed {
+  static_assert(std::is_same_v<S, float> || std::is_same_v<S, double>,
+                "lora: Packed holds float or double. For other numbers use Dense.");
+  using Layout = detail::PanelLayout<S>;
+  using Columns = detail::Columns<S>;
+  using MutableColumns = detail::MutableColumns<S>;
+
+ public:
+  using Scalar = S;
+  static constexpr int Out = Dynamic;
+  static constexpr int In = Dynamic;
+
+  /// Packs W0; pass it with std::move to give its memory back at once. Throws ShapeError if it is empty.
+  Packed(Matrix<S> W0)  // NOLINT(google-explicit-constructor): a matrix is a frozen base
+      : layout_{W0.rows(), W0.cols()}, panels_(pack(W0, layout_)) {}
+
+  /// Any matrix expression.
+  template <class Derived>
+  Packed(const Eigen::MatrixBase<Derived>& W0)  // NOLINT(google-explicit-constructor)
+      : Packed(Matrix<S>(W0)) {}
+
+  void apply(const Columns& x, MutableColumns y) const { detail::packed_product<S>(layout_, panels(), x, y); }
+  void apply(const Columns& x, MutableColumns y, const Columns& U, const Columns& Z) const {
+    detail::packed_product<S>(layout_, panels(), x, y, {U, Z});
+  }
+  void apply_transposed(const Columns& dy, MutableColumns dx) const {
+    detail::PackedTransposed<S>::run(layout_, panels(), dy, dx);
+  }
+  void apply_transposed(const Columns& dy, MutableColumns dx, const Columns& V, const Columns& G) const {
+    detail::PackedTransposed<S>::run(layout_, panels(), dy, dx, {V, G});
+  }
+
+  Index rows() const { return layout_.rows; }
+  Index cols() const { return layout_.cols; }
+  Index bytes() const { return panels_->size() * static_cast<Index>(sizeof(S)); }
+
+  /// W0 as a new matrix.
+  Matrix<S> dense() const {
+    Matrix<S> W0(rows(), cols());
+    layout_.for_each_column([&](Index position, Index row, Index col, Index count) {
+      std::copy_n(panels() + position, count, &W0(row, col));
+    });
+    return W0;
+  }
+
+ private:
+  using Panels = Vector<S>;
+
+  static std::shared_ptr<const Panels> pack(const Matrix<S>& W0, const Layout& layout) {
+    detail::check_not_empty("Packed", "W0", W0.rows(), W0.cols());
+    auto panels = std::make_shared<Panels>(W0.size() + Layout::slack);
+    layout.for_each_column([&](Index position, Index row, Index col, Index count) {
+      std::copy_n(&W0(row, col), count, panels->data() + position);
+    });
+    panels->tail(Layout::slack).setZero();
+    return panels;
+  }
+
+  const S* panels() const { return panels_->data(); }
+
+  Layout layout_;
+  std::shared_ptr<const Panels> panels_;
+};
+
+static_assert(FrozenBase<Packed<float>> && FrozenBase<Packed<double>>);
+
+}  // namespace lora

@@ -1,0 +1,119 @@
+#pragma once
+/// y = W0 x + U Z from the panels of W0.
+///
+///   for each block of columns        the rows of x that meet it stay in the second cache
+///     for each panel of the block    stays in the first cache, or passes once if samples are few
+///       for each tile of samples     (panel rows, a few samples) of y, in registers: panel columns times rows of x,
+///                                    then columns of U times rows of Z
+///
+/// y is written once per block of columns. x, U and Z are read where they lie.
+
+#include "lora/base/panel_layout.hpp"
+#include "lora/base/tile_store.hpp"
+
+#include <array>
+
+namespace lora::detail {
+
+/// A matrix in memory whose columns are contiguous.
+template <class S>
+using Columns = Eigen::Ref<const Matrix<S>, 0, Eigen::OuterStride<>>;
+template <class S>
+using MutableColumns = Eigen::Ref<Matrix<S>, 0, Eigen::OuterStride<>>;
+
+/// The low-rank term left right: left (rows, rank), right (rank, samples). Rank 0: none.
+template <class S>
+struct LowRankTerm {
+  const S* left = nullptr;
+  Index left_stride = 0;
+  const S* right = nullptr;
+  Index right_stride = 0;
+  Index rank = 0;
+
+  LowRankTerm() = default;
+  LowRankTerm(const Columns<S>& left_factor, const Columns<S>& right_factor)
+      : left(left_factor.data()),
+        left_stride(left_factor.outerStride()),
+        right(right_factor.data()),
+        right_stride(right_factor.outerStride()),
+        rank(left_factor.cols()) {}
+
+  static constexpr Index block = 32;  ///< ranks that one pass adds
+  Index passes() const { return (rank + block - 1) / block; }
+  Index ranks_in(Index pass) const { return std::clamp<Index>(rank - pass * block, 0, block); }
+};
+
+/// product_tile for every number of columns and packets.
+template <class S>
+struct ProductTiles {
+  static constexpr int columns = Simd<S>::registers >= 32 ? 8 : 4;
+  using Function = void (*)(const TileSum<S>*, int, S*, Index, Index, bool);
+
+  static Function get(Index tile_columns, Index vectors) {
+    static constexpr auto table = []<int... I>(std::integer_sequence<int, I...>) {
+      return std::array<Function, sizeof...(I)>{&product_tile<S, I / PanelLayout<S>::vectors + 1,  //
+                                                              I % PanelLayout<S>::vectors + 1>...};
+    }(std::make_integer_sequence<int, columns * PanelLayout<S>::vectors>{});
+    return table[static_cast<std::size_t>((tile_columns - 1) * PanelLayout<S>::vectors + vectors - 1)];
+  }
+
+  /// f(first, count) for tiles as equal as can be: two of ten are faster than one of twelve and one of eight.
+  static void for_each(Index samples, auto&& f) {
+    Index tiles = (samples + columns - 1) / columns;
+    for (Index first = 0; first < samples; --tiles) {
+      const Index count = (samples - first + tiles - 1) / tiles;
+      f(first, count);
+      first += count;
+    }
+  }
+};
+
+template <class S>
+void packed_product(const PanelLayout<S>& layout, const S* panels, const Columns<S>& x, MutableColumns<S> y,
+                    const LowRankTerm<S>& term = {}) {
+  using Layout = PanelLayout<S>;
+  constexpr Index lanes = Simd<S>::lanes;
+  const Index blocks = (layout.cols + Layout::width - 1) / Layout::width;
+  const Index passes = std::max(blocks, term.passes());
+  for (Index pass = 0; pass < passes; ++pass) {
+    const Index first_col = std::min(pass * Layout::width, layout.cols);
+    const Index depth = layout.block_cols(first_col);
+    const Index ranks = term.ranks_in(pass), first_rank = pass * term.block;
+    for (Index row = 0; row < layout.rows; row += Layout::height) {
+      const Index height = layout.panel_rows(row), vectors = (height + lanes - 1) / lanes;
+      TileSum<S> sums[2];
+      sums[0].vectors = panels + layout.offset(row, first_col);
+      sums[0].vector_step = height;
+      sums[0].scalar_stride = x.outerStride();
+      sums[0].scalar_step = 1;
+      sums[0].steps = depth;
+      sums[0].ahead = sums[0].vectors + 16 * height;
+      sums[0].ahead_step = height;
+
+      alignas(64) S edge[LowRankTerm<S>::block * Layout::height];  // columns of U, where packets would reach beyond it
+      sums[1].vectors = term.left + first_rank * term.left_stride + row;
+      sums[1].vector_step = term.left_stride;
+      if (ranks > 0 && height % lanes != 0) {
+        for (Index r = 0; r < ranks; ++r) {
+          std::fill_n(std::copy_n(sums[1].vectors + r * term.left_stride, height, edge + r * Layout::height),
+                      Layout::height - height, S(0));
+        }
+        sums[1].vectors = edge;
+        sums[1].vector_step = Layout::height;
+      }
+      sums[1].scalar_stride = term.right_stride;
+      sums[1].scalar_step = 1;
+      sums[1].steps = ranks;
+      sums[1].ahead = sums[1].vectors;
+
+      ProductTiles<S>::for_each(x.cols(), [&](Index sample, Index count) {
+        sums[0].scalars = x.data() + sample * x.outerStride() + first_col;
+        sums[1].scalars = term.right + sample * term.right_stride + first_rank;
+        ProductTiles<S>::get(count, vectors)(sums, ranks > 0 ? 2 : 1, &y(row, sample), y.outerStride(), height,
+                                             pass > 0);
+      });
+    }
+  }
+}
+
+}  // namespace lora::detail
