@@ -338,6 +338,13 @@ TEST_CASE("nmf: what it refuses, and how it says so") {
   bad = H;
   bad(1, 4) = std::nan("");
   CHECK(value(W, bad) == "nmf: H0(1, 4) is nan, expected a finite number");
+  CHECK(
+      value(1e100 * W, 1e60 * H) ==
+      "nmf: the entries of W0 H0 may reach 2e+160 where those of X reach 1, too far above to compare; scale the start "
+      "down");
+  for (const lora::NmfLoss loss : {lora::NmfLoss::frobenius, lora::NmfLoss::kullback_leibler}) {
+    CHECK(std::isfinite(nmf(X, {.rank = 2, .loss = loss}, 1e100 * W, 1e40 * H).loss));
+  }
   X(3, 5) = -1;
   CHECK(value(W, H) == "nmf: X(3, 5) is -1, expected 0 or more");
   const Eigen::Matrix<double, lora::Dynamic, lora::Dynamic, Eigen::RowMajor> row_major = X;

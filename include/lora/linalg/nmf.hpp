@@ -87,6 +87,20 @@ void balance(NmfFactors<S>& factors) {
   }
 }
 
+/// Throws ValueError if W0 H0 may be so much larger than X that the squares of its entries overflow.
+/// large_X, large_W, large_H: the largest entries.
+template <class S>
+void check_start_size(const Caller& who, const NmfOptions& options, double large_X, double large_W, double large_H,
+                      Index extent) {
+  const double limit = std::sqrt(static_cast<double>(std::numeric_limits<S>::max())) / static_cast<double>(extent);
+  const double times = large_X > 0 ? large_W / std::sqrt(large_X) * (large_H / std::sqrt(large_X)) : large_W * large_H;
+  if (static_cast<double>(options.rank) * times <= limit) return;
+  std::ostringstream text;
+  text << "the entries of W0 H0 may reach " << static_cast<double>(options.rank) * large_W * large_H
+       << " where those of X reach " << large_X << ", too far above to compare; scale the start down";
+  fail<ValueError>(who, text.str());
+}
+
 /// From factors of scale * X.
 template <class S>
 Nmf<S> nmf(const MatrixView<S>& X, S scale, NmfFactors<S> factors, const NmfOptions& options) {
@@ -150,7 +164,8 @@ auto nmf(const Eigen::MatrixBase<Derived>& X, const NmfOptions& options) -> Nmf<
 
 /// The same from a start of one's own, W0 (m, k) and H0 (k, n); options.start and options.seed are not used.
 ///
-/// Also throws ShapeError if W0 or H0 does not fit, ValueError naming an entry of them that is negative or not finite.
+/// Also throws ShapeError if W0 or H0 does not fit; ValueError naming an entry of them that is negative or not finite, or
+/// if W0 H0 may be so much larger than X that its squares overflow.
 template <class Derived>
 auto nmf(const Eigen::MatrixBase<Derived>& X, const NmfOptions& options,
          const Eigen::Ref<const Matrix<typename Derived::Scalar>>& W0,
@@ -158,14 +173,16 @@ auto nmf(const Eigen::MatrixBase<Derived>& X, const NmfOptions& options,
   using S = typename Derived::Scalar;
   return detail::with_view(X, [&](const detail::MatrixView<S>& view) {
     const detail::Caller who = "nmf";
-    const S scale = detail::even_scale_of(detail::largest_non_negative(who, "X", view));
+    const S largest = detail::largest_non_negative(who, "X", view);
+    const S scale = detail::even_scale_of(largest);
     validate(options, std::min(view.rows(), view.cols()), who);
     detail::check_rows(who, "W0", W0.rows(), "X.rows()", view.rows());
     detail::check_cols(who, "W0", W0.cols(), "rank", options.rank);
     detail::check_rows(who, "H0", H0.rows(), "rank", options.rank);
     detail::check_cols(who, "H0", H0.cols(), "X.cols()", view.cols());
-    detail::with_view(W0, [&](const auto& W) { detail::largest_non_negative(who, "W0", W); });
-    detail::with_view(H0, [&](const auto& H) { detail::largest_non_negative(who, "H0", H); });
+    const S large_W = detail::with_view(W0, [&](const auto& W) { return detail::largest_non_negative(who, "W0", W); });
+    const S large_H = detail::with_view(H0, [&](const auto& H) { return detail::largest_non_negative(who, "H0", H); });
+    detail::check_start_size<S>(who, options, largest, large_W, large_H, std::max(view.rows(), view.cols()));
     const S root = std::sqrt(scale);  // a power of two
     return detail::nmf(view, scale, detail::NmfFactors<S>{root * W0, root * H0.transpose()}, options);
   });
