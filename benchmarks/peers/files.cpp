@@ -99,6 +99,16 @@ int open_file(const char* path, double* result) {
   });
 }
 
+/// Every tensor as a matrix in the memory of the file.
+int view_all(const char* path) {
+  return run([&] {
+    std::vector<lora::StoredMatrix<float>> views;
+    const auto file = lora::Safetensors::open(path);
+    for (const auto& tensor : file.tensors()) views.push_back(file.tensor<float>(tensor.name));
+    if (views.size() != rows.layers.size()) throw std::runtime_error("view_all: not all tensors are there");
+  });
+}
+
 int load_columns(const char* path) {
   return run([&] { lora::load_weights(columns, lora::Safetensors::open(path)); });
 }

@@ -96,7 +96,7 @@ def loading(report, library, path, tensors, count, size):
 
     functions = {"memcpy": lambda: library.copy_rows(name), "rows": lambda: library.load_rows(name),
                  "columns": lambda: library.load_columns(name),
-                 "reference": lambda: model.load_state_dict(load_file(path)),
+                 "reference": lambda: model.load_state_dict(load_file(path)), "views": lambda: library.view_all(name),
                  "lazy": lambda: assigned.load_state_dict(load_file(path), assign=True)}
     seconds, _ = interleaved(functions, 11, 120)
     again = path.with_name("again.safetensors")
@@ -107,7 +107,8 @@ def loading(report, library, path, tensors, count, size):
     names = {"memcpy": "memcpy out of the mapped file", "rows": "ours: load_weights, row-major model",
              "columns": "ours: load_weights, column-major model (that of Linear): transposes",
              "reference": "reference: load_file, load_state_dict",
-             "lazy": "reference: load_file, load_state_dict(assign=True): reads nothing yet"}
+             "views": "ours: open, tensor: views, which read nothing yet",
+             "lazy": "reference: load_file, load_state_dict(assign=True), which reads nothing yet"}
     rows = [{"who": names[key], "seconds": value, "over_memcpy": value / seconds["memcpy"]}
             for key, value in seconds.items()]
     report.table("load", {"who": (f"loading {path.stat().st_size / 1e9:.2f} GB into a model", str),
