@@ -5,6 +5,7 @@
 /// results() and release() take. Every function returns 0, or 1 after printing what was thrown.
 
 #include "benchmarks/support/roof.hpp"
+#include "lora/base/packed.hpp"
 #include "lora/lora.hpp"
 
 #include <algorithm>
@@ -21,7 +22,7 @@ namespace {
 using lora::Index;
 using Given = Eigen::Map<const lora::RowMajorMatrix<float>>;
 using Columns = Eigen::Map<const lora::Matrix<float>>;
-using Base = lora::Dense<float>;
+using Base = lora::Packed<float>;
 using Layer = lora::Adapted<Base, lora::Lora<float>>;
 
 constexpr double lr = 1e-3;  // as in training.py
