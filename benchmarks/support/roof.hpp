@@ -1,7 +1,7 @@
 #pragma once
 /// What the machine could do at most, measured beside what is done: multiply-adds and bytes read, of one thread.
 
-#include <Eigen/Core>
+#include "lora/core/packet.hpp"
 
 #include <algorithm>
 #include <chrono>
@@ -23,24 +23,22 @@ inline double fastest(int repetitions, auto&& f) {
 
 /// Floating-point operations per second of multiply-adds on numbers that stay in registers (two for each).
 inline double multiply_add_peak() {
-  using Packet = Eigen::internal::packet_traits<float>::type;
-  constexpr int width = Eigen::internal::unpacket_traits<Packet>::size;
+  using Simd = lora::detail::Simd<float>;
   constexpr int chains = 12;  // enough independent ones for latency 4 on 2 units, few enough for 16 registers
   constexpr int rounds = 200000;
-  Packet sums[chains];
-  for (int k = 0; k < chains; ++k) sums[k] = Eigen::internal::pset1<Packet>(float(k));
-  volatile float unknown_one = 1;  // so that the compiler cannot multiply ahead
-  const float one = unknown_one;
-  const Packet a = Eigen::internal::pset1<Packet>(1e-9F * one), b = Eigen::internal::pset1<Packet>(one);
+  typename Simd::Packet sums[chains], last = Simd::zero();
+  for (auto& sum : sums) sum = Simd::zero();
+  volatile float unknown = 1;  // so that the compiler cannot multiply ahead
+  const float one = unknown, tiny = 1e-9F * one;
+  const auto a = Simd::broadcast<1>(&one), b = Simd::broadcast<1>(&tiny);
   const double seconds = fastest(30, [&] {
     for (int round = 0; round < rounds; ++round) {
-      for (int k = 0; k < chains; ++k) sums[k] = Eigen::internal::pmadd(sums[k], b, a);
+      for (auto& sum : sums) sum = Simd::multiply_add(sum, a, b);
     }
   });
-  float sum = 0;
-  for (int k = 0; k < chains; ++k) sum += Eigen::internal::predux(sums[k]);
-  unknown_one = sum;
-  return 2.0 * rounds * chains * width / seconds;
+  for (const auto& sum : sums) last = Simd::add(last, sum);
+  unknown = Simd::sum(last);
+  return 2.0 * rounds * chains * Simd::lanes / seconds;
 }
 
 /// Bytes per second of reading a buffer of this size over and over.
