@@ -22,7 +22,9 @@ struct Series {
   std::string name;
   std::vector<double> x, y;  // as many of one as of the other
   bool dashed = false;
-  bool dots = false;  // no line between the points
+  bool dots = false;                // no line between the points
+  std::vector<double> spread = {};  // arms above and below each point; none, or as many as points
+  std::string colour = {};          // the palette's next where empty
 };
 
 struct LineChart {
@@ -32,6 +34,7 @@ struct LineChart {
   bool log_y = false;
   bool percent_y = false;                         // 0.5 is labelled 50 %
   std::optional<double> y_low = {}, y_high = {};  // the data's own range where absent
+  std::vector<double> x_ticks = {};               // round numbers where empty
 };
 
 namespace detail {
@@ -120,6 +123,11 @@ inline std::string line_chart(const LineChart& chart) {
       throw std::invalid_argument("line_chart: series \"" + series.name + "\" has " + std::to_string(series.x.size()) +
                                   " x and " + std::to_string(series.y.size()) + " y");
     }
+    if (!series.spread.empty() && series.spread.size() != series.y.size()) {
+      throw std::invalid_argument("line_chart: series \"" + series.name + "\" has " +
+                                  std::to_string(series.spread.size()) + " spreads and " +
+                                  std::to_string(series.y.size()) + " y");
+    }
     for (std::size_t i = 0; i < series.x.size(); ++i) {
       if (!drawable(series.x[i], series.y[i])) continue;
       x_range.include(scaled_x(series.x[i]));
@@ -145,7 +153,10 @@ inline std::string line_chart(const LineChart& chart) {
     svg.line(left, to_y(y), right, to_y(y), grid_colour);
     svg.text(left - 8, to_y(y) + 4, label, "end", 12, faint);
   }
-  for (const auto& [x, label] : chart.log_x ? detail::log_ticks(x_range) : detail::linear_ticks(x_range, false)) {
+  std::vector<detail::Tick> x_ticks = chart.log_x ? detail::log_ticks(x_range) : detail::linear_ticks(x_range, false);
+  if (!chart.x_ticks.empty()) x_ticks.clear();
+  for (const double x : chart.x_ticks) x_ticks.push_back({scaled_x(x), significant(x, 6)});
+  for (const auto& [x, label] : x_ticks) {
     svg.line(to_x(x), bottom, to_x(x), bottom + 5, faint);
     svg.text(to_x(x), bottom + 20, label, "middle", 12, faint);
   }
@@ -156,11 +167,16 @@ inline std::string line_chart(const LineChart& chart) {
 
   for (std::size_t i = 0; i < chart.series.size(); ++i) {
     const Series& series = chart.series[i];
-    const std::string colour = palette[i % palette.size()];
+    const std::string colour = series.colour.empty() ? palette[i % palette.size()] : series.colour;
     std::vector<std::pair<double, double>> points;
     for (std::size_t k = 0; k <= series.x.size(); ++k) {
       if (k < series.x.size() && drawable(series.x[k], series.y[k])) {
         points.emplace_back(to_x(scaled_x(series.x[k])), to_y(scaled(series.y[k])));
+        if (!series.spread.empty()) {
+          const auto arm = [&](double sign) { return to_y(scaled(series.y[k] + sign * series.spread[k])); };
+          svg.line(points.back().first, arm(-1), points.back().first, arm(1), colour, 1.5);
+          svg.dot(points.back().first, points.back().second, colour);
+        }
         if (series.dots) svg.dot(points.back().first, points.back().second, colour, 4);
         continue;
       }
