@@ -6,8 +6,8 @@
 ///   spectra.push_back(singular_values(delta_of(adapter)));       // peft/surgery.hpp
 ///   attach(net, {.rank = suggest_rank(spectra).rank}, rng);
 ///
-/// With singular values sigma_{l,1} >= sigma_{l,2} >= ... of layer l, the nearest change whose layers have the ranks r_l
-/// keeps the share (Eckart & Young)
+/// With singular values sigma_{l,1} >= sigma_{l,2} >= ... of layer l, the nearest change whose
+/// layers have the ranks r_l keeps the share (Eckart & Young)
 ///
 ///   kept(r_1, r_2, ...) = sum_l sum_{i <= r_l} sigma_{l,i}^2 / sum_l sum_i sigma_{l,i}^2
 ///
@@ -35,8 +35,8 @@ struct RankSuggestion {
 
 /// The ranks that keep the share of the change. A rank above a layer's own largest counts as that.
 /// spectra: each layer's singular values, descending; the layers may differ in how many they have.
-/// Throws ConfigError without layers or unless 0 < share <= 1; ShapeError for a layer without singular values, ValueError
-/// unless they are finite, descending and not negative.   Cost: one sort of all of them.
+/// Throws ConfigError without layers or unless 0 < share <= 1; ShapeError for a layer without singular values,
+/// ValueError unless they are finite, descending and not negative.   Cost: one sort of all of them.
 inline RankSuggestion suggest_rank(const std::vector<Eigen::VectorXd>& spectra, double share = 0.9) {
   constexpr const char* who = "suggest_rank";
   if (spectra.empty()) detail::fail<ConfigError>(who, "there are no layers, expected at least one");
