@@ -184,15 +184,15 @@ std::vector<int> serve_in_groups(Network& net, const Stream& stream) {
     const std::size_t last = std::min(first + 256, stream.requests.size());
     for (Index task = -1; task < std::ssize(stream.tasks); ++task) {
       std::vector<std::size_t> members;
-      std::vector<Index> pictures;
       for (std::size_t r = first; r < last; ++r) {
-        if (stream.requests[r].task != task) continue;
-        members.push_back(r);
-        pictures.push_back(stream.requests[r].picture);
+        if (stream.requests[r].task == task) members.push_back(r);
       }
       if (members.empty()) continue;
+      MatrixXf pixels(examples::picture_pixels, std::ssize(members));
+      for (Index k = 0; k < pixels.cols(); ++k) {
+        pixels.col(k) = stream.picture(stream.requests[members[static_cast<std::size_t>(k)]]);
+      }
       switch_to(net, task, stream.tasks);
-      const MatrixXf pixels = stream.of(task)(Eigen::all, pictures);
       const std::vector<int> read = lora::predictions(net.forward(pixels, cache));
       for (std::size_t k = 0; k < members.size(); ++k) answers[members[k]] = read[k];
     }
