@@ -11,8 +11,8 @@
 /// Then LoRA+ (Hayou et al. 2024, arXiv:2402.12354), which trains B faster than A: another parameter group. Is it
 /// better than the best single rate when time is short?
 ///
-/// Accuracies are on pictures that no training has seen, means and spreads over several networks. The two learning rates
-/// were chosen on 300 of the training pictures.
+/// Accuracies are on pictures that no training has seen, means and spreads over several networks. The two learning
+/// rates were chosen on 300 of the training pictures, with all layers alike, and are the same for every plan.
 
 #include "support/arguments.hpp"
 #include "support/choice_chart.hpp"
@@ -363,10 +363,10 @@ int main(int argc, char** argv) {
     std::cout << "LoRA+, rank 8 in every layer, after " << settings.short_epochs << " epochs:\n\n"
               << plus_table(results, settings);
     const std::filesystem::path folder = out;
-    examples::write_file(folder / "mixing.svg", plan_chart(results, settings));
+    examples::write_file(folder / "budget.svg", plan_chart(results, settings));
     examples::write_file(folder / "lora_plus.svg", plus_chart(results, settings));
     examples::write_file(folder / "report.json", report_of(results, settings));
-    std::cout << "\nWrote report.json, mixing.svg and lora_plus.svg to " << std::filesystem::absolute(folder).string()
+    std::cout << "\nWrote report.json, budget.svg and lora_plus.svg to " << std::filesystem::absolute(folder).string()
               << "\n";
   } catch (const std::exception& error) {
     std::cerr << "mixing: " << error.what() << '\n';
