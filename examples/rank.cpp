@@ -26,10 +26,10 @@
 #include "support/statistics.hpp"
 #include "support/table.hpp"
 #include "support/training.hpp"
+#include "support/weight_change.hpp"
 
 #include <lora/lora.hpp>
 #include <lora/peft/suggest_rank.hpp>
-#include <lora/peft/surgery.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -38,12 +38,12 @@
 #include <filesystem>
 #include <iostream>
 #include <string>
-#include <variant>
 #include <vector>
 
 namespace {
 
 using Eigen::Index;
+using examples::Change;
 using examples::Digits;
 using examples::Network;
 using Numbers = std::vector<double>;
@@ -89,66 +89,6 @@ Network with_lora(const Network& base, lora::LoraConfig config, lora::Rng rng) {
   return net;
 }
 
-// What they changed
-
-/// The change of every layer as s B A, whoever made it.
-using Change = std::vector<lora::Lora<float>>;
-
-Change change_by_lora(const Network& net) {
-  Change change;
-  for (const auto& layer : net.layers()) {
-    change.push_back(std::get<lora::Lora<float>>(layer.adapters().at("default").adapter));
-  }
-  return change;
-}
-
-Change change_by_training(const Network& before, const Network& after) {
-  Change change;
-  for (std::size_t l = 0; l < before.layers().size(); ++l) {
-    const auto &W0 = before.layers()[l].dense(), &W = after.layers()[l].dense();
-    change.push_back(lora::extract(W0, W, {.rank = std::min(W.rows(), W.cols())}).adapter);
-  }
-  return change;
-}
-
-/// The nearest change of this rank.
-Change nearest(const Change& change, Index rank) {
-  Change cut;
-  for (const auto& layer : change) cut.push_back(lora::resize(layer, {.rank = std::min(rank, layer.rank())}).adapter);
-  return cut;
-}
-
-double norm(const Change& change) {
-  double sum = 0;
-  for (const auto& layer : change) sum += std::pow(lora::norm(lora::delta_of(layer)), 2);
-  return std::sqrt(sum);
-}
-
-double distance(const Change& one, const Change& other) {
-  double sum = 0;
-  for (std::size_t l = 0; l < one.size(); ++l) {
-    sum += std::pow(lora::distance(lora::delta_of(one[l]), lora::delta_of(other[l])), 2);
-  }
-  return std::sqrt(sum);
-}
-
-/// The network with this change of its weights, and the biases of `after`.
-Network changed(const Network& before, const Change& change, const Network& after) {
-  Network net = before;
-  for (std::size_t l = 0; l < change.size(); ++l) {
-    net.layers()[l].attach("default", change[l], *after.layers()[l].bias());
-  }
-  return net;
-}
-
-Eigen::VectorXd spectrum_of(const lora::Lora<float>& layer) { return lora::singular_values(lora::delta_of(layer)); }
-
-/// How much of the leading directions that one layer's change reads, at most 8 of them, the other's reads as well.
-double overlap(const lora::Lora<float>& one, const lora::Lora<float>& other) {
-  const Index count = std::min<Index>({one.rank(), other.rank(), 8});
-  return lora::subspace_overlap(lora::delta_of(one), lora::delta_of(other), count, count, lora::Side::right);
-}
-
 // Everything, from every seed
 
 /// What one training gave.
@@ -182,13 +122,13 @@ Run run_lora(const Network& base, const lora::LoraConfig& config, const Tasks& t
   Network net = with_lora(base, config, lora::Rng(seed, start));
   const double learned = learn(net, tasks.turned.train, settings, 8e-3, seed);
   return {examples::accuracy(net, tasks.turned.held_out), learned, lora::count_parameters(net).trainable,
-          change_by_lora(net)};
+          examples::change_by_lora(net)};
 }
 
 Advice follow(const Change& change, const Network& base, const Tasks& tasks, const Settings& settings,
               std::uint64_t seed) {
   std::vector<Eigen::VectorXd> spectra;
-  for (const auto& layer : change) spectra.push_back(spectrum_of(layer));
+  for (const auto& layer : change) spectra.push_back(examples::spectrum_of(layer));
   Advice advice{.suggestion = lora::suggest_rank(spectra)};
   lora::LoraConfig config{.rank = advice.suggestion.rank};
   advice.one_rank = run_lora(base, config, tasks, settings, seed, 0);
@@ -205,17 +145,18 @@ void compare(OfSeed& result, const Network& base, const Network& all, const Task
   for (const auto& layer : base.layers()) result.start.push_back(lora::singular_values(layer.dense()));
   result.same.resize(change.size());
   for (std::size_t i = 0; i < settings.ranks.size(); ++i) {
-    const Change cut = nearest(change, settings.ranks[i]);
-    result.nearest.push_back(examples::accuracy(changed(base, cut, all), tasks.turned.held_out));
-    result.nearest_error.push_back(distance(cut, change) / norm(change));
-    result.lora_size.push_back(norm(result.by_rank[i].change) / norm(change));
-    result.lora_error.push_back(distance(result.by_rank[i].change, change) / norm(change));
+    const Change cut = examples::nearest(change, settings.ranks[i]);
+    result.nearest.push_back(examples::accuracy(examples::changed(base, cut, all), tasks.turned.held_out));
+    result.nearest_error.push_back(examples::distance(cut, change) / examples::norm(change));
+    result.lora_size.push_back(examples::norm(result.by_rank[i].change) / examples::norm(change));
+    result.lora_error.push_back(examples::distance(result.by_rank[i].change, change) / examples::norm(change));
     for (std::size_t l = 0; l < change.size(); ++l) {
       const auto& own = result.by_rank[i].change[l];
       Numbers row(settings.ranks.size() + 1, std::nan(""));  // a lower half would repeat the upper one
-      row[i] = overlap(own, result.by_root[i].change[l]);
-      for (std::size_t j = i + 1; j < settings.ranks.size(); ++j) row[j] = overlap(own, result.by_rank[j].change[l]);
-      row.back() = overlap(own, change[l]);
+      row[i] = examples::overlap(own, result.by_root[i].change[l]);
+      for (std::size_t j = i + 1; j < settings.ranks.size(); ++j)
+        row[j] = examples::overlap(own, result.by_rank[j].change[l]);
+      row.back() = examples::overlap(own, change[l]);
       result.same[l].push_back(row);
     }
   }
@@ -248,7 +189,7 @@ std::vector<OfSeed> run(const Settings& settings) {
     const double learned = learn(all[k], tasks.turned.train, settings, 2e-3, seed);
     results[k].before = examples::accuracy(bases[k], held_out);
     results[k].all = {examples::accuracy(all[k], held_out), learned, lora::count_parameters(all[k]).trainable,
-                      change_by_training(bases[k], all[k])};
+                      examples::change_by_training(bases[k], all[k])};
     results[k].by_rank.resize(settings.ranks.size());
     results[k].by_root.resize(settings.ranks.size());
     results[k].subspace.resize(settings.dimensions.size());
@@ -365,8 +306,8 @@ std::string layer_table(const std::vector<OfSeed>& results, const Settings& sett
     table.add({"fc" + std::to_string(l + 1) + ", " + std::to_string(layer.B.value.rows()) + " x " +
                    std::to_string(layer.A.value.cols()),
                cell([&](const OfSeed& s) { return s.start[l]; }),
-               cell([&](const OfSeed& s) { return spectrum_of(s.all.change[l]); }),
-               cell([&](const OfSeed& s) { return spectrum_of(s.by_rank.back().change[l]); })});
+               cell([&](const OfSeed& s) { return examples::spectrum_of(s.all.change[l]); }),
+               cell([&](const OfSeed& s) { return examples::spectrum_of(s.by_rank.back().change[l]); })});
   }
   return table.text();
 }
@@ -461,7 +402,7 @@ std::string spectra_chart(const std::vector<OfSeed>& results) {
                             .y_high = 1.0};
   for (const bool changed : {true, false}) {
     for (std::size_t l = 0; l < results[0].start.size(); ++l) {
-      const Eigen::VectorXd sigma = changed ? spectrum_of(results[0].all.change[l]) : results[0].start[l];
+      const Eigen::VectorXd sigma = changed ? examples::spectrum_of(results[0].all.change[l]) : results[0].start[l];
       examples::Series series{.name = (changed ? "change of fc" : "fc") + std::to_string(l + 1),
                               .x = {},
                               .y = {},
@@ -539,8 +480,8 @@ std::string report_of(const std::vector<OfSeed>& results, const Settings& settin
     const auto spectrum = [](const Eigen::VectorXd& sigma) { return Numbers(sigma.begin(), sigma.end()); };
     json.set(layer + "_overlaps", mean_overlaps(results, l))
         .set(layer + "_spectrum", spectrum(results[0].start[l]))
-        .set(layer + "_change_spectrum", spectrum(spectrum_of(results[0].all.change[l])))
-        .set(layer + "_lora_spectrum", spectrum(spectrum_of(results[0].by_rank.back().change[l])));
+        .set(layer + "_change_spectrum", spectrum(examples::spectrum_of(results[0].all.change[l])))
+        .set(layer + "_lora_spectrum", spectrum(examples::spectrum_of(results[0].by_rank.back().change[l])));
   }
   for (const bool probe : {false, true}) {
     const auto advice = probe ? &OfSeed::by_probe : &OfSeed::by_all;
