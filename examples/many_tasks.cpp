@@ -8,7 +8,8 @@
 /// 3. Count: the bytes of five networks against those of one network and five adapters.
 /// 4. Mix: weighted sums of two adapters. Is half of one and half of the other a bit of both?
 ///
-/// Every accuracy is on pictures that no training has seen; 1 and 4 are means over several networks, each from its seed.
+/// Every accuracy is on pictures that no training has seen; 1 and 4 are means over several networks, each trained from
+/// its own seed.
 
 #include "support/arguments.hpp"
 #include "support/files.hpp"
@@ -103,8 +104,8 @@ Network trained_base(const Digits& digits, const Settings& settings, std::uint64
   return net;
 }
 
-/// attach freezes the network and selects the new adapter alone, so nothing else is trained: the adapters that are there
-/// already stay as they are. The settings were chosen on 300 of the training pictures.
+/// attach freezes the network and selects the new adapter alone, so nothing else is trained: the adapters that are
+/// there already stay as they are. The settings were chosen on 300 of the training pictures.
 void add_adapter(Network& net, const Task& task, const Digits& digits, const Settings& settings, std::uint64_t seed) {
   lora::Rng rng(seed, 1);
   lora::attach(net, {.rank = settings.rank, .alpha = 16}, rng, task.id);
