@@ -152,9 +152,11 @@ struct Results {
 };
 
 Results run(const Settings& settings) {
-  const auto [upright, upright_held_out] = examples::split(examples::load_digits(), settings.pictures);
-  const Digits turned{examples::turned(upright.pixels, 1), upright.labels};
-  const Digits held_out{examples::turned(upright_held_out.pixels, 1), upright_held_out.labels};
+  const examples::Split upright = examples::split(examples::load_digits(), settings.pictures);
+  const auto by_a_quarter = [](const Digits& digits) {
+    return Digits{examples::turned(digits.pixels, 1), digits.labels};
+  };
+  const Digits turned = by_a_quarter(upright.train), held_out = by_a_quarter(upright.held_out);
   const auto seeds = static_cast<std::size_t>(settings.seeds);
   lora::Rng unused(0);
   const Network shape({examples::picture_pixels, settings.width, settings.width, examples::digit_classes}, unused);
@@ -202,7 +204,7 @@ Results run(const Settings& settings) {
         const auto s = static_cast<std::size_t>(seed);
         lora::Rng rng(s + 1);
         bases[s] = Network({examples::picture_pixels, settings.width, settings.width, examples::digit_classes}, rng);
-        learn(bases[s], upright, settings.base_epochs, {.lr = ordinary_rate, .weight_decay = 0.3}, s + 1);
+        learn(bases[s], upright.train, settings.base_epochs, {.lr = ordinary_rate, .weight_decay = 0.3}, s + 1);
         results.before[s] = examples::accuracy(bases[s], held_out);
       },
       [&](int done) { progress.update(done); });
@@ -228,8 +230,9 @@ std::string text_of(const Plan& plan, std::size_t layer) {
 std::vector<std::size_t> best_first(const std::vector<Numbers>& accuracies) {
   std::vector<std::size_t> order(accuracies.size());
   for (std::size_t p = 0; p < order.size(); ++p) order[p] = p;
-  std::stable_sort(order.begin(), order.end(), [&](std::size_t one, std::size_t other) {
-    return examples::mean(accuracies[one]) > examples::mean(accuracies[other]);
+  const auto mean = [&](std::size_t p) { return examples::mean(accuracies[p]); };
+  std::sort(order.begin(), order.end(), [&](std::size_t one, std::size_t other) {
+    return mean(one) == mean(other) ? one < other : mean(one) > mean(other);
   });
   return order;
 }

@@ -66,8 +66,9 @@ inline RankSuggestion suggest_rank(const std::vector<Eigen::VectorXd>& spectra, 
   suggestion.kept = kept(suggestion.rank);
 
   // one rank each: the largest singular values of all layers, whosever they are
-  std::stable_sort(directions.begin(), directions.end(),
-                   [](const auto& one, const auto& other) { return one.first > other.first; });
+  std::sort(directions.begin(), directions.end(), [](const auto& one, const auto& other) {
+    return one.first == other.first ? one.second < other.second : one.first > other.first;
+  });
   Eigen::VectorXd sorted(all);
   for (Index i = 0; i < all; ++i) sorted(i) = directions[static_cast<std::size_t>(i)].first;
   directions.resize(static_cast<std::size_t>(rank_for_energy(sorted, share)));
