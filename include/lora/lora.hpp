@@ -21,6 +21,8 @@
 #include "lora/base/packed_product.hpp"
 #include "lora/base/packed_transposed.hpp"
 #include "lora/base/panel_layout.hpp"
+#include "lora/base/side_by_side.hpp"
+#include "lora/base/thin.hpp"
 #include "lora/base/tile_kernel.hpp"
 #include "lora/base/tile_store.hpp"
 

@@ -49,10 +49,11 @@ Matrix<S> integers(Index rows, Index cols, lora::Rng& rng) {
 
 /// All products of one shape, equal to the bit; results stand in larger matrices, whose other entries must stay.
 template <class S>
-void check_exact(Index out, Index in, Index samples, Index rank, lora::Rng& rng) {
+void check_exact(Index out, Index in, Index samples, Index rank, lora::Rng& rng,
+                 lora::Copies copies = lora::Copies::one) {
   CAPTURE(out, in, samples, rank);
   const Matrix<S> W0 = integers<S>(out, in, rng);
-  const Packed<S> base(W0);
+  const Packed<S> base(W0, copies);
   REQUIRE(base.dense() == W0);
   const Matrix<S> x = integers<S>(in + 3, samples, rng), dy = integers<S>(out + 2, samples, rng);
   const Matrix<S> U = integers<S>(out, rank, rng), V = integers<S>(in, rank, rng), Z = integers<S>(rank, samples, rng);
@@ -82,6 +83,9 @@ void check_shapes() {
   }
   for (const Index rank : {1, 2, 31, 32, 33, 64, 100}) {
     for (const Index samples : {1, 6, 20, 40}) check_exact<S>(37, 41, samples, rank, rng);
+  }
+  for (const auto& [out, in] : shapes) {
+    for (const Index samples : {1, 6, 33}) check_exact<S>(out, in, samples, 4, rng, lora::Copies::two);
   }
 }
 
@@ -148,6 +152,19 @@ TEST_CASE("packed: W0 is in memory once, and copies share it") {
   CHECK(rows == out);
   base.reset();
   CHECK(lora_test::heap_bytes() == before);
+}
+
+TEST_CASE("packed: a second copy is asked for, counted, and keeps the laws") {
+  lora::Rng rng(8);
+  const auto W0 = random_matrix<float>(70, 130, rng);
+  const Packed<float> one(W0), two(W0, lora::Copies::two);
+  CHECK(one.copies() == lora::Copies::one);
+  CHECK(two.copies() == lora::Copies::two);
+  CHECK(two.bytes() == 2 * one.bytes());
+  check(lora::testing::base_laws(two, 9, 2 * (70 * 130 + slack<float>()) * 4));
+  Layer<double> layer(Packed<double>(random_matrix(20, 31, rng), lora::Copies::two), {.rank = 3, .alpha = 2}, rng);
+  lora::testing::fill_parameters(layer, rng);
+  check(lora::testing::check_gradients(layer, random_matrix(31, 7, rng)));
 }
 
 TEST_CASE("packed: products need no heap") {

@@ -16,6 +16,7 @@
 #include "lora/adapters/config.hpp"
 #include "lora/adapters/dropout.hpp"
 #include "lora/adapters/init.hpp"
+#include "lora/base/thin.hpp"
 
 #include <algorithm>
 #include <limits>
@@ -152,7 +153,7 @@ struct Lora {
     cache.factor = weight * scale();
     auto z = cache.z.resize(rank(), x.cols());
     for_each_input<N>(x, cache, [&](Index first, const Input<N>& input) {
-      columns_of(z, first, input.cols()).noalias() = A.value * input;
+      detail::thin_product(A.value.transpose(), input, columns_of(z, first, input.cols()));
     });
     z *= cache.factor;
     return z;
@@ -162,14 +163,14 @@ struct Lora {
   template <int N>
   Low<N> accumulate(const Input<N>& x, const auto& dy, Cache<N>& cache) {
     // forward: y += B z   =>   dB = dy z^T, dz = B^T dy
-    if (B.trainable) B.gradient().noalias() += dy * Low<N>(cache.z.view()).transpose();
+    if (B.trainable) detail::add_thin_outer(dy, Low<N>(cache.z.view()), B.gradient());
     auto g = cache.g.resize(rank(), dy.cols());
-    g.noalias() = std::as_const(B.value).transpose() * dy;
+    detail::thin_product(B.value, dy, g);
     g *= cache.factor;
     // forward: z = s A (mask .* x)   =>   dA = s dz (mask .* x)^T
     if (A.trainable) {
       for_each_input<N>(x, cache, [&](Index first, const Input<N>& input) {
-        A.gradient().noalias() += Low<N>(g.middleCols(first, input.cols())) * input.transpose();
+        detail::add_thin_outer(input, Low<N>(g.middleCols(first, input.cols())), A.gradient().transpose());
       });
     }
     return g;

@@ -11,6 +11,10 @@
 
 namespace lora {
 
+/// One copy of W0 serves both directions. A second one, of its transpose, takes as much memory again and is faster for
+/// fewer than 32 samples and for small W0.
+enum class Copies { one, two };
+
 /// W0 (out, in), packed once and never changed: y = W0 x + U Z and dx = W0^T dy + V G, each in one pass.
 ///
 ///   lora::Adapted<lora::Packed<float>, lora::Lora<float>> layer(std::move(W0), {.rank = 8, .alpha = 16}, rng);
@@ -36,28 +40,29 @@ class Packed {
   static constexpr int In = Dynamic;
 
   /// Packs W0; pass it with std::move to give its memory back at once. Throws ShapeError if it is empty.
-  Packed(Matrix<S> W0)  // NOLINT(google-explicit-constructor): a matrix is a frozen base
-      : layout_{W0.rows(), W0.cols()}, panels_(pack(W0, layout_)) {}
+  Packed(Matrix<S> W0, Copies copies = Copies::one)  // NOLINT(google-explicit-constructor): a matrix is a frozen base
+      : layout_{W0.rows(), W0.cols()}, panels_(pack(W0)) {
+    if (copies == Copies::two) transposed_ = pack(W0.transpose());
+  }
 
   /// Any matrix expression.
   template <class Derived>
-  Packed(const Eigen::MatrixBase<Derived>& W0)  // NOLINT(google-explicit-constructor)
-      : Packed(Matrix<S>(W0)) {}
+  Packed(const Eigen::MatrixBase<Derived>& W0, Copies copies = Copies::one)  // NOLINT(google-explicit-constructor)
+      : Packed(Matrix<S>(W0), copies) {}
 
   void apply(const Columns& x, MutableColumns y) const { detail::packed_product<S>(layout_, panels(), x, y); }
   void apply(const Columns& x, MutableColumns y, const Columns& U, const Columns& Z) const {
     detail::packed_product<S>(layout_, panels(), x, y, {U, Z});
   }
-  void apply_transposed(const Columns& dy, MutableColumns dx) const {
-    detail::PackedTransposed<S>::run(layout_, panels(), dy, dx);
-  }
+  void apply_transposed(const Columns& dy, MutableColumns dx) const { multiply_transposed(dy, dx, {}); }
   void apply_transposed(const Columns& dy, MutableColumns dx, const Columns& V, const Columns& G) const {
-    detail::PackedTransposed<S>::run(layout_, panels(), dy, dx, {V, G});
+    multiply_transposed(dy, dx, {V, G});
   }
 
   Index rows() const { return layout_.rows; }
   Index cols() const { return layout_.cols; }
-  Index bytes() const { return panels_->size() * static_cast<Index>(sizeof(S)); }
+  Index bytes() const { return panels_->size() * static_cast<Index>(sizeof(S)) * (transposed_ ? 2 : 1); }
+  Copies copies() const { return transposed_ ? Copies::two : Copies::one; }
 
   /// W0 as a new matrix.
   Matrix<S> dense() const {
@@ -71,20 +76,29 @@ class Packed {
  private:
   using Panels = Vector<S>;
 
-  static std::shared_ptr<const Panels> pack(const Matrix<S>& W0, const Layout& layout) {
+  static std::shared_ptr<const Panels> pack(const auto& W0) {
     detail::check_not_empty("Packed", "W0", W0.rows(), W0.cols());
     auto panels = std::make_shared<Panels>(W0.size() + Layout::slack);
-    layout.for_each_column([&](Index position, Index row, Index col, Index count) {
-      std::copy_n(&W0(row, col), count, panels->data() + position);
+    Layout{W0.rows(), W0.cols()}.for_each_column([&](Index position, Index row, Index col, Index count) {
+      panels->segment(position, count) = W0.col(col).segment(row, count);
     });
     panels->tail(Layout::slack).setZero();
     return panels;
+  }
+
+  void multiply_transposed(const Columns& dy, MutableColumns dx, const detail::LowRankTerm<S>& term) const {
+    if (transposed_) {
+      detail::packed_product<S>({cols(), rows()}, transposed_->data(), dy, dx, term);
+    } else {
+      detail::PackedTransposed<S>::run(layout_, panels(), dy, dx, term);
+    }
   }
 
   const S* panels() const { return panels_->data(); }
 
   Layout layout_;
   std::shared_ptr<const Panels> panels_;
+  std::shared_ptr<const Panels> transposed_;  // of W0^T, or null
 };
 
 static_assert(FrozenBase<Packed<float>> && FrozenBase<Packed<double>>);

@@ -48,19 +48,13 @@ struct GroupFold {
 
   /// to(t, k) = or += tile(k Group, t) + ... + tile(k Group + Group - 1, t), for t < q and k < count <= samples
   EIGEN_ALWAYS_INLINE static void run(const S* tile, Index tile_stride, S* to, Index to_stride, Index count, bool add) {
-    typename Simd::Block block = Simd::load_transposed(tile, tile_stride);
-    for (int more = q; more < Group; more += q) {
-      add_to(block, Simd::load_transposed(tile + more, tile_stride), counted<q>);
-    }
+    typename Simd::Block block = Simd::load(tile, tile_stride);
+    for (int more = q; more < Group; more += q) Simd::add_to(block, Simd::load(tile + more, tile_stride));
+    block = Simd::transposed(block);
     store(block, to, to_stride, count, add, counted<samples>);
   }
 
  private:
-  template <int... I>
-  EIGEN_ALWAYS_INLINE static void add_to(typename Simd::Block& block, const typename Simd::Block& more,
-                                         std::integer_sequence<int, I...>) {
-    ((block.packet[I] = Simd::add(block.packet[I], more.packet[I])), ...);
-  }
   template <int... K>
   EIGEN_ALWAYS_INLINE static void store(const typename Simd::Block& block, S* to, Index stride, Index count, bool add,
                                         std::integer_sequence<int, K...>) {

@@ -3,8 +3,8 @@
 ///
 ///   a packet: `lanes` numbers side by side in a register, of floats 16 with AVX-512, 8 with AVX, 4 with SSE2 or NEON
 ///
-/// Eigen has these functions for every processor that it knows, but no public name for them. This file is the only one
-/// that uses Eigen::internal, and only what has been the same from 3.4 to 5. Intrinsics would mean one version of every
+/// Eigen has these functions for every processor that it knows, but no public name for them. The kernels of base/ use
+/// Eigen::internal here alone, and only what has been the same from 3.4 to 5. Intrinsics would mean one version of every
 /// kernel for each kind of processor.
 
 #include "lora/core/scalar.hpp"
@@ -52,7 +52,6 @@ struct Simd {
   EIGEN_ALWAYS_INLINE static Packet multiply_add(const Packet& a, const Packet& b, const Packet& c) {
     return Eigen::internal::pmadd(a, b, c);
   }
-  static S sum(const Packet& a) { return Eigen::internal::predux(a); }
   EIGEN_ALWAYS_INLINE static void prefetch(const S* address) { Eigen::internal::prefetch(address); }
 
   /// `Group` neighbours in memory, again and again until the packet is full: one number in all lanes, the packet that
@@ -77,25 +76,32 @@ struct Simd {
   /// As many packets as a packet has lanes.
   using Block = Eigen::internal::PacketBlock<Packet, lanes>;
 
-  /// A block of columns that lie `stride` apart, turned round: packet i holds row i.
-  EIGEN_ALWAYS_INLINE static Block load_transposed(const S* from, Index stride) {
-    return load_transposed(from, stride, counted<lanes>);
-  }
+  /// Packets that lie `stride` apart.
+  EIGEN_ALWAYS_INLINE static Block load(const S* from, Index stride) { return load(from, stride, counted<lanes>); }
   EIGEN_ALWAYS_INLINE static void store(S* to, Index stride, const Block& block) {
     store(to, stride, block, counted<lanes>);
+  }
+  EIGEN_ALWAYS_INLINE static void add_to(Block& block, const Block& more) { add_to(block, more, counted<lanes>); }
+  /// Columns become rows: packet i of the result holds lane i of each.
+  EIGEN_ALWAYS_INLINE static Block transposed(Block block) {
+    Eigen::internal::ptranspose(block);
+    return block;
   }
 
  private:
   template <int... I>
-  EIGEN_ALWAYS_INLINE static Block load_transposed(const S* from, Index stride, std::integer_sequence<int, I...>) {
+  EIGEN_ALWAYS_INLINE static Block load(const S* from, Index stride, std::integer_sequence<int, I...>) {
     Block block;
     ((block.packet[I] = load(from + I * stride)), ...);
-    Eigen::internal::ptranspose(block);
     return block;
   }
   template <int... I>
   EIGEN_ALWAYS_INLINE static void store(S* to, Index stride, const Block& block, std::integer_sequence<int, I...>) {
     (store(to + I * stride, block.packet[I]), ...);
+  }
+  template <int... I>
+  EIGEN_ALWAYS_INLINE static void add_to(Block& block, const Block& more, std::integer_sequence<int, I...>) {
+    ((block.packet[I] = add(block.packet[I], more.packet[I])), ...);
   }
 };
 
