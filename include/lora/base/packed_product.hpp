@@ -91,24 +91,25 @@ void packed_product(const PanelLayout<S>& layout, const S* panels, const Columns
       sums[0].ahead_step = height;
 
       alignas(64) S edge[LowRankTerm<S>::block * Layout::height];  // columns of U, where packets would reach beyond it
-      sums[1].vectors = term.left + first_rank * term.left_stride + row;
-      sums[1].vector_step = term.left_stride;
+      if (ranks > 0) {
+        sums[1].vectors = sums[1].ahead = term.left + first_rank * term.left_stride + row;
+        sums[1].vector_step = term.left_stride;
+        sums[1].scalar_stride = term.right_stride;
+        sums[1].scalar_step = 1;
+        sums[1].steps = ranks;
+      }
       if (ranks > 0 && height % lanes != 0) {
         for (Index r = 0; r < ranks; ++r) {
           std::fill_n(std::copy_n(sums[1].vectors + r * term.left_stride, height, edge + r * Layout::height),
                       Layout::height - height, S(0));
         }
-        sums[1].vectors = edge;
+        sums[1].vectors = sums[1].ahead = edge;
         sums[1].vector_step = Layout::height;
       }
-      sums[1].scalar_stride = term.right_stride;
-      sums[1].scalar_step = 1;
-      sums[1].steps = ranks;
-      sums[1].ahead = sums[1].vectors;
 
       ProductTiles<S>::for_each(x.cols(), [&](Index sample, Index count) {
         sums[0].scalars = x.data() + sample * x.outerStride() + first_col;
-        sums[1].scalars = term.right + sample * term.right_stride + first_rank;
+        if (ranks > 0) sums[1].scalars = term.right + sample * term.right_stride + first_rank;
         ProductTiles<S>::get(count, vectors)(sums, ranks > 0 ? 2 : 1, &y(row, sample), y.outerStride(), height,
                                              pass > 0);
       });
