@@ -14,10 +14,10 @@ using lora::Matrix;
 using lora::RowMajorMatrix;
 using lora::testing::random_matrix;
 
-/// The products of one training step that are Eigen's, on memory that is there already; the thin ones need none.
+/// The products of one training step, on memory that is there already.
 struct Products {
-  Matrix<float> W0, B, x, dy, y, dx, z, g;
-  RowMajorMatrix<float> A;
+  Matrix<float> W0, B, x, dy, y, dx, z, g, dB;
+  RowMajorMatrix<float> A, dA;
 
   Products(Index out, Index in, Index rank, Index samples, lora::Rng& rng)
       : W0(random_matrix<float>(out, in, rng)),
@@ -26,14 +26,20 @@ struct Products {
         dy(random_matrix<float>(out, samples, rng)),
         y(out, samples),
         dx(in, samples),
-        z(random_matrix<float>(rank, samples, rng)),
-        g(random_matrix<float>(rank, samples, rng)),
-        A(random_matrix<float>(rank, in, rng)) {}
+        z(rank, samples),
+        g(rank, samples),
+        dB(Matrix<float>::Zero(out, rank)),
+        A(random_matrix<float>(rank, in, rng)),
+        dA(RowMajorMatrix<float>::Zero(rank, in)) {}
 
   std::size_t allocations() {
     return lora_test::heap_allocations_in([&] {
+      z.noalias() = A * x;
       y.noalias() = W0 * x;
       y.noalias() += B * z;
+      dB.noalias() += dy * z.transpose();
+      g.noalias() = B.transpose() * dy;
+      dA.noalias() += g * x.transpose();
       dx.noalias() = W0.transpose() * dy;
       dx.noalias() += A.transpose() * g;
     });

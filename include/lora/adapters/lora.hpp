@@ -16,7 +16,6 @@
 #include "lora/adapters/config.hpp"
 #include "lora/adapters/dropout.hpp"
 #include "lora/adapters/init.hpp"
-#include "lora/base/thin.hpp"
 
 #include <algorithm>
 #include <limits>
@@ -85,20 +84,20 @@ struct Lora {
   template <int N>
   void forward(const FrozenBase auto& base, const auto& x, auto& y, Cache<N>& cache, const Pass& pass,
                S weight = S(1)) const {
-    const Low<N> z = project<N>(x, cache, pass, weight);
+    const Low<N> z = project<N>(base, x, cache, pass, weight);
     lora::apply(base, x, y, B.value, z);
   }
 
   /// y += weight s B (A x)
   template <int N>
   void add(const auto& x, auto& y, Cache<N>& cache, const Pass& pass, S weight) const {
-    const Low<N> z = project<N>(x, cache, pass, weight);
+    const Low<N> z = project<N>(NoBase(), x, cache, pass, weight);
     y.noalias() += B.value * z;
   }
 
   template <int N>
   void backward(const FrozenBase auto& base, const auto& x, const auto& dy, auto&& dx, Cache<N>& cache) {
-    const Low<N> g = accumulate<N>(x, dy, cache);
+    const Low<N> g = accumulate<N>(base, x, dy, cache);
     if constexpr (wants_gradient<decltype(dx)>) {
       // forward: y = W0 x + B z, z = s A x   =>   dx = W0^T dy + A^T g
       if (!drops(cache.pass)) {
@@ -113,7 +112,7 @@ struct Lora {
   /// dx += weight s A^T (B^T dy), and the gradients
   template <int N>
   void add_backward(const auto& x, const auto& dy, auto&& dx, Cache<N>& cache) {
-    accumulate<N>(x, dy, cache);
+    accumulate<N>(NoBase(), x, dy, cache);
     if constexpr (wants_gradient<decltype(dx)>) add_input_gradient(dx, cache);
   }
 
@@ -148,12 +147,12 @@ struct Lora {
 
   /// z = weight s A (mask .* x)
   template <int N>
-  Low<N> project(const Input<N>& x, Cache<N>& cache, const Pass& pass, S weight) const {
+  Low<N> project(const auto& base, const Input<N>& x, Cache<N>& cache, const Pass& pass, S weight) const {
     cache.pass = pass;
     cache.factor = weight * scale();
     auto z = cache.z.resize(rank(), x.cols());
     for_each_input<N>(x, cache, [&](Index first, const Input<N>& input) {
-      detail::thin_product(A.value.transpose(), input, columns_of(z, first, input.cols()));
+      thin_product(base, A.value, input, columns_of(z, first, input.cols()));
     });
     z *= cache.factor;
     return z;
@@ -161,16 +160,16 @@ struct Lora {
 
   /// Adds dA and dB; returns g = weight s B^T dy, the gradient of A's output, (rank, samples).
   template <int N>
-  Low<N> accumulate(const Input<N>& x, const auto& dy, Cache<N>& cache) {
+  Low<N> accumulate(const auto& base, const Input<N>& x, const auto& dy, Cache<N>& cache) {
     // forward: y += B z   =>   dB = dy z^T, dz = B^T dy
-    if (B.trainable) detail::add_thin_outer(dy, Low<N>(cache.z.view()), B.gradient());
+    if (B.trainable) add_outer(base, dy, Low<N>(cache.z.view()), B.gradient());
     auto g = cache.g.resize(rank(), dy.cols());
-    detail::thin_product(B.value, dy, g);
+    thin_product(base, std::as_const(B.value).transpose(), dy, g);
     g *= cache.factor;
     // forward: z = s A (mask .* x)   =>   dA = s dz (mask .* x)^T
     if (A.trainable) {
       for_each_input<N>(x, cache, [&](Index first, const Input<N>& input) {
-        detail::add_thin_outer(input, Low<N>(g.middleCols(first, input.cols())), A.gradient().transpose());
+        add_outer(base, Low<N>(g.middleCols(first, input.cols())), input, A.gradient());
       });
     }
     return g;

@@ -12,7 +12,8 @@ namespace lora {
 /// Out, In: compile-time sizes or Dynamic. dense() gives W0 itself. bytes() is the memory that W0 takes.
 ///
 /// A base that can do better adds apply(x, y, U, Z) for y = W0 x + U Z and apply_transposed(dy, dx, U, Z) likewise; the
-/// free functions below pick them up, so speed arrives through the base and adapters contain no branches for it.
+/// free functions below pick them up, so speed arrives through the base and adapters contain no branches for it. The
+/// same holds for the products of the factors themselves: thin_product(T, X, Z) and add_outer(X, G, D), as below.
 template <class B>
 concept FrozenBase =
     requires(const B& base, const Matrix<typename B::Scalar, B::In, Dynamic>& x,
@@ -46,5 +47,26 @@ void apply_transposed(const FrozenBase auto& base, const auto& dy, auto& dx, con
     dx.noalias() += U * Z;
   }
 }
+
+/// Z = T X, by the kernels of the base where it has some.   T (rank, long), X (long, samples).
+void thin_product(const auto& base, const auto& T, const auto& X, auto&& Z) {
+  if constexpr (requires { base.thin_product(T, X, Z); }) {
+    base.thin_product(T, X, Z);
+  } else {
+    Z.noalias() = T * X;
+  }
+}
+
+/// D += X G^T, the gradient of a factor, likewise.   X (rows, samples), G (cols, samples), D (rows, cols).
+void add_outer(const auto& base, const auto& X, const auto& G, auto&& D) {
+  if constexpr (requires { base.add_outer(X, G, D); }) {
+    base.add_outer(X, G, D);
+  } else {
+    D.noalias() += X * G.transpose();
+  }
+}
+
+/// In place of a base, where an adapter adds to what is there already: Eigen's products.
+struct NoBase {};
 
 }  // namespace lora

@@ -4,6 +4,7 @@
 #include "lora/base/concept.hpp"
 #include "lora/base/packed_product.hpp"
 #include "lora/base/packed_transposed.hpp"
+#include "lora/base/thin.hpp"
 #include "lora/core/error.hpp"
 
 #include <memory>
@@ -57,6 +58,16 @@ class Packed {
   void apply_transposed(const Columns& dy, MutableColumns dx) const { multiply_transposed(dy, dx, {}); }
   void apply_transposed(const Columns& dy, MutableColumns dx, const Columns& V, const Columns& G) const {
     multiply_transposed(dy, dx, {V, G});
+  }
+
+  /// Z = T X and D += X G^T of low-rank factors, read where they lie: thin.hpp.
+  static void thin_product(const auto& T, const auto& X, auto&& Z) { detail::thin_product(T.transpose(), X, Z); }
+  static void add_outer(const auto& X, const auto& G, auto&& D) {
+    if constexpr (std::remove_cvref_t<decltype(D)>::IsRowMajor) {
+      detail::add_thin_outer(G, X, D.transpose());
+    } else {
+      detail::add_thin_outer(X, G, D);
+    }
   }
 
   Index rows() const { return layout_.rows; }
