@@ -63,6 +63,14 @@ TEST_CASE("rank: the claims of examples/README.md, in small") {
   CHECK_NOTHROW(report_of(results, small));
 }
 
+TEST_CASE("rank: in a short training a high rank is of use with alpha / sqrt(rank) alone") {
+  const Settings quick{
+      .seeds = 2, .base_epochs = 20, .epochs = 6, .width = 64, .pictures = 600, .ranks = {8, 64}, .dimensions = {16}};
+  const std::vector<OfSeed> results = run(quick);
+  CHECK(mean_of(results, figures::by_root, 1) >= mean_of(results, figures::by_rank, 1) + 0.03);
+  CHECK(mean_of(results, figures::by_root, 1) >= mean_of(results, figures::by_root, 0) + 0.03);
+}
+
 TEST_CASE("random subspace: columns of length 1, orthogonal but for what was cut off, and P^T is that of P") {
   Eigen::VectorXf impulse = Eigen::VectorXf::Zero(4);
   impulse(3) = 1;
