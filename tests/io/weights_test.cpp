@@ -5,6 +5,8 @@
 #include <vector>
 
 #include "io/files.hpp"
+#include "lora/adapters/adapted.hpp"
+#include "lora/base/packed.hpp"
 #include "lora/nn/mlp.hpp"
 #include "lora/peft/attach.hpp"
 #include "lora/testing/gradient.hpp"
@@ -138,4 +140,23 @@ TEST_CASE("What does not fit is listed at once, and nothing has changed") {
   CHECK(refusal<lora::StateError>(net, [&] {
           lora::load_weights(net, lora::Safetensors::open(folder / "net.safetensors"));
         }) == "load_weights: fc1.weight is frozen, expected weights to be loaded before adapters are attached");
+}
+
+TEST_CASE("A packed weight is written as the matrix that was packed") {
+  const lora_test::TemporaryFolder folder;
+  lora::Rng rng(4);
+  const lora::Matrix<float> W1 = random_matrix<float>(37, 5, rng), W2 = random_matrix<float>(3, 37, rng);
+  const auto save = [&]<class Base>(const std::string& file, const lora::WeightNames& names) {
+    using Layer = lora::Adapted<Base, lora::Lora<float>>;
+    std::vector<Layer> layers;
+    layers.emplace_back(Base(W1), lora::LoraConfig{.rank = 2}, rng);
+    layers.emplace_back(Base(W2), lora::LoraConfig{.rank = 2}, rng);
+    lora::save_weights(lora::Mlp<Layer>(std::move(layers)), folder / file, names);
+    return lora_test::read_file(folder / file);
+  };
+  for (const lora::WeightNames& names : {lora::WeightNames{}, lora::WeightNames{.transposed = {"fc1"}}}) {
+    const auto packed = save.operator()<lora::Packed<float>>("packed.safetensors", names);
+    CHECK(packed == save.operator()<lora::Dense<float>>("dense.safetensors", names));
+    CHECK(packed.size() > sizeof(float) * std::size_t(W1.size() + W2.size()));
+  }
 }

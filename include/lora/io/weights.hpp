@@ -19,6 +19,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -67,15 +68,16 @@ std::vector<std::uint64_t> stored_shape(const M& matrix, bool transposed) {
   return {rows, cols};
 }
 
-/// The numbers of a listed part: a Parameter's value, a frozen base's W0, or the matrix itself.
+/// The numbers of a listed part: a Parameter's value, a frozen base's W0, which is a new matrix if it lies in memory in
+/// another order, or the matrix itself.
 template <class T>
-const auto& numbers_of(const T& tensor) {
+decltype(auto) numbers_of(const T& tensor) {
   if constexpr (ParameterLike<T>) {
-    return tensor.value;
+    return (tensor.value);
   } else if constexpr (requires { tensor.dense(); }) {
     return tensor.dense();
   } else {
-    return tensor;
+    return (tensor);
   }
 }
 
@@ -146,14 +148,19 @@ void save_weights(const T& model, const std::filesystem::path& path, const Weigh
     if (place.in_adapter()) return;
     const std::string own = place.str();
     const std::string name = detail::name_in_file(own, names);
-    const auto& numbers = detail::numbers_of(tensor);
-    if constexpr (!std::remove_cvref_t<decltype(numbers)>::IsVectorAtCompileTime) {
+    decltype(auto) numbers = detail::numbers_of(tensor);
+    using Numbers = decltype(numbers);
+    if constexpr (!std::remove_cvref_t<Numbers>::IsVectorAtCompileTime) {
       if (transposed.matches(detail::layer_of(own))) {
-        tensors.emplace_back(name, detail::transposed_map(numbers), dtype);
+        if constexpr (std::is_lvalue_reference_v<Numbers>) {
+          tensors.emplace_back(name, detail::transposed_map(numbers), dtype);
+        } else {
+          tensors.emplace_back(name, numbers.transpose().eval(), dtype);
+        }
         return;
       }
     }
-    tensors.emplace_back(name, numbers, dtype);
+    tensors.emplace_back(name, std::forward<Numbers>(numbers), dtype);
   });
   save_safetensors(path, tensors);
 }
