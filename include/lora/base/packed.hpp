@@ -85,6 +85,8 @@ class Packed {
   }
 
  private:
+  template <class>
+  friend class Threaded;
   using Panels = Vector<S>;
 
   static std::shared_ptr<const Panels> pack(const auto& W0) {

@@ -6,7 +6,8 @@
 ///       for each tile of samples     (panel rows, a few samples) of y, in registers: panel columns times rows of x,
 ///                                    then columns of U times rows of Z
 ///
-/// y is written once per block of columns. x, U and Z are read where they lie.
+/// y is written once per block of columns. x, U and Z are read where they lie. Rows of whole panels, and samples of
+/// whole tiles, may be multiplied in separate calls: the numbers stay the same to the bit.
 
 #include "lora/base/panel_layout.hpp"
 #include "lora/base/tile_store.hpp"
@@ -66,11 +67,21 @@ struct ProductTiles {
       first += count;
     }
   }
+
+  /// Where a tile begins, at `sample` or next after it. The samples before and behind have, each on their own, the same
+  /// tiles that they have together.
+  static Index boundary(Index samples, Index sample) {
+    const auto beginning = [](Index of, Index size) { return (of + size - 1) / size * size; };
+    const Index tiles = (samples + columns - 1) / columns, size = samples / tiles;
+    const Index larger = samples % tiles * (size + 1);
+    return sample <= larger ? beginning(sample, size + 1) : larger + beginning(sample - larger, size);
+  }
 };
 
+/// rows: begin and end with a panel.
 template <class S>
 void packed_product(const PanelLayout<S>& layout, const S* panels, const Columns<S>& x, MutableColumns<S> y,
-                    const LowRankTerm<S>& term = {}) {
+                    const LowRankTerm<S>& term = {}, Interval rows = {}) {
   using Layout = PanelLayout<S>;
   constexpr Index lanes = Simd<S>::lanes;
   const Index blocks = (layout.cols + Layout::width - 1) / Layout::width;
@@ -79,7 +90,7 @@ void packed_product(const PanelLayout<S>& layout, const S* panels, const Columns
     const Index first_col = std::min(pass * Layout::width, layout.cols);
     const Index depth = layout.block_cols(first_col);
     const Index ranks = term.ranks_in(pass), first_rank = pass * term.block;
-    for (Index row = 0; row < layout.rows; row += Layout::height) {
+    for (Index row = rows.first; row < std::min(rows.last, layout.rows); row += Layout::height) {
       const Index height = layout.panel_rows(row), vectors = (height + lanes - 1) / lanes;
       TileSum<S> sums[2];
       sums[0].vectors = panels + layout.offset(row, first_col);

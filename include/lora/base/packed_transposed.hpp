@@ -11,6 +11,9 @@
 ///   wide   as many samples as lanes
 ///   quad   four samples, each with a quarter of the lanes, which hold neighbouring rows of dy
 ///   dot    one sample: dy is read where it lies
+///
+/// Columns of whole tiles, and samples of whole passes, may be multiplied in separate calls: the numbers stay the same
+/// to the bit.
 
 #include "lora/base/packed_product.hpp"
 #include "lora/base/side_by_side.hpp"
@@ -68,13 +71,23 @@ class PackedTransposed {
   static constexpr Index most_ranks = LowRankTerm<S>::block;
 
  public:
+  /// cols: of W0; begin and end with a tile.
   static void run(const Layout& layout, const S* panels, const Columns<S>& dy, MutableColumns<S> dx,
-                  const LowRankTerm<S>& term = {}) {
+                  const LowRankTerm<S>& term = {}, Interval cols = {}) {
+    cols.last = std::min(cols.last, layout.cols);
     for (Index sample = 0; sample < dy.cols();) {
       PackedTransposed pass(layout, panels, dy, dx, term);
       sample = pass.choose_groups(sample);
-      pass.multiply();
+      pass.multiply(cols);
     }
+  }
+
+  /// Where a pass begins, at `sample` or next after it. The samples before and behind have, each on their own, the same
+  /// passes that they have together.
+  static Index boundary(Index samples, Index sample) {
+    Index end = 0;
+    while (end < sample) end = for_each_choice(end, samples, [](const auto&) {});
+    return end;
   }
 
  private:
@@ -102,16 +115,26 @@ class PackedTransposed {
                    const LowRankTerm<S>& term)
       : layout_(layout), panels_(panels), dy_(dy), dx_(dx), term_(term) {}
 
-  Index choose_groups(Index sample) {
-    for (width_ = 0; sample < dy_.cols(); sample += groups_[count_++].samples) {
-      static_cast<typename Tiles::Choice&>(groups_[count_]) = Tiles::choose(sample, dy_.cols() - sample);
-      if (width_ + groups_[count_].width() > Tiles::most_samples) break;
-      width_ += groups_[count_].width();
+  /// f(choice) for the samples of the pass that begins with `sample`; returns where it ends.
+  static Index for_each_choice(Index sample, Index samples, auto&& f) {
+    for (Index width = 0; sample < samples;) {
+      const typename Tiles::Choice choice = Tiles::choose(sample, samples - sample);
+      width += choice.width();
+      if (width > Tiles::most_samples) break;
+      f(choice);
+      sample += choice.samples;
     }
     return sample;
   }
 
-  void multiply() {
+  Index choose_groups(Index sample) {
+    return for_each_choice(sample, dy_.cols(), [&](const typename Tiles::Choice& choice) {
+      static_cast<typename Tiles::Choice&>(groups_[count_++]) = choice;
+      width_ += choice.width();
+    });
+  }
+
+  void multiply(Interval cols) {
     const Index most_rows = std::max(Layout::height, most_numbers / width_ / Layout::height * Layout::height);
     const Index blocks = (layout_.rows + most_rows - 1) / most_rows;
     const Index passes = std::max(blocks, term_.passes());
@@ -121,7 +144,12 @@ class PackedTransposed {
       first_rank_ = pass * term_.block;
       ranks_ = term_.ranks_in(pass);
       lay_samples();
-      for (Index col = 0; col < layout_.cols; col += Layout::width) multiply_block(col, pass > 0);
+      for (Index col = cols.first; col < cols.last;) {
+        const Index block = col / Layout::width * Layout::width;
+        const Index end = std::min(block + layout_.block_cols(block), cols.last);
+        multiply_block(block, {col, end}, pass > 0);
+        col = end;
+      }
     }
   }
 
@@ -149,13 +177,12 @@ class PackedTransposed {
     }
   }
 
-  /// The columns first_col, ... of one block of W0, for all groups of samples.
-  void multiply_block(Index first_col, bool add) {
-    describe_block(first_col);
-    const Index end = first_col + layout_.block_cols(first_col);
+  /// Columns of the block of W0 that begins with column `block`, for all groups of samples.
+  void multiply_block(Index block, Interval cols, bool add) {
+    describe_block(block, cols.first);
     alignas(64) S edge[most_ranks * Tiles::columns];
-    for (Index col = first_col; col < end; col += Tiles::columns) {
-      const Index columns = std::min<Index>(Tiles::columns, end - col);
+    for (Index col = cols.first; col < cols.last; col += Tiles::columns) {
+      const Index columns = std::min<Index>(Tiles::columns, cols.last - col);
       if (ranks_ > 0 && col + Tiles::columns > layout_.cols) copy_edge_of_factor(col, edge);
       for (int g = 0; g < count_; ++g) {
         Group& group = groups_[g];
@@ -168,11 +195,13 @@ class PackedTransposed {
     }
   }
 
-  void describe_block(Index first_col) {
+  /// The tile at column first_col of the block.
+  void describe_block(Index block, Index first_col) {
     const Index full = rows_ / Layout::height, rest = rows_ % Layout::height;
-    const Index panel = Layout::height * layout_.block_cols(first_col);
-    const S* const first = panels_ + layout_.offset(first_row_, first_col);
-    const S* const last = first + full * panel;
+    const Index panel = Layout::height * layout_.block_cols(block);
+    const S* const begin = panels_ + layout_.offset(first_row_, block);
+    const S* const first = begin + (first_col - block) * Layout::height;
+    const S* const last = begin + full * panel + (first_col - block) * rest;
     const S *side_by_side = dy_side_by_side_, *single = singles_;
     for (int g = 0; g < count_; ++g) {
       Group& group = groups_[g];

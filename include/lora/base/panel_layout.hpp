@@ -14,8 +14,15 @@
 #include "lora/core/packet.hpp"
 
 #include <algorithm>
+#include <limits>
 
 namespace lora::detail {
+
+/// Some of the rows or columns of a matrix: first, ..., last - 1, as far as it has them. The default is all of them.
+struct Interval {
+  Index first = 0;
+  Index last = std::numeric_limits<Index>::max();
+};
 
 template <class S>
 struct PanelLayout {

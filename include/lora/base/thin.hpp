@@ -6,7 +6,8 @@
 ///
 /// A general product copies both factors first, which costs as much as the product when the rank is small. Here each is
 /// read where it lies: Z in scalar products of columns, several of L with several of X at a time; D in tiles of it that
-/// stay in registers while all samples are added.
+/// stay in registers while all samples are added. Samples of Z, and rows of D, may be computed in separate calls at the
+/// boundaries below: the numbers stay the same to the bit.
 
 #include "lora/base/packed_product.hpp"
 #include "lora/base/side_by_side.hpp"
@@ -27,13 +28,20 @@ class ThinTiles {
     if (L.cols() == 1 && X.cols() > 1 && out.outerStride() == 1) {  // a row is a column: many columns beside one
       return reduce(X, L, Eigen::Map<Matrix<S>>(out.data(), X.cols(), 1));
     }
-    if (L.cols() > lanes / 2 && X.cols() >= 2 * widest) return multiply_packed(L, X, out);
+    if (packs(L.cols(), X.cols())) return multiply_packed(L, X, out);
     Index first = 0;
     for (; first + widest <= L.cols(); first += widest) reduce_columns<widest>(L, X, first, out);
     reduce_rest<widest / 2>(L, X, first, out);
   }
 
-  /// out += X G^T
+  /// Where out may be divided, at `sample` or next after it, in parts of 16 samples at least.
+  static Index boundary(Index rank, Index samples, Index sample) {
+    if (packs(rank, samples)) return ProductTiles<S>::boundary(samples, sample);
+    const Index step = rank == 1 ? most_samples * widest : most_samples;
+    return std::min((sample + step - 1) / step * step, samples);
+  }
+
+  /// out += X G^T; its rows may be divided where a panel would begin, if there are two samples.
   static void add_outer(const Columns<S>& X, const Columns<S>& G, MutableColumns<S> out) {
     if (X.cols() == 1) {
       for (Index t = 0; t < G.rows(); ++t) out.col(t) += G(t, 0) * X.col(0);
@@ -68,6 +76,8 @@ class ThinTiles {
   }
 
  private:
+  static bool packs(Index rank, Index samples) { return rank > lanes / 2 && samples >= 2 * widest; }
+
   /// Where the rank fills packets and there are samples enough to pay for it: a panel of L^T is packed, then multiplied
   /// as a panel of W0 is.
   static void multiply_packed(const Columns<S>& L, const Columns<S>& X, MutableColumns<S>& out) {
