@@ -19,7 +19,7 @@ BELOW = {
     "io": ["peft"],
     "losses": ["core"],
     "optim": ["core"],
-    "parallel": ["core"],
+    "parallel": ["base"],
     "testing": ["peft", "losses", "optim"],
 }
 # What the umbrella lora.hpp draws in, directly or not. A header that needs linalg is included by name.

@@ -1,0 +1,200 @@
+#pragma once
+/// A packed weight whose products several threads share, with the same results to the bit as on one.
+///
+/// Each product is cut into parts, and whoever is free takes the next:
+///
+///   y = W0 x + U Z       rows of W0 (whole panels) times samples (whole tiles)
+///   dx = W0^T dy + V G   columns of W0 (whole tiles) times samples (whole passes)
+///   Z = T X              samples
+///   D += X G^T           rows of D
+///
+/// No sum is ever cut, and where cuts are is decided by the shape alone. So every number comes out of the same sequence
+/// of operations for any number of threads, and in Packed itself.
+
+#include "lora/base/packed.hpp"
+#include "lora/parallel/workers.hpp"
+
+#include <algorithm>
+#include <memory>
+#include <type_traits>
+#include <utility>
+
+namespace lora {
+
+namespace detail {
+
+/// How many parts a product is cut into. A part takes some microseconds at least; a product of less than a few dozen
+/// stays whole, because handing it out would take longer than it saves.
+struct Parts {
+  static constexpr double whole_below = 1e6;  ///< multiply-adds of single precision
+  static constexpr double least = 2.5e5;      ///< of them in a part
+  static constexpr Index most = 32;
+
+  Index of_rows = 1;
+  Index of_samples = 1;
+
+  /// For so many multiply-adds, if there are no fewer rows and samples in a part than these.
+  template <class S>
+  static Parts choose(double size, Index rows, Index least_rows, Index samples, Index least_samples) {
+    size *= static_cast<double>(sizeof(S)) / sizeof(float);
+    if (size < whole_below) return {};
+    const Index wanted = size > least * most ? most : static_cast<Index>(size / least);
+    const Index of_samples = std::clamp<Index>(samples / least_samples, 1, wanted);
+    return {std::clamp<Index>(wanted / of_samples, 1, std::max<Index>(rows / least_rows, 1)), of_samples};
+  }
+
+  Index count() const { return of_rows * of_samples; }
+
+  /// Part k of `parts` of something of this size, between places where it may be cut.
+  static Interval range(Index k, Index parts, Index size, const auto& boundary) {
+    return {boundary(size * k / parts), boundary(size * (k + 1) / parts)};
+  }
+};
+
+}  // namespace detail
+
+/// W0 (out, in) as Packed holds it, and threads to multiply with:
+///
+///   auto workers = std::make_shared<lora::Workers>(2);
+///   lora::Adapted<lora::Threaded<float>, lora::Lora<float>> layer({std::move(W0), workers}, {.rank = 8}, rng);
+///
+/// Any number of layers share one Workers, and copies share W0 as well. Everything else is as in Packed.
+template <class S>
+class Threaded {
+  using Columns = detail::Columns<S>;
+  using MutableColumns = detail::MutableColumns<S>;
+  using Term = detail::LowRankTerm<S>;
+  using Layout = detail::PanelLayout<S>;
+  using Parts = detail::Parts;
+  using Interval = detail::Interval;
+
+ public:
+  using Scalar = S;
+  static constexpr int Out = Dynamic;
+  static constexpr int In = Dynamic;
+
+  /// Throws StateError if there are no workers.
+  Threaded(Packed<S> W0, std::shared_ptr<Workers> workers) : packed_(std::move(W0)), workers_(std::move(workers)) {
+    if (workers_ == nullptr) throw StateError("Threaded: the workers are a null pointer, expected threads to share");
+  }
+
+  void apply(const Columns& x, MutableColumns y) const { product(x, y, {}); }
+  void apply(const Columns& x, MutableColumns y, const Columns& U, const Columns& Z) const { product(x, y, {U, Z}); }
+  void apply_transposed(const Columns& dy, MutableColumns dx) const { transposed_product(dy, dx, {}); }
+  void apply_transposed(const Columns& dy, MutableColumns dx, const Columns& V, const Columns& G) const {
+    transposed_product(dy, dx, {V, G});
+  }
+
+  void thin_product(const auto& T, const auto& X, auto&& Z) const {
+    if constexpr (by_tiles<decltype(T.transpose())>) {
+      thin_product_of(T.transpose(), X, Z);
+    } else {
+      packed_.thin_product(T, X, Z);
+    }
+  }
+  void add_outer(const auto& X, const auto& G, auto&& D) const {
+    if constexpr (!by_tiles<decltype(D)>) {
+      packed_.add_outer(X, G, D);
+    } else if constexpr (std::remove_cvref_t<decltype(D)>::IsRowMajor) {
+      add_outer_to(G, X, D.transpose());
+    } else {
+      add_outer_to(X, G, D);
+    }
+  }
+
+  Index rows() const { return packed_.rows(); }
+  Index cols() const { return packed_.cols(); }
+  Index bytes() const { return packed_.bytes(); }
+  Copies copies() const { return packed_.copies(); }
+  Matrix<S> dense() const { return packed_.dense(); }
+  const Packed<S>& packed() const { return packed_; }
+  Workers& workers() const { return *workers_; }
+
+ private:
+  template <class M>
+  static constexpr bool by_tiles = detail::thin_by_tiles<std::remove_cvref_t<M>>;
+
+  /// f(rows, samples) for all parts.
+  void share(const Parts& parts, Index rows, const auto& row_boundary, Index samples, const auto& sample_boundary,
+             const auto& f) const {
+    workers_->for_each(parts.count(), [&](Index k) {
+      // neighbours share rows of W0, which comes from memory once
+      const Interval of_rows = Parts::range(k / parts.of_samples, parts.of_rows, rows, row_boundary);
+      const Interval of_samples = Parts::range(k % parts.of_samples, parts.of_samples, samples, sample_boundary);
+      if (of_rows.first < of_rows.last && of_samples.first < of_samples.last) f(of_rows, of_samples);
+    });
+  }
+
+  /// Multiples of `unit`, and the end.
+  static auto multiples_of(Index unit, Index size) {
+    return [=](Index place) { return std::min((place + unit - 1) / unit * unit, size); };
+  }
+
+  /// Multiply-adds; a few samples wait for W0 to come from memory, and take as long as four.
+  double size_of(const auto& x) const {
+    const Index samples = std::max<Index>(x.cols(), 4);
+    return static_cast<double>(rows()) * static_cast<double>(cols()) * static_cast<double>(samples);
+  }
+
+  static Term from_sample(Term term, Index first) {
+    if (term.rank > 0) term.right += first * term.right_stride;
+    return term;
+  }
+
+  void product(const Columns& x, MutableColumns& y, const Term& term) const {
+    product(packed_.layout_, packed_.panels(), x, y, term);
+  }
+
+  void product(const Layout& layout, const S* panels, const Columns& x, MutableColumns& y, const Term& term) const {
+    const auto parts = Parts::choose<S>(size_of(x), layout.rows, Layout::height, x.cols(), 128);
+    const auto tiles = [&](Index sample) { return detail::ProductTiles<S>::boundary(x.cols(), sample); };
+    share(parts, layout.rows, multiples_of(Layout::height, layout.rows), x.cols(), tiles,
+          [&](Interval rows, Interval samples) {
+            detail::packed_product<S>(layout, panels, columns(x, samples), columns(y, samples),
+                                      from_sample(term, samples.first), rows);
+          });
+  }
+
+  void transposed_product(const Columns& dy, MutableColumns& dx, const Term& term) const {
+    if (packed_.transposed_) {
+      return product({cols(), rows()}, packed_.transposed_->data(), dy, dx, term);
+    }
+    using Product = detail::PackedTransposed<S>;
+    using Tiles = detail::TransposedTiles<S>;
+    const auto parts = Parts::choose<S>(size_of(dy), cols(), 128, dy.cols(), Tiles::most_samples);
+    const auto passes = [&](Index sample) { return Product::boundary(dy.cols(), sample); };
+    share(parts, cols(), multiples_of(Tiles::columns, cols()), dy.cols(), passes, [&](Interval cols, Interval samples) {
+      Product::run(packed_.layout_, packed_.panels(), columns(dy, samples), columns(dx, samples),
+                   from_sample(term, samples.first), cols);
+    });
+  }
+
+  /// Z = L^T X
+  void thin_product_of(const Columns& L, const Columns& X, MutableColumns Z) const {
+    const double size = static_cast<double>(L.size()) * static_cast<double>(X.cols());
+    const auto parts = Parts::choose<S>(size, 1, 1, X.cols(), 32);
+    const auto boundary = [&](Index sample) { return detail::ThinTiles<S>::boundary(L.cols(), X.cols(), sample); };
+    share(parts, 1, multiples_of(1, 1), X.cols(), boundary, [&](Interval, Interval samples) {
+      detail::ThinTiles<S>::reduce(L, columns(X, samples), columns(Z, samples));
+    });
+  }
+
+  /// D += X G^T
+  void add_outer_to(const Columns& X, const Columns& G, MutableColumns D) const {
+    const double size = X.cols() < 2 ? 0 : static_cast<double>(D.size()) * static_cast<double>(X.cols());
+    const auto parts = Parts::choose<S>(size, X.rows(), Layout::height, 1, 1);
+    share(parts, X.rows(), multiples_of(Layout::height, X.rows()), 1, multiples_of(1, 1), [&](Interval rows, Interval) {
+      detail::ThinTiles<S>::add_outer(X.middleRows(rows.first, rows.last - rows.first), G,
+                                      D.middleRows(rows.first, rows.last - rows.first));
+    });
+  }
+
+  static auto columns(auto& matrix, Interval range) { return matrix.middleCols(range.first, range.last - range.first); }
+
+  Packed<S> packed_;
+  std::shared_ptr<Workers> workers_;
+};
+
+static_assert(FrozenBase<Threaded<float>> && FrozenBase<Threaded<double>>);
+
+}  // namespace lora
