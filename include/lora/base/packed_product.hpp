@@ -98,12 +98,10 @@ void packed_product(const PanelLayout<S>& layout, const S* panels, const Columns
       sums[0].scalar_stride = x.outerStride();
       sums[0].scalar_step = 1;
       sums[0].steps = depth;
-      sums[0].ahead = sums[0].vectors + 16 * height;
-      sums[0].ahead_step = height;
 
       alignas(64) S edge[LowRankTerm<S>::block * Layout::height];  // columns of U, where packets would reach beyond it
       if (ranks > 0) {
-        sums[1].vectors = sums[1].ahead = term.left + first_rank * term.left_stride + row;
+        sums[1].vectors = term.left + first_rank * term.left_stride + row;
         sums[1].vector_step = term.left_stride;
         sums[1].scalar_stride = term.right_stride;
         sums[1].scalar_step = 1;
@@ -114,7 +112,7 @@ void packed_product(const PanelLayout<S>& layout, const S* panels, const Columns
           std::fill_n(std::copy_n(sums[1].vectors + r * term.left_stride, height, edge + r * Layout::height),
                       Layout::height - height, S(0));
         }
-        sums[1].vectors = sums[1].ahead = edge;
+        sums[1].vectors = edge;
         sums[1].vector_step = Layout::height;
       }
 

@@ -34,7 +34,10 @@ class ThinTiles {
     reduce_rest<widest / 2>(L, X, first, out);
   }
 
-  /// Where out may be divided, at `sample` or next after it, in parts of 16 samples at least.
+  /// Where out may be divided, at `sample` or next after it, if parts have about as many samples as least_samples().
+  static Index least_samples(Index rank) {
+    return rank > lanes / 2 ? 2 * widest + ProductTiles<S>::columns : 4 * most_samples;
+  }
   static Index boundary(Index rank, Index samples, Index sample) {
     if (packs(rank, samples)) return ProductTiles<S>::boundary(samples, sample);
     const Index step = rank == 1 ? most_samples * widest : most_samples;
@@ -65,8 +68,6 @@ class ThinTiles {
           sum.vectors = edge;
           sum.vector_step = height;
         }
-        sum.ahead = sum.vectors + height;
-        sum.ahead_step = sum.vector_step;
         ProductTiles<S>::for_each(G.rows(), [&](Index first, Index count) {
           sum.scalars = G.data() + first + sample * G.outerStride();
           ProductTiles<S>::get(count, vectors)(&sum, 1, &out(row, first), out.outerStride(), rows, true);
@@ -92,7 +93,6 @@ class ThinTiles {
       for (Index first = 0; first < L.cols(); first += height) {
         const Index ranks = std::min(height, L.cols() - first), vectors = (ranks + lanes - 1) / lanes;
         sum.vector_step = vectors * lanes;
-        sum.ahead = panel;
         lay_samples_side_by_side(L.data() + row + first * L.outerStride(), L.outerStride(), sum.steps, ranks,
                                  vectors * lanes, 1, panel);
         ProductTiles<S>::for_each(X.cols(), [&](Index sample, Index count) {

@@ -32,13 +32,13 @@ struct TileSum {
   Index scalar_run = 0;
   Index steps = 0;
   Index runs = 1;
-  const S* ahead = nullptr;  ///< what will be needed soon; each step asks for a line of it
+  const S* ahead = nullptr;  ///< what will be needed soon; with `Ahead`, each step asks for a line of it
   Index ahead_step = 0;
   Index ahead_run = 0;
   bool grouped = false;  ///< a step is `Group` rows, else one, which stands in the first lane of each group
 };
 
-template <class S, int Columns, int Vectors, int Group>
+template <class S, int Columns, int Vectors, int Group, bool Ahead>
 struct TileKernel {
   using Simd = detail::Simd<S>;
   using Packet = typename Simd::Packet;
@@ -117,7 +117,7 @@ struct TileKernel {
     /// One step, and on to the next.
     template <int... K>
     EIGEN_ALWAYS_INLINE void step(Sums& c, const TileSum<S>& sum, std::integer_sequence<int, K...>) {
-      prefetch(counted<std::max(1, G > 1 ? Columns * G / int(Simd::line) : 1)>);
+      if constexpr (Ahead) prefetch(counted<std::max(1, G > 1 ? Columns * G / int(Simd::line) : 1)>);
       Packet vector[Vectors];
       load(vector, sum.vector_stride, counted<Vectors>);
       ((c[K] = Simd::multiply_add(vector[K % Vectors],

@@ -15,7 +15,7 @@ namespace lora::detail {
 /// out(row, t) = or += the sums, for rows 0, ..., rows - 1 of the Vectors * lanes, and t = 0, ..., Columns - 1.
 template <class S, int Columns, int Vectors>
 void product_tile(const TileSum<S>* sums, int count, S* out, Index out_stride, Index rows, bool add) {
-  using Kernel = TileKernel<S, Columns, Vectors, 1>;
+  using Kernel = TileKernel<S, Columns, Vectors, 1, false>;
   using Simd = detail::Simd<S>;
   constexpr Index height = Vectors * Simd::lanes;
   for (Index t = 0; t < Columns; ++t) {
@@ -78,7 +78,7 @@ struct GroupFold {
 template <class S, int Columns, int Vectors, int Group>
 void transposed_tile(const TileSum<S>* sums, int count, S* out, Index out_stride, Index columns, Index samples,
                      bool add) {
-  using Kernel = TileKernel<S, Columns, Vectors, Group>;
+  using Kernel = TileKernel<S, Columns, Vectors, Group, true>;
   using Fold = GroupFold<S, Columns, Group>;
   constexpr Index width = Vectors * Simd<S>::lanes;
   for (Index sample = 0; sample < samples; ++sample) Simd<S>::prefetch(out + sample * out_stride);

@@ -3,9 +3,9 @@
 ///
 ///   a packet: `lanes` numbers side by side in a register, of floats 16 with AVX-512, 8 with AVX, 4 with SSE2 or NEON
 ///
-/// Eigen has these functions for every processor that it knows, but no public name for them. The kernels of base/ use
-/// Eigen::internal here alone, and only what has been the same from 3.4 to 5. Intrinsics would mean one version of
-/// every kernel for each kind of processor.
+/// Eigen has these functions for every processor that it knows, but no public name for them. They are used
+/// here alone, and only what has been the same from 3.4 to 5. Intrinsics would mean one version of every kernel for
+/// each kind of processor.
 
 #include "lora/core/scalar.hpp"
 
@@ -52,7 +52,15 @@ struct Simd {
   EIGEN_ALWAYS_INLINE static Packet multiply_add(const Packet& a, const Packet& b, const Packet& c) {
     return Eigen::internal::pmadd(a, b, c);
   }
-  EIGEN_ALWAYS_INLINE static void prefetch(const S* address) { Eigen::internal::prefetch(address); }
+  /// The lanes, added.
+  EIGEN_ALWAYS_INLINE static S sum(const Packet& a) { return Eigen::internal::predux(a); }
+  EIGEN_ALWAYS_INLINE static void prefetch(const S* address) {
+#if defined(__GNUC__)
+    __builtin_prefetch(address);  // g++ takes a call of Eigen's function for one without effect, and drops it
+#else
+    Eigen::internal::prefetch(address);
+#endif
+  }
 
   /// `Group` neighbours in memory, again and again until the packet is full: one number in all lanes, the packet that
   /// lies there, or something between, in one load.

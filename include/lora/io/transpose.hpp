@@ -5,12 +5,11 @@
 /// the cache that is gone before its neighbour comes. So it goes square by square, each line of each side in one
 /// piece, and inside a square in registers.
 
-#include "lora/core/scalar.hpp"
+#include "lora/core/packet.hpp"
 
 #include <algorithm>
 #include <concepts>
 #include <cstddef>
-#include <utility>
 
 namespace lora::detail {
 
@@ -50,29 +49,16 @@ void transpose_part(const S* from, Index from_step, S* to, Index to_step, Index 
   }
 }
 
-#if defined(__GNUC__)
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wignored-attributes"  // that the packet types have, which matters to no one here
-#endif
-
 /// The same for a whole square.
 template <class S>
 void transpose_tile(const S* from, Index from_step, S* to, Index to_step) {
   if constexpr (std::floating_point<S>) {
-    namespace eigen = Eigen::internal;
-    using Packet = typename eigen::find_best_packet<S, 4>::type;  // wider ones are no faster
-    constexpr Index size = eigen::unpacket_traits<Packet>::size;
+    using Simd = NarrowSimd<S, 4>;  // wider ones are no faster
+    constexpr Index size = Simd::lanes;
     if constexpr (size > 1 && tile_side % size == 0) {
       for (Index j = 0; j < tile_side; j += size) {
         for (Index i = 0; i < tile_side; i += size) {
-          const S* const source = from + i * from_step + j;
-          S* const target = to + j * to_step + i;
-          [&]<Index... k>(std::integer_sequence<Index, k...>) {
-            eigen::PacketBlock<Packet, size> block;
-            ((block.packet[k] = eigen::ploadu<Packet>(source + k * from_step)), ...);
-            eigen::ptranspose(block);
-            (eigen::pstoreu(target + k * to_step, block.packet[k]), ...);
-          }(std::make_integer_sequence<Index, size>());
+          Simd::store(to + j * to_step + i, to_step, Simd::transposed(Simd::load(from + i * from_step + j, from_step)));
         }
       }
       return;
@@ -80,10 +66,6 @@ void transpose_tile(const S* from, Index from_step, S* to, Index to_step) {
   }
   transpose_part(from, from_step, to, to_step, tile_side, tile_side);
 }
-
-#if defined(__GNUC__)
-#pragma GCC diagnostic pop
-#endif
 
 template <class S>
 void transpose(const S* from, Index from_step, S* to, Index to_step, Index height, Index width) {

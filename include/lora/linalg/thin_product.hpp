@@ -9,7 +9,7 @@
 ///
 /// Compile time: nothing over Eigen/Core.
 
-#include "lora/core/scalar.hpp"
+#include "lora/core/packet.hpp"
 
 #include <algorithm>
 #include <utility>
@@ -55,8 +55,9 @@ class ThinProduct {
   }
 
  private:
-  using Packet = typename Eigen::internal::packet_traits<S>::type;
-  static constexpr Index lanes = Eigen::internal::unpacket_traits<Packet>::size;
+  using Simd = detail::Simd<S>;
+  using Packet = typename Simd::Packet;
+  static constexpr Index lanes = Simd::lanes;
   static constexpr int depth = sizeof(Packet) >= 64 ? 8 : 4;       // columns of A at a time: 32 registers or 16
   static constexpr int width = 3;                                  // columns of X and Y at a time
   static constexpr Index panel = 4096 / Index(sizeof(S)) / lanes;  // packets of a column that stay in the first cache
@@ -98,36 +99,37 @@ class ThinProduct {
   /// `count` packets of the columns j, ..., j + depth - 1 of A, from `row` on, with N columns of X and Y from c on.
   template <bool forward, int N>
   static void tile(const Large& A, const Large& X, Thin& Y, Index row, Index count, Index j, Index c) {
-    namespace simd = Eigen::internal;
     const S* a[depth];
     for (Index d = 0; d < depth; ++d) a[d] = A.data() + row + (j + d) * A.outerStride();
     Packet t[depth * N];
     if constexpr (forward) {
-      unrolled<depth * N>([&](auto k) { t[k] = simd::pset1<Packet>(X(j + k % depth, c + k / depth)); });
+      const S* const x = X.data() + j + c * X.outerStride();
+      unrolled<depth * N>(
+          [&](auto k) { t[k] = Simd::template broadcast<1>(x + k % depth + k / depth * X.outerStride()); });
       S* const y = Y.data() + row + c * Y.outerStride();
       const Index stride = Y.outerStride();
       for (Index i = 0; i < count * lanes; i += lanes) {
         Packet p[depth];
-        unrolled<depth>([&](auto d) { p[d] = simd::ploadu<Packet>(a[d] + i); });
+        unrolled<depth>([&](auto d) { p[d] = Simd::load(a[d] + i); });
         unrolled<N>([&](auto n) {
-          Packet sum = simd::ploadu<Packet>(y + n * stride + i);
-          unrolled<depth>([&](auto d) { sum = simd::pmadd(p[d], t[n * depth + d], sum); });
-          simd::pstoreu(y + n * stride + i, sum);
+          Packet sum = Simd::load(y + n * stride + i);
+          unrolled<depth>([&](auto d) { sum = Simd::multiply_add(p[d], t[n * depth + d], sum); });
+          Simd::store(y + n * stride + i, sum);
         });
       }
     } else {
-      unrolled<depth * N>([&](auto k) { t[k] = simd::pset1<Packet>(S(0)); });
+      unrolled<depth * N>([&](auto k) { t[k] = Simd::zero(); });
       const S* const x = X.data() + row + c * X.outerStride();
       const Index stride = X.outerStride();
       for (Index i = 0; i < count * lanes; i += lanes) {
         Packet p[depth];
-        unrolled<depth>([&](auto d) { p[d] = simd::ploadu<Packet>(a[d] + i); });
+        unrolled<depth>([&](auto d) { p[d] = Simd::load(a[d] + i); });
         unrolled<N>([&](auto n) {
-          const Packet column = simd::ploadu<Packet>(x + n * stride + i);
-          unrolled<depth>([&](auto d) { t[n * depth + d] = simd::pmadd(p[d], column, t[n * depth + d]); });
+          const Packet column = Simd::load(x + n * stride + i);
+          unrolled<depth>([&](auto d) { t[n * depth + d] = Simd::multiply_add(p[d], column, t[n * depth + d]); });
         });
       }
-      unrolled<depth * N>([&](auto k) { Y(j + k % depth, c + k / depth) += simd::predux(t[k]); });
+      unrolled<depth * N>([&](auto k) { Y(j + k % depth, c + k / depth) += Simd::sum(t[k]); });
     }
   }
 };
