@@ -23,24 +23,24 @@ namespace lora {
 
 namespace detail {
 
-/// How many parts a product is cut into. A part takes some microseconds at least; a product of less than a few dozen
-/// stays whole, because handing it out would take longer than it saves.
+/// How many parts a product is cut into. A part takes a microsecond at least; a product of less than two stays whole,
+/// because handing it out would take longer than it saves.
 struct Parts {
-  static constexpr double whole_below = 1e6;  ///< multiply-adds of single precision
-  static constexpr double least = 2.5e5;      ///< of them in a part
+  static constexpr double least = 4e4;  ///< multiply-adds of single precision in a part
   static constexpr Index most = 32;
 
   Index of_rows = 1;
   Index of_samples = 1;
+  double work = 0;
 
   /// For so many multiply-adds, if there are no fewer rows and samples in a part than these.
   template <class S>
   static Parts choose(double size, Index rows, Index least_rows, Index samples, Index least_samples) {
     size *= static_cast<double>(sizeof(S)) / sizeof(float);
-    if (size < whole_below) return {};
     const Index wanted = size > least * most ? most : static_cast<Index>(size / least);
+    if (wanted < 2) return {};
     const Index of_samples = std::clamp<Index>(samples / least_samples, 1, wanted);
-    return {std::clamp<Index>(wanted / of_samples, 1, std::max<Index>(rows / least_rows, 1)), of_samples};
+    return {std::clamp<Index>(wanted / of_samples, 1, std::max<Index>(rows / least_rows, 1)), of_samples, size};
   }
 
   Index count() const { return of_rows * of_samples; }
@@ -114,15 +114,15 @@ class Threaded {
   template <class M>
   static constexpr bool by_tiles = detail::thin_by_tiles<std::remove_cvref_t<M>>;
 
-  /// f(rows, samples) for all parts.
+  /// f(rows, samples) for all parts, or for all at once if nobody can help.
   void share(const Parts& parts, Index rows, const auto& row_boundary, Index samples, const auto& sample_boundary,
              const auto& f) const {
-    workers_->for_each(parts.count(), [&](Index k) {
-      // neighbours share rows of W0, which comes from memory once
-      const Interval of_rows = Parts::range(k / parts.of_samples, parts.of_rows, rows, row_boundary);
-      const Interval of_samples = Parts::range(k % parts.of_samples, parts.of_samples, samples, sample_boundary);
+    const auto part = [&](Index k) {
+      const Interval of_rows = Parts::range(k % parts.of_rows, parts.of_rows, rows, row_boundary);
+      const Interval of_samples = Parts::range(k / parts.of_rows, parts.of_samples, samples, sample_boundary);
       if (of_rows.first < of_rows.last && of_samples.first < of_samples.last) f(of_rows, of_samples);
-    });
+    };
+    if (!workers_->share(parts.count(), part, parts.work)) f(Interval{0, rows}, Interval{0, samples});
   }
 
   /// Multiples of `unit`, and the end.
@@ -171,12 +171,12 @@ class Threaded {
 
   /// Z = L^T X
   void thin_product_of(const Columns& L, const Columns& X, MutableColumns Z) const {
+    using Tiles = detail::ThinTiles<S>;
     const double size = static_cast<double>(L.size()) * static_cast<double>(X.cols());
-    const auto parts = Parts::choose<S>(size, 1, 1, X.cols(), 32);
-    const auto boundary = [&](Index sample) { return detail::ThinTiles<S>::boundary(L.cols(), X.cols(), sample); };
-    share(parts, 1, multiples_of(1, 1), X.cols(), boundary, [&](Interval, Interval samples) {
-      detail::ThinTiles<S>::reduce(L, columns(X, samples), columns(Z, samples));
-    });
+    const auto parts = Parts::choose<S>(size, 1, 1, X.cols(), Tiles::least_samples(L.cols()));
+    const auto boundary = [&](Index sample) { return Tiles::boundary(L.cols(), X.cols(), sample); };
+    share(parts, 1, multiples_of(1, 1), X.cols(), boundary,
+          [&](Interval, Interval samples) { Tiles::reduce(L, columns(X, samples), columns(Z, samples)); });
   }
 
   /// D += X G^T

@@ -1,12 +1,13 @@
 #pragma once
 /// Threads that share the rounds of a loop.
 ///
-///   caller    opens a region ------ takes rounds ------------ waits for the last ---- goes on
-///   others    look out, or sleep       take rounds, each the next that nobody has
+///   caller    opens a region --- takes rounds, 0, 1, ... ------------ waits for the last --- goes on
+///   others    look out, or sleep     take rounds, count - 1, count - 2, ...
 ///
-/// There is one number on which all agree, the ticket: which region is open, and how many of its rounds nobody has
-/// taken. Whoever lowers it has a round. Nobody waits for a thread that has taken none, so one that is late, because it
-/// slept or because another program has its processor, costs nothing.
+/// There is one number on which all agree, the ticket: which region is open, and which of its rounds nobody has taken.
+/// Whoever changes it has a round. Nobody waits for a thread that has taken none, so one that is late, because it slept
+/// or because another program has its processor, costs nothing. Rounds are taken from both ends, so that in a region
+/// like the last one a thread finds in its cache what it left there.
 
 #include "lora/core/error.hpp"
 #include "lora/core/scalar.hpp"
@@ -22,6 +23,7 @@
 #include <mutex>
 #include <string>
 #include <thread>
+#include <type_traits>
 #include <vector>
 
 namespace lora {
@@ -31,8 +33,8 @@ namespace lora {
 ///   lora::Workers workers(2);
 ///   workers.for_each(8, [&](lora::Index k) { ... });
 ///
-/// A region costs less than a microsecond if the last one has just ended: threads look out for work for a tenth of a
-/// millisecond before they sleep. It takes no heap. If f throws, no more rounds begin, and for_each throws the same
+/// A region costs less than half a microsecond if the last one has just ended: threads look out for work for a tenth of
+/// a millisecond before they sleep. It takes no heap. If f throws, no more rounds begin, and for_each throws the same
 /// when all that have begun are done. f runs under the caller's floating-point environment.
 ///
 /// Any number of threads may call for_each at once, also from within f: one of them has the others' help, the rest run
@@ -59,22 +61,35 @@ class Workers {
   int threads() const { return static_cast<int>(threads_.size()) + 1; }
 
   void for_each(Index count, const auto& f) {
+    for (Index begin = 0; begin < count; begin += most_rounds) {
+      const Index rounds = std::min(count - begin, most_rounds);
+      const auto next = [&](Index k) { f(begin + k); };
+      if (share(rounds, next)) continue;
+      for (Index k = 0; k < rounds; ++k) next(k);
+    }
+  }
+
+  /// for_each if others can help now; else false, and nothing is called. `work`: about how many multiply-adds it all is.
+  /// Threads that sleep are woken when a million have come together, because that takes some microseconds.
+  bool share(Index count, const auto& f, double work = worth_waking) {
     using Function = std::remove_cvref_t<decltype(f)>;
-    if (count < 2 || count > most_rounds || !begin()) {
-      for (Index k = 0; k < count; ++k) f(k);
-      return;
+    if (count < 2 || count > most_rounds || !ready(work) || taken_.exchange(true, std::memory_order_acquire)) {
+      return false;
     }
     Region region(count, std::addressof(f),
                   [](const void* function, Index k) { (*static_cast<const Function*>(function))(k); });
-    share(region);
+    run(region);
     taken_.store(false, std::memory_order_release);
     if (region.error) std::rethrow_exception(region.error);
+    return true;
   }
 
  private:
   using Clock = std::chrono::steady_clock;
-  static constexpr Index most_rounds = 1 << 30;
+  static constexpr Index most_rounds = 0xffff;
+  static constexpr double worth_waking = 1e6;
   static constexpr auto lookout = std::chrono::microseconds(100);
+  static constexpr auto longest_pause = std::chrono::milliseconds(250);
 
   /// One call of for_each. It lives on the caller's stack: others may look at it while they have a round of it.
   struct Region {
@@ -100,54 +115,55 @@ class Workers {
     alignas(64) std::atomic<Index> done = 0;  ///< rounds that others have finished
   };
 
-  /// Whether this call has the others' help.
-  bool begin() {
-    if (threads_.empty() || taken_.exchange(true, std::memory_order_acquire)) return false;
-    if (resume_ == Clock::time_point() || Clock::now() >= resume_) return true;
-    taken_.store(false, std::memory_order_release);
-    return false;
+  bool ready(double work) {
+    if (threads_.empty() || taken_.load(std::memory_order_relaxed)) return false;
+    const Clock::rep resume = resume_.load(std::memory_order_relaxed);
+    if (resume != 0 && Clock::now().time_since_epoch().count() < resume) return false;
+    if (!asleep_.load(std::memory_order_relaxed)) return true;
+    work += asked_.load(std::memory_order_relaxed);
+    asked_.store(work < worth_waking ? work : 0, std::memory_order_relaxed);
+    if (work < worth_waking) return false;
+    wake();
+    return true;
   }
 
-  void share(Region& region) {
+  void run(Region& region) {
     const auto start = Clock::now();
     region_.store(&region, std::memory_order_relaxed);
     const std::uint64_t number = announce(region.count);
     Index own = 0, k = 0;
-    for (; claim(number, k) != nullptr; ++own) region.run(k);
+    for (; claim(number, true, k) != nullptr; ++own) region.run(k);
     const Index others = region.count - own;
     if (region.done.load(std::memory_order_acquire) != others) wait(region, others, start, own);
   }
 
   /// A new region with so many rounds.
   std::uint64_t announce(Index rounds) {
-    const std::uint64_t number = (ticket_.load(std::memory_order_relaxed) >> 32) + 1;
-    // In one order with asleep_: whoever goes to sleep sees the new ticket, or is seen here.
-    ticket_.store(number << 32 | static_cast<std::uint64_t>(rounds), std::memory_order_seq_cst);
-    if (asleep_.load(std::memory_order_seq_cst) > 0) {
-      const std::lock_guard lock(mutex_);
-      wake_.notify_all();
-    }
-    return number & 0xffffffff;
+    const std::uint64_t number = (number_of(ticket_.load(std::memory_order_relaxed)) + 1) & 0xffffffff;
+    ticket_.store(number << 32 | static_cast<std::uint64_t>(rounds), std::memory_order_release);
+    return number;
   }
 
-  /// Takes a round k of the region with this number; null if nothing is left of it. While a round is not finished its
-  /// region stays, and region_ is that one.
-  Region* claim(std::uint64_t number, Index& k) {
+  // A ticket: the number of the region << 32 | the first round that is left << 16 | the one behind the last.
+  static std::uint64_t number_of(std::uint64_t ticket) { return ticket >> 32; }
+  static std::uint64_t first_of(std::uint64_t ticket) { return ticket >> 16 & 0xffff; }
+  static std::uint64_t last_of(std::uint64_t ticket) { return ticket & 0xffff; }
+
+  /// Takes the first or last round k of the region with this number; null if nothing is left of it. While a round is not
+  /// finished its region stays, and region_ is that one.
+  Region* claim(std::uint64_t number, bool first, Index& k) {
     std::uint64_t ticket = ticket_.load(std::memory_order_acquire);
-    while (ticket >> 32 == number && (ticket & 0xffffffff) != 0) {
-      if (!ticket_.compare_exchange_weak(ticket, ticket - 1, std::memory_order_acq_rel, std::memory_order_acquire)) {
-        continue;
-      }
-      Region* const region = region_.load(std::memory_order_relaxed);
-      k = region->count - static_cast<Index>(ticket & 0xffffffff);
-      return region;
+    while (number_of(ticket) == number && first_of(ticket) < last_of(ticket)) {
+      const std::uint64_t rest = first ? ticket + (1 << 16) : ticket - 1;
+      if (!ticket_.compare_exchange_weak(ticket, rest, std::memory_order_acq_rel, std::memory_order_acquire)) continue;
+      k = static_cast<Index>(first ? first_of(ticket) : last_of(rest));
+      return region_.load(std::memory_order_relaxed);
     }
     return nullptr;
   }
 
   /// A thread that does not come back in the time of two rounds has lost its processor to another program. Then this
-  /// one is given up too, so that the system can put that thread here; and for a while, which makes what was lost a
-  /// thirtieth, nothing is shared.
+  /// one is given up as well, so that the system can put that thread here.
   void wait(const Region& region, Index others, Clock::time_point start, Index own) {
     const auto begin = Clock::now();
     const auto patience = begin + lookout + 2 * (begin - start) / std::max<Index>(own, 1);
@@ -159,7 +175,16 @@ class Workers {
         std::this_thread::sleep_for(std::chrono::microseconds(20));
       }
     }
-    if (now >= patience) resume_ = now + 30 * (now - begin);
+    if (now >= patience) pause(begin, now);
+  }
+
+  /// Nothing is shared for a while after a round was waited for: twice as long as that, or twice as long as the last
+  /// time if that was only just over. So a program that stays costs little, and one that came by is soon forgotten.
+  void pause(Clock::time_point begin, Clock::time_point end) {
+    const Clock::time_point resumed{Clock::duration(resume_.load(std::memory_order_relaxed))};
+    const bool again = begin - resumed < 4 * pause_;
+    pause_ = std::clamp<Clock::duration>(again ? 2 * pause_ : 2 * (end - begin), lookout, longest_pause);
+    resume_.store((end + pause_).time_since_epoch().count(), std::memory_order_relaxed);
   }
 
   void serve() {
@@ -167,7 +192,7 @@ class Workers {
     while (look_out(number)) {
       Region* region = nullptr;
       Index finished = 0, k = 0;
-      for (Region* mine = nullptr; (mine = claim(number, k)) != nullptr; ++finished) {
+      for (Region* mine = nullptr; (mine = claim(number, false, k)) != nullptr; ++finished) {
         if (region == nullptr) std::fesetenv(&mine->numbers);
         region = mine;
         region->run(k);
@@ -178,22 +203,36 @@ class Workers {
 
   /// Returns when there is another region than `number`, which becomes its number; false when all is over.
   bool look_out(std::uint64_t& number) {
-    const auto changed = [&] { return ticket_.load(std::memory_order_seq_cst) >> 32 != number; };
-    const auto until = Clock::now() + lookout;
-    while (!changed() && Clock::now() < until) relax();
-    if (!changed()) {
-      std::unique_lock lock(mutex_);
-      asleep_.fetch_add(1, std::memory_order_seq_cst);
-      wake_.wait(lock, changed);
-      asleep_.fetch_sub(1, std::memory_order_relaxed);
+    const auto changed = [&] { return number_of(ticket_.load(std::memory_order_acquire)) != number; };
+    while (!changed()) {
+      const auto until = Clock::now() + lookout;
+      while (!changed() && Clock::now() < until) {
+        for (int k = 0; k < 16 && !changed(); ++k) relax();
+      }
+      if (!changed()) sleep();
+      if (over_.load(std::memory_order_relaxed)) return false;
     }
-    number = ticket_.load(std::memory_order_acquire) >> 32;
-    return !over_.load(std::memory_order_relaxed);
+    number = number_of(ticket_.load(std::memory_order_acquire));
+    return true;
+  }
+
+  void sleep() {
+    std::unique_lock lock(mutex_);
+    asleep_.store(true, std::memory_order_relaxed);
+    const std::uint64_t calls = calls_;
+    wake_.wait(lock, [&] { return calls_ != calls || over_.load(std::memory_order_relaxed); });
+  }
+
+  void wake() {
+    const std::lock_guard lock(mutex_);
+    asleep_.store(false, std::memory_order_relaxed);
+    ++calls_;
+    wake_.notify_all();
   }
 
   void stop() {
     over_.store(true, std::memory_order_relaxed);
-    announce(0);
+    wake();
     for (std::thread& thread : threads_) thread.join();
   }
 
@@ -208,14 +247,17 @@ class Workers {
 #endif
   }
 
-  alignas(64) std::atomic<std::uint64_t> ticket_ = 0;  // number of the region << 32 | rounds that nobody has taken
+  alignas(64) std::atomic<std::uint64_t> ticket_ = 0;
   alignas(64) std::atomic<Region*> region_ = nullptr;
-  std::atomic<int> asleep_ = 0;
+  std::atomic<bool> asleep_ = false;  // some are
   std::atomic<bool> over_ = false;
-  alignas(64) std::atomic<bool> taken_ = false;  // a caller has the others' help; resume_ is its own
-  Clock::time_point resume_;
+  alignas(64) std::atomic<bool> taken_ = false;  // a caller has the others' help
+  std::atomic<double> asked_ = 0;                // work of regions that were not worth waking anyone
+  std::atomic<Clock::rep> resume_ = 0;           // when the last pause ends
+  Clock::duration pause_{};                      // how long it was; belongs to the caller that has taken_
   std::mutex mutex_;
   std::condition_variable wake_;
+  std::uint64_t calls_ = 0;  // of wake(), under mutex_
   std::vector<std::thread> threads_;
 };
 

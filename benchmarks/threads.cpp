@@ -1,0 +1,245 @@
+/// What a second thread brings: a training step of a packed layer on two threads, beside the same on one.
+///
+///   threads [--out DIR] [--quick] [--size D]
+///
+/// A step sets the gradients to zero and runs forward, backward and AdamW on a batch whose dy is given; W0 is d x d, of
+/// rank 8. Both ways take turns; times are medians of the clock on the wall. Before a case is timed, the results of both
+/// must be equal to the bit. The last table repeats some cases while another thread takes one of the processors.
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstring>
+#include <filesystem>
+#include <iostream>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "arguments.hpp"
+#include "benchmarks/support/roof.hpp"
+#include "files.hpp"
+#include "json.hpp"
+#include "lora/lora.hpp"
+#include "lora/parallel/threaded.hpp"
+#include "table.hpp"
+#include "text.hpp"
+
+namespace {
+
+using lora::Index;
+using lora::Matrix;
+
+constexpr Index rank = 8;
+
+double seconds_of(const auto& f) {
+  const auto start = std::chrono::steady_clock::now();
+  f();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
+}
+
+/// A layer with all that a training step needs.
+template <class Base>
+class Trainer {
+ public:
+  Trainer(Base base, Matrix<float> x, Matrix<float> dy, lora::Rng rng)
+      : layer_(std::move(base), {.rank = rank, .alpha = 16}, rng), x_(std::move(x)), dy_(std::move(dy)) {}
+
+  void step() {
+    lora::zero_gradients(layer_);
+    layer_.forward(x_, cache_);
+    layer_.backward(x_, dy_, cache_);
+    optimizer_.step(layer_);
+  }
+
+  /// Of some steps, everything that they have made.
+  std::vector<Matrix<float>> results() {
+    for (int k = 0; k < 3; ++k) step();
+    return {cache_.y.view(), cache_.dx.view(), layer_.adapter().A.value, layer_.adapter().B.value};
+  }
+
+ private:
+  using Layer = lora::Adapted<Base, lora::Lora<float>>;
+  Layer layer_;
+  Matrix<float> x_, dy_;
+  typename Layer::template Cache<> cache_;
+  lora::AdamW<float> optimizer_{{.lr = 1e-3}};
+};
+
+bool same_bits(const Matrix<float>& a, const Matrix<float>& b) {
+  return a.size() == b.size() &&
+         std::memcmp(a.data(), b.data(), static_cast<std::size_t>(a.size()) * sizeof(float)) == 0;
+}
+
+struct Row {
+  Index d = 0, samples = 0;
+  double one = 0, two = 0;   ///< seconds of a step
+  double share_of_peak = 0;  ///< of two threads, of two processors
+};
+
+struct Effort {
+  int repetitions = 15;
+  double seconds = 4e-3;  ///< of each
+};
+
+/// One case, timed in turns.
+class Case {
+ public:
+  Case(const lora::Packed<float>& W0, const std::shared_ptr<lora::Workers>& workers, Index samples, lora::Rng& rng)
+      : x_(random(W0.cols(), samples, rng)),
+        dy_(random(W0.rows(), samples, rng)),
+        one_(W0, x_, dy_, rng),
+        two_({W0, workers}, x_, dy_, rng) {
+    const auto expected = one_.results(), given = two_.results();
+    for (std::size_t k = 0; k < given.size(); ++k) {
+      if (!same_bits(given[k], expected[k])) throw std::runtime_error("two threads give other bits than one");
+    }
+  }
+
+  Row measure(const Effort& effort) {
+    const auto repeat = [&](auto& trainer) {
+      trainer.step();
+      const int count = std::max(1, static_cast<int>(effort.seconds / seconds_of([&] { trainer.step(); })));
+      return [&trainer, count] {
+        return seconds_of([&] {
+                 for (int k = 0; k < count; ++k) trainer.step();
+               }) /
+               count;
+      };
+    };
+    const auto one = repeat(one_);
+    const auto two = repeat(two_);
+    std::vector<double> ones, twos;
+    for (int k = 0; k < effort.repetitions; ++k) {
+      ones.push_back(one());
+      twos.push_back(two());
+    }
+    return {.d = dy_.rows(), .samples = x_.cols(), .one = median(std::move(ones)), .two = median(std::move(twos))};
+  }
+
+ private:
+  static Matrix<float> random(Index rows, Index cols, lora::Rng& rng) {
+    Matrix<float> matrix(rows, cols);
+    lora::fill_normal(matrix, 1, rng);
+    return matrix;
+  }
+
+  Matrix<float> x_, dy_;
+  Trainer<lora::Packed<float>> one_;
+  Trainer<lora::Threaded<float>> two_;
+};
+
+/// Bytes per second that two threads read from a buffer of this size, each its half.
+double bandwidth_of_two(std::size_t bytes) {
+  double other = 0;
+  std::thread thread([&] { other = benchmarks::read_bandwidth(bytes / 2); });
+  const double own = benchmarks::read_bandwidth(bytes / 2);
+  thread.join();
+  return own + other;
+}
+
+/// While it lives, a thread does nothing useful as fast as it can.
+class Occupied {
+ public:
+  Occupied()
+      : thread_([this] {
+          while (!over_.load(std::memory_order_relaxed)) ++rounds_;
+        }) {}
+  Occupied(const Occupied&) = delete;
+  Occupied& operator=(const Occupied&) = delete;
+  ~Occupied() {
+    over_ = true;
+    thread_.join();
+  }
+
+ private:
+  std::atomic<bool> over_ = false;
+  std::atomic<long> rounds_ = 0;
+  std::thread thread_;
+};
+
+double operations(Index d, Index samples) { return static_cast<double>(4 * d * d * samples + 24 * d * rank * samples); }
+
+void run(const std::filesystem::path& out, bool quick, Index size) {
+  const Effort effort = quick ? Effort{.repetitions = 3, .seconds = 1e-3} : Effort{};
+  const auto workers = std::make_shared<lora::Workers>(2);
+  lora::Rng rng(1);
+  examples::JsonObject json;
+  examples::Table steps(
+      {"d", "samples", "one thread, us", "two, us", "ratio", "of two cores' peak", "two cores' bandwidth / one's"});
+  json.set("rank", rank).set("repetitions", effort.repetitions);
+  std::vector<Index> sizes = quick ? std::vector<Index>{64, 256} : std::vector<Index>{64, 256, 1024, 2048, 4096};
+  if (size > 0) sizes = {size};
+  const auto weight = [&](Index d) {
+    Matrix<float> W0(d, d);
+    lora::fill_normal(W0, 0.02F, rng);
+    return lora::Packed<float>(std::move(W0));
+  };
+  for (const Index d : sizes) {
+    const lora::Packed<float> W0 = weight(d);
+    const auto bytes = static_cast<std::size_t>(W0.bytes());
+    const double bandwidth = bandwidth_of_two(bytes) / benchmarks::read_bandwidth(bytes);
+    const double peak = benchmarks::multiply_add_peak();
+    for (const Index samples : quick ? std::vector<Index>{1, 32} : std::vector<Index>{1, 8, 32, 128, 512}) {
+      const Row row = Case(W0, workers, samples, rng).measure(effort);
+      const double share = operations(d, samples) / row.two / (2 * peak);
+      steps.add({std::to_string(d), std::to_string(samples), examples::significant(1e6 * row.one, 3),
+                 examples::significant(1e6 * row.two, 3), examples::fixed(row.one / row.two, 2),
+                 examples::percent(share, 0), examples::fixed(bandwidth, 2)});
+      const std::string key = "d" + std::to_string(d) + "_n" + std::to_string(samples) + "_";
+      json.set(key + "one_us", 1e6 * row.one).set(key + "two_us", 1e6 * row.two);
+      json.set(key + "ratio", row.one / row.two).set(key + "share_of_peak", share);
+      json.set(key + "bandwidth_ratio", bandwidth);
+    }
+  }
+  std::cout << "A training step on two threads, float, rank " << rank << "\n\n" << steps.text();
+
+  examples::Table held({"d", "samples", "one thread, us", "two, us", "two / one"});
+  const Effort longer = quick ? effort : Effort{.repetitions = 9, .seconds = 0.3};
+  for (const Index d : size > 0 ? std::vector<Index>{} : quick ? std::vector<Index>{256} : std::vector<Index>{256, 1024}) {
+    const lora::Packed<float> W0 = weight(d);
+    for (const Index samples : {8, 128}) {
+      Case both(W0, workers, samples, rng);
+      const Occupied occupied;
+      const Row row = both.measure(longer);
+      held.add({std::to_string(d), std::to_string(samples), examples::significant(1e6 * row.one, 3),
+                examples::significant(1e6 * row.two, 3), examples::fixed(row.two / row.one, 2)});
+      const std::string key = "occupied_d" + std::to_string(d) + "_n" + std::to_string(samples) + "_";
+      json.set(key + "one_us", 1e6 * row.one).set(key + "two_us", 1e6 * row.two);
+    }
+  }
+  std::cout << "\nThe same while another thread takes a processor; this machine has "
+            << std::thread::hardware_concurrency() << "\n\n"
+            << held.text();
+  if (out.empty()) return;
+  examples::write_file(out / "threads.json", json.text());
+  std::cout << "\nWrote threads.json to " << std::filesystem::absolute(out).string() << "\n";
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  std::string out;
+  bool quick = false;
+  Index size = 0;
+  examples::Arguments arguments("threads", "Training steps on two threads, beside the same on one.");
+  arguments.add("out", out, "folder for threads.json; without it none is written")
+      .add("quick", quick, "few cases and repetitions, to see that everything runs")
+      .add("size", size, "d, if not those of the table");
+  if (const auto status = arguments.parse(argc, argv)) return *status;
+  try {
+    run(out, quick, size);
+  } catch (const std::exception& error) {
+    std::cerr << "threads: " << error.what() << "\n";
+    return 1;
+  }
+  return 0;
+}
