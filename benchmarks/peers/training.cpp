@@ -49,14 +49,16 @@ class Case {
   virtual std::vector<lora::Matrix<float>> results() const = 0;
 };
 
-Layer make_layer(Index out, Index in, Index rank, const float* W0, const float* b, const float* A, const float* B) {
+Layer make_layer(Index out, Index in, Index rank, Index copies, const float* W0, const float* b, const float* A,
+                 const float* B) {
   lora::Rng unused(0);
   lora::Lora<float> adapter(out, in, {.rank = rank, .alpha = 2.0 * static_cast<double>(rank)}, unused);
   adapter.A.value = Given(A, rank, in);
   adapter.B.value = Given(B, out, rank);
   std::optional<lora::Vector<float>> bias;
   if (b != nullptr) bias = Given(b, out, 1);
-  return {Base(lora::Matrix<float>(Given(W0, out, in))), std::move(adapter), std::move(bias)};
+  const lora::Copies held = copies == 2 ? lora::Copies::two : lora::Copies::one;
+  return {Base(lora::Matrix<float>(Given(W0, out, in)), held), std::move(adapter), std::move(bias)};
 }
 
 /// One adapted layer whose dy is given: zero gradients, forward, dx, dA, dB, AdamW.
@@ -146,11 +148,11 @@ int keep(Index* handle, auto&& make) {
 
 extern "C" {
 
-/// Training if dy is there. inference: 1 unmerged, 2 merged, 0 none.
-int make_linear(Index* handle, Index out, Index in, Index samples, Index rank, Index inference, const float* W0,
-                const float* A, const float* B, const float* x, const float* dy) {
+/// inference: 1 unmerged, 2 merged, 0 none but training. copies: of W0, 1 or 2.
+int make_linear(Index* handle, Index out, Index in, Index samples, Index rank, Index inference, Index copies,
+                const float* W0, const float* A, const float* B, const float* x, const float* dy) {
   return keep(handle, [&]() -> std::unique_ptr<Case> {
-    Layer layer = make_layer(out, in, rank, W0, nullptr, A, B);
+    Layer layer = make_layer(out, in, rank, copies, W0, nullptr, A, B);
     const Columns input(x, in, samples);
     if (inference == 1) return std::make_unique<Unmerged>(std::move(layer), input);
     if (inference == 2) return std::make_unique<Merged>(layer, input);
@@ -169,7 +171,7 @@ int make_network(Index* handle, Index layers, const Index* widths, Index samples
       const float* W0 = take(out * in);
       const float* b = take(out);
       const float* A = take(rank * in);
-      all.push_back(make_layer(out, in, rank, W0, b, A, take(out * rank)));
+      all.push_back(make_layer(out, in, rank, 1, W0, b, A, take(out * rank)));
     }
     return std::make_unique<Network>(std::move(all), Columns(x, widths[0], samples),
                                      std::vector<int>(labels, labels + samples));

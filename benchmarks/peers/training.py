@@ -105,7 +105,7 @@ class Comparison:
         self._library.roof(size, found)
         return found
 
-    def _time(self, case, ours, peer, fixed, operations, weights):
+    def _time(self, case, ours, peer, fixed, operations, weights, copies=1):
         """Medians of calls that take at least a millisecond; the peak is measured before and after."""
         peaks = [self.roof(weights)]
         counts = {}
@@ -120,16 +120,16 @@ class Comparison:
         peaks.append(self.roof(weights))
         mine, other = seconds["ours"] / counts["ours"], seconds["peer"] / counts["peer"]
         peak = max(found[0] for found in peaks)
-        row = {"case": case, **fixed, "threads": 1, "scalar": "float", "copies": 1, "ours_us": 1e6 * mine,
+        row = {"case": case, **fixed, "threads": 1, "scalar": "float", "copies": copies, "ours_us": 1e6 * mine,
                "peer_us": 1e6 * other, "ratio": other / mine, "share_of_peak": operations / mine / peak,
                "gflops_peak": peak / 1e9, "read_gbps": max(found[1] for found in peaks) / 1e9,
                "compiler": self._compiler}
         self.rows.append(row)
         ours.release()
-        print(f"  {case} {fixed}: {row['ours_us']:.4g} us, PEFT {row['peer_us']:.4g} us, {row['ratio']:.3g}x, "
+        print(f"  {case} {fixed}{', two copies' if copies == 2 else ''}: {row['ours_us']:.4g} us, PEFT {row['peer_us']:.4g} us, {row['ratio']:.3g}x, "
               f"{100 * row['share_of_peak']:.0f} % of peak", flush=True)
 
-    def linear(self, out, n_in, samples, rank, case="linear"):
+    def linear(self, out, n_in, samples, rank, copies=1):
         rng = np.random.default_rng([out, n_in, samples, rank])
         layer = torch.nn.Linear(n_in, out, bias=False)
         with torch.no_grad():
@@ -140,7 +140,7 @@ class Comparison:
         dy = torch.from_numpy(numbers(samples, out, bound=1 / samples, rng=rng))
         shapes = [(samples, out), (samples, n_in), (rank, n_in), (out, rank)]
         ours = Ours(self._library, shapes, lambda handle: self._library.make_linear(
-            handle, out, n_in, samples, rank, 0, array(layer.weight), array(A), array(B), array(x), array(dy)))
+            handle, out, n_in, samples, rank, 0, copies, array(layer.weight), array(A), array(B), array(x), array(dy)))
         optimizer = torch.optim.AdamW([A, B], lr=LR)
 
         def step():
@@ -161,7 +161,7 @@ class Comparison:
         step()
         compare(what + ", adapter", ours.results()[2:], [array(A), array(B)], 1e-3)
         products = 4 * out * n_in * samples + 12 * (out + n_in) * rank * samples
-        self._time(case, ours, step, {"d": out, "k": n_in, "n": samples, "r": rank}, products, 4 * out * n_in)
+        self._time("linear", ours, step, {"d": out, "k": n_in, "n": samples, "r": rank}, products, 4 * out * n_in, copies)
 
     def inference(self, d, samples, rank, merged):
         rng = np.random.default_rng([d, samples, rank])
@@ -170,7 +170,7 @@ class Comparison:
         A, B = factors_of(model)
         x = torch.from_numpy(numbers(samples, d, rng=rng))
         ours = Ours(self._library, [(samples, d)], lambda handle: self._library.make_linear(
-            handle, d, d, samples, rank, 2 if merged else 1, array(layer.weight), array(A), array(B), array(x),
+            handle, d, d, samples, rank, 2 if merged else 1, 1, array(layer.weight), array(A), array(B), array(x),
             array(x)))
         if merged:
             model.merge()
@@ -230,7 +230,8 @@ def main():
     busy = wait_for_idle(5 if chosen.quick else 60)
     for d in (64, 256) if chosen.quick else (64, 256, 768, 1024, 2048, 4096):
         for samples in (1, 32) if chosen.quick else (1, 8, 32, 128, 512):
-            run.linear(d, d, samples, 8)
+            for copies in (1, 2):
+                run.linear(d, d, samples, 8, copies)
     if not chosen.quick:
         for rank in (1, 2, 4, 16, 32, 64):
             run.linear(1024, 1024, 128, rank)

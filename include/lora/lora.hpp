@@ -5,6 +5,7 @@
 
 // What everything stands on: numbers and orientation, errors, random numbers, parameters and their listing.
 #include "lora/core/buffer.hpp"
+#include "lora/core/denormals.hpp"
 #include "lora/core/error.hpp"
 #include "lora/core/packet.hpp"
 #include "lora/core/parameter.hpp"
@@ -17,10 +18,12 @@
 // The frozen weight.
 #include "lora/base/concept.hpp"
 #include "lora/base/dense.hpp"
+#include "lora/base/merged_panels.hpp"
 #include "lora/base/packed.hpp"
 #include "lora/base/packed_product.hpp"
 #include "lora/base/packed_transposed.hpp"
 #include "lora/base/panel_layout.hpp"
+#include "lora/base/plan.hpp"
 #include "lora/base/side_by_side.hpp"
 #include "lora/base/thin.hpp"
 #include "lora/base/tile_kernel.hpp"

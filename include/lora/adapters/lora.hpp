@@ -66,10 +66,11 @@ struct Lora {
   struct Cache {
     Buffer<S, Rank, Samples> z, g;
     Buffer<S, In, Samples> mask, masked;
+    MergedWeight<S> merged;
     Pass pass;
     S factor{};
 
-    Index bytes() const { return z.bytes() + g.bytes() + mask.bytes() + masked.bytes(); }
+    Index bytes() const { return z.bytes() + g.bytes() + mask.bytes() + masked.bytes() + merged.bytes(); }
   };
 
   /// Throws StateError unless `cache` is that of a forward pass of factors of this rank with as many samples.
@@ -85,7 +86,11 @@ struct Lora {
   void forward(const FrozenBase auto& base, const auto& x, auto& y, Cache<N>& cache, const Pass& pass,
                S weight = S(1)) const {
     const Low<N> z = project<N>(base, x, cache, pass, weight);
-    lora::apply(base, x, y, B.value, z);
+    if (!drops(pass)) {
+      lora::apply(base, x, y, B.value, z, A.value, cache.factor, cache.merged);
+    } else {
+      lora::apply(base, x, y, B.value, z);
+    }
   }
 
   /// y += weight s B (A x)
@@ -101,7 +106,7 @@ struct Lora {
     if constexpr (wants_gradient<decltype(dx)>) {
       // forward: y = W0 x + B z, z = s A x   =>   dx = W0^T dy + A^T g
       if (!drops(cache.pass)) {
-        lora::apply_transposed(base, dy, dx, std::as_const(A.value).transpose(), g);
+        lora::apply_transposed(base, dy, dx, std::as_const(A.value).transpose(), g, cache.merged);
       } else {
         base.apply_transposed(dy, dx);
         add_input_gradient(dx, cache);

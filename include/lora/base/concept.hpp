@@ -13,7 +13,7 @@ namespace lora {
 ///
 /// A base that can do better adds apply(x, y, U, Z) for y = W0 x + U Z and apply_transposed(dy, dx, U, Z) likewise; the
 /// free functions below pick them up, so speed arrives through the base and adapters contain no branches for it. The
-/// same holds for the products of the factors themselves: thin_product(T, X, Z) and add_outer(X, G, D), as below.
+/// same holds for forming W0 + s U V, and for the products of the factors: thin_product(T, X, Z), add_outer(X, G, D).
 template <class B>
 concept FrozenBase =
     requires(const B& base, const Matrix<typename B::Scalar, B::In, Dynamic>& x,
@@ -45,6 +45,37 @@ void apply_transposed(const FrozenBase auto& base, const auto& dy, auto& dx, con
   } else {
     base.apply_transposed(dy, dx);
     dx.noalias() += U * Z;
+  }
+}
+
+/// Room for W0 + s U V, which a base may form in a forward pass and use in the backward pass that belongs to it.
+template <class S>
+struct MergedWeight {
+  Vector<S> numbers;    ///< in the base's own order; empty until a base forms it
+  bool formed = false;  ///< in the last forward pass
+
+  Index bytes() const { return numbers.size() * static_cast<Index>(sizeof(S)); }
+};
+
+/// The same where Z = s V x: a base may form W0 + s U V instead and multiply by that.   V (rank, in)
+template <class S>
+void apply(const FrozenBase auto& base, const auto& x, auto& y, const auto& U, const auto& Z, const auto& V, S s,
+           MergedWeight<S>& merged) {
+  if constexpr (requires { base.apply(x, y, U, Z, V, s, merged); }) {
+    base.apply(x, y, U, Z, V, s, merged);
+  } else {
+    lora::apply(base, x, y, U, Z);
+  }
+}
+
+/// The way back of that pass: dx = W0^T dy + U Z, or by what the forward pass formed.   U (in, rank), Z (rank, samples)
+template <class S>
+void apply_transposed(const FrozenBase auto& base, const auto& dy, auto& dx, const auto& U, const auto& Z,
+                      const MergedWeight<S>& merged) {
+  if constexpr (requires { base.apply_transposed(dy, dx, U, Z, merged); }) {
+    base.apply_transposed(dy, dx, U, Z, merged);
+  } else {
+    lora::apply_transposed(base, dy, dx, U, Z);
   }
 }
 

@@ -2,8 +2,10 @@
 /// A frozen weight in the order in which products read it.
 
 #include "lora/base/concept.hpp"
+#include "lora/base/merged_panels.hpp"
 #include "lora/base/packed_product.hpp"
 #include "lora/base/packed_transposed.hpp"
+#include "lora/base/plan.hpp"
 #include "lora/base/thin.hpp"
 #include "lora/core/error.hpp"
 
@@ -11,10 +13,6 @@
 #include <type_traits>
 
 namespace lora {
-
-/// One copy of W0 serves both directions. A second one, of its transpose, takes as much memory again and is faster for
-/// fewer than 32 samples and for small W0.
-enum class Copies { one, two };
 
 /// W0 (out, in), packed once and never changed: y = W0 x + U Z and dx = W0^T dy + V G, each in one pass.
 ///
@@ -27,6 +25,10 @@ enum class Copies { one, two };
 /// Copies share one W0 in memory. Products take x, dy and the factors as they lie if their columns are contiguous, need
 /// no heap, and up to 90 KiB of stack. The adapter's term is added in registers, in the order W0 x first, so a result
 /// differs by rounding from that of Dense.
+///
+/// Those who prefer speed to memory give a plan: plan_for({.out = ..., .in = ..., .rank = 8, .samples = 64},
+/// Prefer::speed), or one of their own. A pass that is materialised forms W0 + s B A in the cache, once for both
+/// directions, where its memory stays.
 template <class S>
 class Packed {
   static_assert(std::is_same_v<S, float> || std::is_same_v<S, double>,
@@ -41,15 +43,18 @@ class Packed {
   static constexpr int In = Dynamic;
 
   /// Packs W0; pass it with std::move to give its memory back at once. Throws ShapeError if it is empty.
-  Packed(Matrix<S> W0, Copies copies = Copies::one)  // NOLINT(google-explicit-constructor): a matrix is a frozen base
-      : layout_{W0.rows(), W0.cols()}, panels_(pack(W0)) {
-    if (copies == Copies::two) transposed_ = pack(W0.transpose());
+  Packed(Matrix<S> W0, const Plan& plan = {})  // NOLINT(google-explicit-constructor): a matrix is a frozen base
+      : layout_{W0.rows(), W0.cols()}, panels_(pack(W0)), delta_(plan.delta) {
+    if (plan.copies == Copies::two) transposed_ = pack(W0.transpose());
   }
+  Packed(Matrix<S> W0, Copies copies) : Packed(std::move(W0), Plan{copies, Delta::two_step}) {}
 
   /// Any matrix expression.
   template <class Derived>
-  Packed(const Eigen::MatrixBase<Derived>& W0, Copies copies = Copies::one)  // NOLINT(google-explicit-constructor)
-      : Packed(Matrix<S>(W0), copies) {}
+  Packed(const Eigen::MatrixBase<Derived>& W0, const Plan& plan = {})  // NOLINT(google-explicit-constructor)
+      : Packed(Matrix<S>(W0), plan) {}
+  template <class Derived>
+  Packed(const Eigen::MatrixBase<Derived>& W0, Copies copies) : Packed(Matrix<S>(W0), copies) {}
 
   void apply(const Columns& x, MutableColumns y) const { detail::packed_product<S>(layout_, panels(), x, y); }
   void apply(const Columns& x, MutableColumns y, const Columns& U, const Columns& Z) const {
@@ -58,6 +63,27 @@ class Packed {
   void apply_transposed(const Columns& dy, MutableColumns dx) const { multiply_transposed(dy, dx, {}); }
   void apply_transposed(const Columns& dy, MutableColumns dx, const Columns& V, const Columns& G) const {
     multiply_transposed(dy, dx, {V, G});
+  }
+
+  /// y = W0 x + U Z, or (W0 + s U V) x if the plan of this pass says so.
+  void apply(const Columns& x, MutableColumns y, const Columns& U, const Columns& Z, const detail::Rows<S>& V, S s,
+             MergedWeight<S>& merged) const {
+    merged.formed = plan(U.cols(), x.cols()).delta == Delta::materialised;
+    if (!merged.formed) return apply(x, y, U, Z);
+    if (merged.numbers.size() != panels_->size()) merged.numbers.setZero(panels_->size());
+    detail::merge_panels<S>(layout_, panels(), U, V, s, merged.numbers.data());
+    detail::packed_product<S>(layout_, merged.numbers.data(), x, y);
+  }
+  void apply_transposed(const Columns& dy, MutableColumns dx, const Columns& V, const Columns& G,
+                        const MergedWeight<S>& merged) const {
+    if (!merged.formed) return apply_transposed(dy, dx, V, G);
+    detail::PackedTransposed<S>::run(layout_, merged.numbers.data(), dy, dx);
+  }
+
+  /// What a pass with an adapter of this rank does.
+  Plan plan(Index rank, Index samples) const {
+    const Delta fastest = plan_for({rows(), cols(), rank, samples}, Prefer::speed).delta;
+    return {copies(), delta_ == Delta::whichever_is_faster ? fastest : delta_};
   }
 
   /// Z = T X and D += X G^T of low-rank factors, read where they lie: thin.hpp.
@@ -112,6 +138,7 @@ class Packed {
   Layout layout_;
   std::shared_ptr<const Panels> panels_;
   std::shared_ptr<const Panels> transposed_;  // of W0^T, or null
+  Delta delta_;
 };
 
 static_assert(FrozenBase<Packed<float>> && FrozenBase<Packed<double>>);

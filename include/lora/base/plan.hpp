@@ -1,0 +1,85 @@
+#pragma once
+/// Which way through a layer takes the fewest operations, and how much memory it needs.
+///
+///   two-step       y = W0 x + s B (A x):     samples rank (in + out) multiply-adds on top of those with W0
+///   materialised   W = W0 + s B A, y = W x:  (rank + touch) in out
+///
+/// for each pass; a training step forms W once, in the forward pass, and uses it for dx as well. A x is needed for the
+/// gradient of B either way, as B^T dy is for that of A. `touch` is what reading and writing one number of W0 costs, in
+/// multiply-adds. Without it the rule is that of RunLoRA: samples (in + out) > in out, whatever the rank.
+///
+/// Source: Cherniuk et al. 2023, arXiv:2312.03415. What the choices are worth: benchmarks/plan.cpp.
+
+#include "lora/core/scalar.hpp"
+
+#include <string>
+
+namespace lora {
+
+/// One copy of W0 serves both directions. A second one, of its transpose, takes as much memory again.
+enum class Copies { one, two };
+
+/// Whether W0 + s B A is formed: never, in every pass, or in those that the rule above gives it.
+enum class Delta { two_step, materialised, whichever_is_faster };
+
+/// Memory: W0 is held once. Speed: as much again where it makes a step faster.
+enum class Prefer { memory, speed };
+
+/// W0 (out, in), A (rank, in), B (out, rank), x (in, samples).
+struct PassShape {
+  Index out = 0;
+  Index in = 0;
+  Index rank = 0;
+  Index samples = 0;
+};
+
+struct Plan {
+  Copies copies = Copies::one;
+  Delta delta = Delta::two_step;
+};
+
+/// Multiply-adds of the low-rank term, on top of those with W0.
+struct TermCost {
+  static constexpr double touch = 24;  ///< measured: 8 where W0 is in the first cache, 10 to 60 beyond it
+  double two_step = 0;
+  double materialised = 0;
+
+  explicit constexpr TermCost(const PassShape& shape)
+      : two_step(double(shape.samples) * double(shape.rank) * double(shape.in + shape.out)),
+        materialised((double(shape.rank) + touch) * double(shape.in) * double(shape.out)) {}
+};
+
+namespace detail {
+
+/// Where a step with a second copy of W0 is faster by a twentieth or more.
+constexpr bool second_copy_pays(const PassShape& shape) {
+  constexpr double small = 96.0 * 96.0;     // in the first cache twice
+  constexpr double medium = 512.0 * 512.0;  // beyond that, one sample waits for memory, of which two copies need more
+  constexpr Index few = 12;                 // dx from one copy cannot fill its packets with so few samples
+  const double size = double(shape.out) * double(shape.in);
+  return size <= small || (shape.samples <= few && (shape.samples > 1 || size <= medium));
+}
+
+}  // namespace detail
+
+/// The plan for passes of this shape. Costs nothing measurable.
+constexpr Plan plan_for(const PassShape& shape, Prefer prefer = Prefer::memory) {
+  if (prefer == Prefer::memory) return {};
+  const TermCost cost(shape);
+  if (cost.materialised < cost.two_step) return {Copies::one, Delta::materialised};
+  return {detail::second_copy_pays(shape) ? Copies::two : Copies::one, Delta::two_step};
+}
+
+/// Why, in a line: "one copy is as fast; materialised: 360448 multiply-adds for the adapter's term, against ...".
+inline std::string explain(const PassShape& shape, Prefer prefer = Prefer::memory) {
+  const Plan plan = plan_for(shape, prefer);
+  if (prefer == Prefer::memory) return "one copy, two-step: W0 is in memory once";
+  const auto text = [](double count) { return std::to_string(static_cast<long long>(count)); };
+  const TermCost cost(shape);
+  const bool two_step = plan.delta == Delta::two_step;
+  return std::string(plan.copies == Copies::two ? "two copies are faster; " : "one copy is as fast; ") +
+         (two_step ? "two-step: " : "materialised: ") + text(two_step ? cost.two_step : cost.materialised) +
+         " multiply-adds for the adapter's term, against " + text(two_step ? cost.materialised : cost.two_step);
+}
+
+}  // namespace lora
