@@ -156,7 +156,9 @@ Row matrix_case(Index out, Index in, Index rank, const Effort& effort) {
   leave_zero(adapted.model(), rng);
   check_layer(adapted);
   Trainer full(lora::Linear<float>(W), x, dy);
-  Trainer merged(lora::Linear<float>(lora::Dense<float>(adapted.model().merged())), x, dy);
+  using Base = lora::Frozen<float>;
+  Trainer merged(lora::Adapted<Base, lora::NoAdapter<float>>(Base(adapted.model().merged()), lora::NoAdapter<float>()),
+                 x, dy);
   return measure_case(std::to_string(out) + "x" + std::to_string(in), rank,
                       lora::account(lora::shapes_of(adapted.model()), samples), adapted, full, merged, effort);
 }

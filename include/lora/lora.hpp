@@ -18,6 +18,7 @@
 // The frozen weight.
 #include "lora/base/concept.hpp"
 #include "lora/base/dense.hpp"
+#include "lora/base/frozen.hpp"
 #include "lora/base/merged_panels.hpp"
 #include "lora/base/packed.hpp"
 #include "lora/base/packed_product.hpp"

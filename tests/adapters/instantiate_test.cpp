@@ -15,6 +15,8 @@ template struct lora::NoAdapter<float>;
 template struct lora::NoAdapter<double, 4, 3>;
 template class lora::Adapted<lora::Dense<float>, lora::Lora<float>>;
 template class lora::Adapted<lora::Dense<double>, lora::Lora<double>>;
+template class lora::Adapted<lora::Packed<float>, lora::Lora<float>>;
+template class lora::Adapted<lora::Packed<double>, lora::Lora<double>>;
 template class lora::Adapted<lora::Dense<float, 4, 3>, lora::Lora<float, 4, 3, 2>>;
 
 TEST_CASE("instantiate: bases and adapters") { SUCCEED(); }

@@ -17,7 +17,7 @@
 
 namespace {
 
-using lora::Dense;
+using lora::Frozen;
 using lora::Index;
 using lora::Lora;
 using lora::LoraConfig;
@@ -29,7 +29,7 @@ using lora::testing::random_matrix;
 
 constexpr int dynamic = lora::Dynamic;
 template <class S, int Out = dynamic, int In = dynamic, int Rank = dynamic>
-using Layer = lora::Adapted<Dense<S, Out, In>, OffsetLora<S, Out, In, Rank>>;
+using Layer = lora::Adapted<Frozen<S, Out, In>, OffsetLora<S, Out, In, Rank>>;
 
 void check(const LawResults& results) {
   CHECK_FALSE(results.empty());

@@ -1,7 +1,7 @@
 // expect: read-only|not assignable|const value
 #include "lora/adapters/adapted.hpp"
 
-void change(lora::LoraLinear<float>& layer) {
+void change(lora::Adapted<lora::Dense<float>, lora::Lora<float>>& layer) {
 #ifdef LORA_CONTROL
   layer.adapter().A.value(0, 0) = 1;
 #else

@@ -3,6 +3,7 @@
 
 #include "lora/adapters/lora.hpp"
 #include "lora/adapters/no_adapter.hpp"
+#include "lora/base/frozen.hpp"
 
 #include <optional>
 #include <string>
@@ -223,9 +224,9 @@ class Adapted {
   std::uint64_t identity_ = detail::next_identity();  // a copy may go on with its original's cache
 };
 
-/// A frozen matrix with LoRA beside it. LoraLinear<float> has run-time sizes; LoraLinear<float, Out, In, Rank> lies on
-/// the stack, and with Cache<Samples> as well a whole training step touches no heap.
+/// A frozen matrix with LoRA beside it. LoraLinear<float> has run-time sizes and packs W0; LoraLinear<float, Out, In,
+/// Rank> lies on the stack, and with Cache<Samples> as well a whole training step touches no heap.
 template <class S, int Out = Dynamic, int In = Dynamic, int Rank = Dynamic>
-using LoraLinear = Adapted<Dense<S, Out, In>, Lora<S, Out, In, Rank>>;
+using LoraLinear = Adapted<Frozen<S, Out, In>, Lora<S, Out, In, Rank>>;
 
 }  // namespace lora

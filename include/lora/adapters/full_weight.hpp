@@ -41,7 +41,7 @@ struct FullWeight {
   template <class W>
   void add_delta(Matrix<W>& block, Index first, const FrozenBase auto& base) const {
     block += weight.value.middleCols(first, block.cols()).template cast<W>() -
-             base.dense().middleCols(first, block.cols()).template cast<W>();
+             columns(base, first, block.cols()).template cast<W>();
   }
 
   /// What stands in W0's place: the merged weight, to the bit.

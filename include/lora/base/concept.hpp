@@ -97,6 +97,16 @@ void add_outer(const auto& base, const auto& X, const auto& G, auto&& D) {
   }
 }
 
+/// W0[:, first : first + count] as a new matrix, without the rest of W0 where the base can.
+template <FrozenBase Base>
+Matrix<typename Base::Scalar, Base::Out> columns(const Base& base, Index first, Index count) {
+  if constexpr (requires { base.columns(first, count); }) {
+    return base.columns(first, count);
+  } else {
+    return base.dense().middleCols(first, count);
+  }
+}
+
 /// In place of a base, where an adapter adds to what is there already: Eigen's products.
 struct NoBase {};
 

@@ -101,13 +101,21 @@ class Packed {
   Index bytes() const { return panels_->size() * static_cast<Index>(sizeof(S)) * (transposed_ ? 2 : 1); }
   Copies copies() const { return transposed_ ? Copies::two : Copies::one; }
 
+  /// The numbers of W0 in their packed order; the same memory for all copies of this base.
+  const S* data() const { return panels(); }
+
   /// W0 as a new matrix.
-  Matrix<S> dense() const {
-    Matrix<S> W0(rows(), cols());
-    layout_.for_each_column([&](Index position, Index row, Index col, Index count) {
-      std::copy_n(panels() + position, count, &W0(row, col));
-    });
-    return W0;
+  Matrix<S> dense() const { return columns(0, cols()); }
+
+  /// W0[:, first : first + count] as a new matrix.
+  Matrix<S> columns(Index first, Index count) const {
+    Matrix<S> some(rows(), count);
+    for (Index col = 0; col < count; ++col) {
+      for (Index row = 0; row < rows(); row += Layout::height) {
+        std::copy_n(panels() + layout_.position(row, first + col), layout_.panel_rows(row), &some(row, col));
+      }
+    }
+    return some;
   }
 
  private:

@@ -39,6 +39,11 @@ struct PanelLayout {
   Index block_cols(Index first_col) const { return std::min(width, cols - first_col); }
   /// Where the panel with the rows first_row, ... and the columns first_col, ... begins.
   Index offset(Index first_row, Index first_col) const { return first_col * rows + first_row * block_cols(first_col); }
+  /// Where the numbers of column `col` begin in the panel with the rows first_row, ...
+  Index position(Index first_row, Index col) const {
+    const Index first_col = col - col % width;
+    return offset(first_row, first_col) + (col - first_col) * panel_rows(first_row);
+  }
 
   /// f(position, row, col, count) for every column of every panel: `count` numbers of W0 from (row, col) downwards.
   void for_each_column(auto&& f) const {
