@@ -47,3 +47,11 @@ TEST_CASE("full weight: the gradient of W is dy x^T") {
   CHECK(layer.backward(x, dy, cache) == Eigen::Vector3d(30, 30, 30));
   CHECK(layer.adapter().weight.grad.size() == 0);
 }
+
+TEST_CASE("full weight: what it adds to a packed weight, block after block") {
+  lora::Rng rng(2);
+  const auto W0 = random_matrix(70, 300, rng), W = random_matrix(70, 300, rng);
+  const lora::Adapted<lora::Packed<double>, lora::FullWeight<double>> layer(W0, lora::FullWeight<double>(W));
+  CHECK((layer.delta() - (W - W0)).norm() <= 1e-15 * W.norm());
+  CHECK(layer.merged() == W);
+}

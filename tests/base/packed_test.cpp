@@ -116,8 +116,10 @@ TEST_CASE("packed: gives W0 back bit for bit, whatever is in it") {
   W0(1, 0) = std::numeric_limits<float>::quiet_NaN();
   W0(69, 299) = -std::numeric_limits<float>::infinity();
   W0(33, 264) = std::numeric_limits<float>::denorm_min();
-  const Matrix<float> back = Packed<float>(W0).dense();
+  const Packed<float> base(W0);
+  const Matrix<float> back = base.dense();
   CHECK(std::memcmp(back.data(), W0.data(), static_cast<std::size_t>(W0.size()) * sizeof(float)) == 0);
+  CHECK(base.columns(250, 49) == W0.middleCols(250, 49));
 }
 
 TEST_CASE("packed: a weight that is not finite spoils its own row and column only") {

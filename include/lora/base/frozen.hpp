@@ -1,5 +1,5 @@
 #pragma once
-/// The frozen weight that layers hold unless they are told otherwise.
+/// The frozen weight that LoraLinear holds.
 
 #include "lora/base/dense.hpp"
 #include "lora/base/packed.hpp"

@@ -101,9 +101,6 @@ class Packed {
   Index bytes() const { return panels_->size() * static_cast<Index>(sizeof(S)) * (transposed_ ? 2 : 1); }
   Copies copies() const { return transposed_ ? Copies::two : Copies::one; }
 
-  /// The numbers of W0 in their packed order; the same memory for all copies of this base.
-  const S* data() const { return panels(); }
-
   /// W0 as a new matrix.
   Matrix<S> dense() const { return columns(0, cols()); }
 
