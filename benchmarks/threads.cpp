@@ -2,9 +2,10 @@
 ///
 ///   threads [--out DIR] [--quick] [--size D]
 ///
-/// A step sets the gradients to zero and runs forward, backward and AdamW on a batch whose dy is given; W0 is d x d, of
-/// rank 8. Both ways take turns; times are medians of the clock on the wall. Before a case is timed, the results of both
-/// must be equal to the bit. The last table repeats some cases while another thread takes one of the processors.
+/// A step sets the gradients to zero and runs forward, backward and AdamW on a batch whose dy is given; W0 is d x d,
+/// the rank 8. Both ways take turns; times are medians of the clock on the wall. Before a case is timed, the results of
+/// both must be equal to the bit. The last table repeats some cases while another thread takes one of the processors.
+/// --size: another d, without that last table.
 
 #include <algorithm>
 #include <atomic>
@@ -204,7 +205,8 @@ void run(const std::filesystem::path& out, bool quick, Index size) {
 
   examples::Table held({"d", "samples", "one thread, us", "two, us", "two / one"});
   const Effort longer = quick ? effort : Effort{.repetitions = 9, .seconds = 0.3};
-  for (const Index d : size > 0 ? std::vector<Index>{} : quick ? std::vector<Index>{256} : std::vector<Index>{256, 1024}) {
+  sizes = size > 0 ? std::vector<Index>{} : quick ? std::vector<Index>{256} : std::vector<Index>{256, 1024};
+  for (const Index d : sizes) {
     const lora::Packed<float> W0 = weight(d);
     for (const Index samples : {8, 128}) {
       Case both(W0, workers, samples, rng);

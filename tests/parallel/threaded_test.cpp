@@ -109,7 +109,8 @@ void check_all_bits(const std::vector<int>& threads) {
   }
   // Thin products that are large enough to be cut, by each of their kernels.
   const Packed<S> wide(random_matrix<S>(8, 8000, rng));
-  for (const Index rank : {1, 2, 9, 33}) check_bits(wide, all, 121, rank, rng);
+  for (const Index rank : {1, 2, 9, 33}) check_bits(wide, all, 145, rank, rng);
+  check_bits(Packed<S>(random_matrix<S>(70, 90, rng)), all, 530, 7, rng);  // and gradients
 }
 
 /// One step with a gradient of its own.
@@ -145,15 +146,15 @@ TEST_CASE("threaded: a few shapes, watched for races", "[threads]") {
 TEST_CASE("threaded: a product is cut when it is worth it, by its shape alone") {
   using Parts = lora::detail::Parts;
   const auto parts = [](Index depth, Index rows, Index samples) {
-    const Parts chosen = Parts::choose<float>(static_cast<double>(depth * rows * samples), rows, 32, samples, 128);
+    const Parts chosen = Parts::choose<float>(static_cast<double>(depth * rows * samples), 1e6, rows, 32, samples, 128);
     return std::pair(chosen.of_rows, chosen.of_samples);
   };
-  CHECK(parts(64, 64, 16) == std::pair<Index, Index>(1, 1));
+  CHECK(parts(64, 64, 128) == std::pair<Index, Index>(1, 1));
   CHECK(parts(512, 512, 64) == std::pair<Index, Index>(16, 1));
   CHECK(parts(512, 512, 512) == std::pair<Index, Index>(8, 4));
   CHECK(parts(512, 32, 512) == std::pair<Index, Index>(1, 4));
-  CHECK(Parts::choose<float>(6e4, 512, 32, 512, 128).count() == 1);
-  CHECK(Parts::choose<double>(6e4, 512, 32, 512, 128).count() > 1);  // takes twice the time
+  CHECK(Parts::choose<float>(6e5, 1e6, 512, 32, 512, 128).count() == 1);
+  CHECK(Parts::choose<double>(6e5, 1e6, 512, 32, 512, 128).count() > 1);  // takes twice the time
 }
 
 TEST_CASE("threaded: keeps the laws of a base") {

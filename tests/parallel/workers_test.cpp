@@ -163,8 +163,8 @@ TEST_CASE("workers: made and destroyed, used or not", "[threads]") {
 }
 
 TEST_CASE("workers: every thread computes under the caller's rounding", "[threads]") {
-  Workers workers(2);
   for (const int mode : {FE_UPWARD, FE_DOWNWARD, FE_TONEAREST}) {
+    Workers workers(2);  // a new one, which cannot be in a pause
     Meeting meeting(2);
     int found[2] = {-1, -1};
     std::fesetround(mode);

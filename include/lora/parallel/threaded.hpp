@@ -23,22 +23,21 @@ namespace lora {
 
 namespace detail {
 
-/// How many parts a product is cut into. A part takes a microsecond at least; a product of less than two stays whole,
-/// because handing it out would take longer than it saves.
+/// How many parts a product is cut into, from its multiply-adds in single precision.
 struct Parts {
-  static constexpr double least = 4e4;  ///< multiply-adds of single precision in a part
+  static constexpr double least = 1e5;  ///< in a part: a microsecond or two
   static constexpr Index most = 32;
 
   Index of_rows = 1;
   Index of_samples = 1;
   double work = 0;
 
-  /// For so many multiply-adds, if there are no fewer rows and samples in a part than these.
+  /// Whole if it is less than `worth`, else in parts with no fewer rows and samples than these.
   template <class S>
-  static Parts choose(double size, Index rows, Index least_rows, Index samples, Index least_samples) {
+  static Parts choose(double size, double worth, Index rows, Index least_rows, Index samples, Index least_samples) {
     size *= static_cast<double>(sizeof(S)) / sizeof(float);
-    const Index wanted = size > least * most ? most : static_cast<Index>(size / least);
-    if (wanted < 2) return {};
+    if (size < worth) return {};
+    const Index wanted = size > least * most ? most : std::max<Index>(static_cast<Index>(size / least), 1);
     const Index of_samples = std::clamp<Index>(samples / least_samples, 1, wanted);
     return {std::clamp<Index>(wanted / of_samples, 1, std::max<Index>(rows / least_rows, 1)), of_samples, size};
   }
@@ -136,6 +135,12 @@ class Threaded {
     return static_cast<double>(rows()) * static_cast<double>(cols()) * static_cast<double>(samples);
   }
 
+  /// Below this many multiply-adds a product is faster whole. What two processors read stands in the caches of both,
+  /// and what they write in that of one: whoever writes the factors next, the optimiser, waits for each line of them.
+  static double worth_sharing(double least, double per_number, Index factor) {
+    return std::max(least, per_number * static_cast<double>(factor));
+  }
+
   static Term from_sample(Term term, Index first) {
     if (term.rank > 0) term.right += first * term.right_stride;
     return term;
@@ -146,7 +151,8 @@ class Threaded {
   }
 
   void product(const Layout& layout, const S* panels, const Columns& x, MutableColumns& y, const Term& term) const {
-    const auto parts = Parts::choose<S>(size_of(x), layout.rows, Layout::height, x.cols(), 128);
+    const double worth = worth_sharing(1e6, 512, term.rank * layout.rows);
+    const auto parts = Parts::choose<S>(size_of(x), worth, layout.rows, Layout::height, x.cols(), 128);
     const auto tiles = [&](Index sample) { return detail::ProductTiles<S>::boundary(x.cols(), sample); };
     share(parts, layout.rows, multiples_of(Layout::height, layout.rows), x.cols(), tiles,
           [&](Interval rows, Interval samples) {
@@ -161,7 +167,10 @@ class Threaded {
     }
     using Product = detail::PackedTransposed<S>;
     using Tiles = detail::TransposedTiles<S>;
-    const auto parts = Parts::choose<S>(size_of(dy), cols(), 128, dy.cols(), Tiles::most_samples);
+    const double worth = worth_sharing(1e6, 512, term.rank * cols());
+    // each cut of the columns has all of dy copied once more
+    const Index least_cols = dy.cols() < 4 * Tiles::most_samples ? 128 : 512;
+    const auto parts = Parts::choose<S>(size_of(dy), worth, cols(), least_cols, dy.cols(), Tiles::most_samples);
     const auto passes = [&](Index sample) { return Product::boundary(dy.cols(), sample); };
     share(parts, cols(), multiples_of(Tiles::columns, cols()), dy.cols(), passes, [&](Interval cols, Interval samples) {
       Product::run(packed_.layout_, packed_.panels(), columns(dy, samples), columns(dx, samples),
@@ -172,8 +181,9 @@ class Threaded {
   /// Z = L^T X
   void thin_product_of(const Columns& L, const Columns& X, MutableColumns Z) const {
     using Tiles = detail::ThinTiles<S>;
+    const double worth = worth_sharing(2.5e5, 128, L.size());
     const double size = static_cast<double>(L.size()) * static_cast<double>(X.cols());
-    const auto parts = Parts::choose<S>(size, 1, 1, X.cols(), Tiles::least_samples(L.cols()));
+    const auto parts = Parts::choose<S>(size, worth, 1, 1, X.cols(), Tiles::least_samples(L.cols()));
     const auto boundary = [&](Index sample) { return Tiles::boundary(L.cols(), X.cols(), sample); };
     share(parts, 1, multiples_of(1, 1), X.cols(), boundary,
           [&](Interval, Interval samples) { Tiles::reduce(L, columns(X, samples), columns(Z, samples)); });
@@ -182,7 +192,8 @@ class Threaded {
   /// D += X G^T
   void add_outer_to(const Columns& X, const Columns& G, MutableColumns D) const {
     const double size = X.cols() < 2 ? 0 : static_cast<double>(D.size()) * static_cast<double>(X.cols());
-    const auto parts = Parts::choose<S>(size, X.rows(), Layout::height, 1, 1);
+    const double worth = worth_sharing(2.5e5, 512, D.size());
+    const auto parts = Parts::choose<S>(size, worth, X.rows(), Layout::height, 1, 1);
     share(parts, X.rows(), multiples_of(Layout::height, X.rows()), 1, multiples_of(1, 1), [&](Interval rows, Interval) {
       detail::ThinTiles<S>::add_outer(X.middleRows(rows.first, rows.last - rows.first), G,
                                       D.middleRows(rows.first, rows.last - rows.first));

@@ -69,8 +69,8 @@ class Workers {
     }
   }
 
-  /// for_each if others can help now; else false, and nothing is called. `work`: about how many multiply-adds it all is.
-  /// Threads that sleep are woken when a million have come together, because that takes some microseconds.
+  /// for_each if others can help now; else false, and nothing is called. `work`: about how many multiply-adds it all
+  /// is. Threads that sleep are woken when a million have come together, because that takes some microseconds.
   bool share(Index count, const auto& f, double work = worth_waking) {
     using Function = std::remove_cvref_t<decltype(f)>;
     if (count < 2 || count > most_rounds || !ready(work) || taken_.exchange(true, std::memory_order_acquire)) {
@@ -149,8 +149,8 @@ class Workers {
   static std::uint64_t first_of(std::uint64_t ticket) { return ticket >> 16 & 0xffff; }
   static std::uint64_t last_of(std::uint64_t ticket) { return ticket & 0xffff; }
 
-  /// Takes the first or last round k of the region with this number; null if nothing is left of it. While a round is not
-  /// finished its region stays, and region_ is that one.
+  /// Takes the first or last round k of the region with this number; null if nothing is left of it. While a round is
+  /// not finished its region stays, and region_ is that one.
   Region* claim(std::uint64_t number, bool first, Index& k) {
     std::uint64_t ticket = ticket_.load(std::memory_order_acquire);
     while (number_of(ticket) == number && first_of(ticket) < last_of(ticket)) {
