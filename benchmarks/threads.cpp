@@ -82,8 +82,7 @@ bool same_bits(const Matrix<float>& a, const Matrix<float>& b) {
 
 struct Row {
   Index d = 0, samples = 0;
-  double one = 0, two = 0;   ///< seconds of a step
-  double share_of_peak = 0;  ///< of two threads, of two processors
+  double one = 0, two = 0;  ///< seconds of a step
 };
 
 struct Effort {
@@ -138,13 +137,18 @@ class Case {
   Trainer<lora::Threaded<float>> two_;
 };
 
-/// Bytes per second that two threads read from a buffer of this size, each its half.
-double bandwidth_of_two(std::size_t bytes) {
-  double other = 0;
-  std::thread thread([&] { other = benchmarks::read_bandwidth(bytes / 2); });
-  const double own = benchmarks::read_bandwidth(bytes / 2);
-  thread.join();
-  return own + other;
+/// How many times faster two threads read so many numbers, each its half again and again, than one reads all of them.
+double bandwidth_ratio(lora::Workers& workers, Index numbers) {
+  const lora::Vector<float> buffer = lora::Vector<float>::Constant(numbers, 1e-3F);
+  const auto rounds = std::max<Index>(1, (Index(1) << 24) / numbers);
+  const auto read = [&](Index part, Index parts) {
+    volatile float sink = 0;
+    const Index count = numbers / parts;
+    for (Index k = 0; k < rounds; ++k) sink = buffer.segment(part * count, count).sum();
+    static_cast<void>(sink);
+  };
+  const double one = benchmarks::fastest(15, [&] { read(0, 1); });
+  return one / benchmarks::fastest(15, [&] { workers.for_each(2, [&](Index k) { read(k, 2); }); });
 }
 
 /// While it lives, a thread does nothing useful as fast as it can.
@@ -186,8 +190,7 @@ void run(const std::filesystem::path& out, bool quick, Index size) {
   };
   for (const Index d : sizes) {
     const lora::Packed<float> W0 = weight(d);
-    const auto bytes = static_cast<std::size_t>(W0.bytes());
-    const double bandwidth = bandwidth_of_two(bytes) / benchmarks::read_bandwidth(bytes);
+    const double bandwidth = bandwidth_ratio(*workers, d * d);
     const double peak = benchmarks::multiply_add_peak();
     for (const Index samples : quick ? std::vector<Index>{1, 32} : std::vector<Index>{1, 8, 32, 128, 512}) {
       const Row row = Case(W0, workers, samples, rng).measure(effort);

@@ -184,15 +184,18 @@ TEST_CASE("threaded: a step of a layer has the same bits for any number of threa
   lora::Rng rng(6);
   const auto W0 = random_matrix<float>(300, 400, rng), x = random_matrix<float>(400, 150, rng);
   const auto dy = random_matrix<float>(300, 150, rng);
-  for (const double dropout : {0.0, 0.3}) {
+  const std::vector<std::pair<double, lora::Delta>> kinds = {
+      {0.0, lora::Delta::two_step}, {0.0, lora::Delta::materialised}, {0.3, lora::Delta::two_step}};
+  for (const auto& [dropout, delta] : kinds) {
     lora::Rng seed(7);
-    lora::Adapted<Packed<float>, lora::Lora<float>> packed(W0, {.rank = 16, .dropout = dropout}, seed);
+    const Packed<float> base(W0, lora::Plan{lora::Copies::one, delta});
+    lora::Adapted<Packed<float>, lora::Lora<float>> packed(base, {.rank = 16, .dropout = dropout}, seed);
     lora::testing::fill_parameters(packed, rng);
     typename decltype(packed)::template Cache<> packed_cache;
     const Step expected(packed, x, dy, packed_cache);
     for (const int threads : {1, 2, 3, 4}) {
-      CAPTURE(dropout, threads);
-      Layer<float> layer(Threaded<float>(W0, std::make_shared<Workers>(threads)), packed.adapter());
+      CAPTURE(dropout, delta == lora::Delta::materialised, threads);
+      Layer<float> layer(Threaded<float>(base, std::make_shared<Workers>(threads)), packed.adapter());
       Layer<float>::Cache<> cache;
       CHECK((Step(layer, x, dy, cache) == expected));
     }
@@ -248,6 +251,7 @@ TEST_CASE("threaded: is the packed weight, and refuses to be without workers") {
   CHECK(threaded.copies() == lora::Copies::two);
   CHECK(threaded.dense() == W0);
   CHECK(threaded.packed().dense() == W0);
+  CHECK(threaded.columns(7, 3) == W0.middleCols(7, 3));
   CHECK(&threaded.workers() == workers.get());
   CHECK_THROWS_WITH(Threaded<float>(W0, nullptr),
                     "Threaded: the workers are a null pointer, expected threads to share");

@@ -84,6 +84,21 @@ class Threaded {
     transposed_product(dy, dx, {V, G});
   }
 
+  /// As the plan of the packed weight says.
+  void apply(const Columns& x, MutableColumns y, const Columns& U, const Columns& Z, const detail::Rows<S>& V, S s,
+             MergedWeight<S>& merged) const {
+    merged.formed = packed_.plan(U.cols(), x.cols()).delta == Delta::materialised;
+    if (!merged.formed) return apply(x, y, U, Z);
+    if (merged.numbers.size() != packed_.panels_->size()) merged.numbers.setZero(packed_.panels_->size());
+    detail::merge_panels<S>(packed_.layout_, packed_.panels(), U, V, s, merged.numbers.data());
+    product(packed_.layout_, merged.numbers.data(), x, y, {});
+  }
+  void apply_transposed(const Columns& dy, MutableColumns dx, const Columns& V, const Columns& G,
+                        const MergedWeight<S>& merged) const {
+    if (!merged.formed) return apply_transposed(dy, dx, V, G);
+    transposed_product(merged.numbers.data(), dy, dx, {});
+  }
+
   void thin_product(const auto& T, const auto& X, auto&& Z) const {
     if constexpr (by_tiles<decltype(T.transpose())>) {
       thin_product_of(T.transpose(), X, Z);
@@ -106,6 +121,7 @@ class Threaded {
   Index bytes() const { return packed_.bytes(); }
   Copies copies() const { return packed_.copies(); }
   Matrix<S> dense() const { return packed_.dense(); }
+  Matrix<S> columns(Index first, Index count) const { return packed_.columns(first, count); }
   const Packed<S>& packed() const { return packed_; }
   Workers& workers() const { return *workers_; }
 
@@ -156,15 +172,20 @@ class Threaded {
     const auto tiles = [&](Index sample) { return detail::ProductTiles<S>::boundary(x.cols(), sample); };
     share(parts, layout.rows, multiples_of(Layout::height, layout.rows), x.cols(), tiles,
           [&](Interval rows, Interval samples) {
-            detail::packed_product<S>(layout, panels, columns(x, samples), columns(y, samples),
+            detail::packed_product<S>(layout, panels, some(x, samples), some(y, samples),
                                       from_sample(term, samples.first), rows);
           });
   }
 
   void transposed_product(const Columns& dy, MutableColumns& dx, const Term& term) const {
     if (packed_.transposed_) {
-      return product({cols(), rows()}, packed_.transposed_->data(), dy, dx, term);
+      product({cols(), rows()}, packed_.transposed_->data(), dy, dx, term);
+    } else {
+      transposed_product(packed_.panels(), dy, dx, term);
     }
+  }
+
+  void transposed_product(const S* panels, const Columns& dy, MutableColumns& dx, const Term& term) const {
     using Product = detail::PackedTransposed<S>;
     using Tiles = detail::TransposedTiles<S>;
     const double worth = worth_sharing(1e6, 512, term.rank * cols());
@@ -173,8 +194,8 @@ class Threaded {
     const auto parts = Parts::choose<S>(size_of(dy), worth, cols(), least_cols, dy.cols(), Tiles::most_samples);
     const auto passes = [&](Index sample) { return Product::boundary(dy.cols(), sample); };
     share(parts, cols(), multiples_of(Tiles::columns, cols()), dy.cols(), passes, [&](Interval cols, Interval samples) {
-      Product::run(packed_.layout_, packed_.panels(), columns(dy, samples), columns(dx, samples),
-                   from_sample(term, samples.first), cols);
+      Product::run(packed_.layout_, panels, some(dy, samples), some(dx, samples), from_sample(term, samples.first),
+                   cols);
     });
   }
 
@@ -186,7 +207,7 @@ class Threaded {
     const auto parts = Parts::choose<S>(size, worth, 1, 1, X.cols(), Tiles::least_samples(L.cols()));
     const auto boundary = [&](Index sample) { return Tiles::boundary(L.cols(), X.cols(), sample); };
     share(parts, 1, multiples_of(1, 1), X.cols(), boundary,
-          [&](Interval, Interval samples) { Tiles::reduce(L, columns(X, samples), columns(Z, samples)); });
+          [&](Interval, Interval samples) { Tiles::reduce(L, some(X, samples), some(Z, samples)); });
   }
 
   /// D += X G^T
@@ -200,7 +221,7 @@ class Threaded {
     });
   }
 
-  static auto columns(auto& matrix, Interval range) { return matrix.middleCols(range.first, range.last - range.first); }
+  static auto some(auto& matrix, Interval range) { return matrix.middleCols(range.first, range.last - range.first); }
 
   Packed<S> packed_;
   std::shared_ptr<Workers> workers_;
