@@ -74,6 +74,12 @@ struct GroupFold {
   }
 };
 
+// g++ 12 does not see that Kernel::store fills `tile`.
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+
 /// out(t, sample) = or += the sums: `columns` of the Columns, `samples` of the Vectors * lanes / Group.
 template <class S, int Columns, int Vectors, int Group>
 void transposed_tile(const TileSum<S>* sums, int count, S* out, Index out_stride, Index columns, Index samples,
@@ -108,5 +114,9 @@ void transposed_tile(const TileSum<S>* sums, int count, S* out, Index out_stride
     }
   }
 }
+
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
 
 }  // namespace lora::detail
