@@ -135,7 +135,11 @@ class PackedTransposed {
   }
 
   void multiply(Interval cols) {
-    const Index most_rows = std::max(Layout::height, most_numbers / width_ / Layout::height * Layout::height);
+    // One to three samples are done with a row before the next panel has come from memory; of large W0, fewer panels at
+    // a time then.
+    const bool waits = width_ <= 3 && layout_.rows > 1024;
+    const Index most_rows =
+        waits ? 4 * Layout::height : std::max(Layout::height, most_numbers / width_ / Layout::height * Layout::height);
     const Index blocks = (layout_.rows + most_rows - 1) / most_rows;
     const Index passes = std::max(blocks, term_.passes());
     for (Index pass = 0; pass < passes; ++pass) {
