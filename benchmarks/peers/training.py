@@ -126,7 +126,8 @@ class Comparison:
                "compiler": self._compiler}
         self.rows.append(row)
         ours.release()
-        print(f"  {case} {fixed}{', two copies' if copies == 2 else ''}: {row['ours_us']:.4g} us, PEFT {row['peer_us']:.4g} us, {row['ratio']:.3g}x, "
+        held = ", two copies" if copies == 2 else ""
+        print(f"  {case} {fixed}{held}: {row['ours_us']:.4g} us, PEFT {row['peer_us']:.4g} us, {row['ratio']:.3g}x, "
               f"{100 * row['share_of_peak']:.0f} % of peak", flush=True)
 
     def linear(self, out, n_in, samples, rank, copies=1):
@@ -161,7 +162,8 @@ class Comparison:
         step()
         compare(what + ", adapter", ours.results()[2:], [array(A), array(B)], 1e-3)
         products = 4 * out * n_in * samples + 12 * (out + n_in) * rank * samples
-        self._time("linear", ours, step, {"d": out, "k": n_in, "n": samples, "r": rank}, products, 4 * out * n_in, copies)
+        self._time("linear", ours, step, {"d": out, "k": n_in, "n": samples, "r": rank}, products, 4 * out * n_in,
+                   copies)
 
     def inference(self, d, samples, rank, merged):
         rng = np.random.default_rng([d, samples, rank])
@@ -251,12 +253,13 @@ def main():
         print(f"The machine was not idle: other programs took {100 * busy:.0f} % of it.", flush=True)
     report.table("cases", {
         "case": ("step", str), "d": ("out", str), "k": ("in", str), "n": ("samples", str), "r": ("rank", str),
-        "ours_us": ("ours, us", lambda v: f"{v:.3g}"), "peer_us": ("PyTorch and PEFT, us", lambda v: f"{v:.3g}"),
+        "copies": ("copies of W0", str), "ours_us": ("ours, us", lambda v: f"{v:.3g}"), "peer_us": ("PyTorch and PEFT, us", lambda v: f"{v:.3g}"),
         "ratio": ("its time / ours", lambda v: f"{v:.3g}"),
         "share_of_peak": ("ours, of the multiply-add peak", lambda v: f"{100 * v:.0f} %")}, run.rows)
     report.write(chosen.out)
     (chosen.out / "peer.json").write_text(json.dumps(run.rows, indent=2) + "\n")
-    grid = [row for row in run.rows if row["case"] == "linear" and row["d"] == row["k"] and row["r"] == 8]
+    grid = [row for row in run.rows
+            if row["case"] == "linear" and row["d"] == row["k"] and row["r"] == 8 and row["copies"] == 1]
     (chosen.out / "peer.svg").write_text(chart(grid))
     print("and peer.json, the rows alone, and peer.svg")
 
