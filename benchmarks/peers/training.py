@@ -253,7 +253,8 @@ def main():
         print(f"The machine was not idle: other programs took {100 * busy:.0f} % of it.", flush=True)
     report.table("cases", {
         "case": ("step", str), "d": ("out", str), "k": ("in", str), "n": ("samples", str), "r": ("rank", str),
-        "copies": ("copies of W0", str), "ours_us": ("ours, us", lambda v: f"{v:.3g}"), "peer_us": ("PyTorch and PEFT, us", lambda v: f"{v:.3g}"),
+        "copies": ("copies of W0", str), "ours_us": ("ours, us", lambda v: f"{v:.3g}"),
+        "peer_us": ("PyTorch and PEFT, us", lambda v: f"{v:.3g}"),
         "ratio": ("its time / ours", lambda v: f"{v:.3g}"),
         "share_of_peak": ("ours, of the multiply-add peak", lambda v: f"{100 * v:.0f} %")}, run.rows)
     report.write(chosen.out)
