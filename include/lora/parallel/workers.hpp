@@ -131,6 +131,7 @@ class Workers {
     const auto start = Clock::now();
     region_.store(&region, std::memory_order_relaxed);
     const std::uint64_t number = announce(region.count);
+    if (asleep_.load()) wake();  // someone has fallen asleep since ready() looked
     Index own = 0, k = 0;
     for (; claim(number, true, k) != nullptr; ++own) region.run(k);
     const Index others = region.count - own;
@@ -140,7 +141,7 @@ class Workers {
   /// A new region with so many rounds.
   std::uint64_t announce(Index rounds) {
     const std::uint64_t number = (number_of(ticket_.load(std::memory_order_relaxed)) + 1) & 0xffffffff;
-    ticket_.store(number << 32 | static_cast<std::uint64_t>(rounds), std::memory_order_release);
+    ticket_.store(number << 32 | static_cast<std::uint64_t>(rounds));
     return number;
   }
 
@@ -203,24 +204,26 @@ class Workers {
 
   /// Returns when there is another region than `number`, which becomes its number; false when all is over.
   bool look_out(std::uint64_t& number) {
-    const auto changed = [&] { return number_of(ticket_.load(std::memory_order_acquire)) != number; };
+    const auto changed = [&] { return number_of(ticket_.load()) != number; };
     while (!changed()) {
       const auto until = Clock::now() + lookout;
       while (!changed() && Clock::now() < until) {
         for (int k = 0; k < 16 && !changed(); ++k) relax();
       }
-      if (!changed()) sleep();
+      if (!changed()) sleep(changed);
       if (over_.load(std::memory_order_relaxed)) return false;
     }
     number = number_of(ticket_.load(std::memory_order_acquire));
     return true;
   }
 
-  void sleep() {
+  /// Says so first and looks at the ticket then, as the caller changes the ticket first and looks for sleepers then: one
+  /// of them sees the other.
+  void sleep(const auto& changed) {
     std::unique_lock lock(mutex_);
-    asleep_.store(true, std::memory_order_relaxed);
+    asleep_.store(true);
     const std::uint64_t calls = calls_;
-    wake_.wait(lock, [&] { return calls_ != calls || over_.load(std::memory_order_relaxed); });
+    wake_.wait(lock, [&] { return changed() || calls_ != calls || over_.load(std::memory_order_relaxed); });
   }
 
   void wake() {
