@@ -217,7 +217,7 @@ class Workers {
     return true;
   }
 
-  /// Says so first and looks at the ticket then, as the caller changes the ticket first and looks for sleepers then: one
+  /// Says so first and looks at the ticket then; the caller changes the ticket first and looks for sleepers then. So one
   /// of them sees the other.
   void sleep(const auto& changed) {
     std::unique_lock lock(mutex_);
