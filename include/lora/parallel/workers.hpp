@@ -217,8 +217,8 @@ class Workers {
     return true;
   }
 
-  /// Says so first and looks at the ticket then; the caller changes the ticket first and looks for sleepers then: one of
-  /// them sees the other.
+  /// Says so first and looks at the ticket then; the caller changes the ticket first and looks for sleepers then. One
+  /// of them sees the other.
   void sleep(const auto& changed) {
     std::unique_lock lock(mutex_);
     asleep_.store(true);
