@@ -3,18 +3,13 @@
 #include "lora/testing/adapter_laws.hpp"
 #include "lora/testing/gradient.hpp"
 #include "support/catch.hpp"
+#include "support/laws.hpp"
 
 namespace {
 
 using Layer = lora::Adapted<lora::Dense<double>, lora::FullWeight<double>>;
 using lora::testing::random_matrix;
-
-void check(const lora::testing::LawResults& results) {
-  for (const auto& result : results) {
-    INFO(result);
-    CHECK(result.passed);
-  }
-}
+using lora_test::check;
 
 }  // namespace
 

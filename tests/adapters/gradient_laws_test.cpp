@@ -3,6 +3,7 @@
 #include "lora/adapters/adapted.hpp"
 #include "lora/testing/gradient.hpp"
 #include "support/catch.hpp"
+#include "support/laws.hpp"
 
 #include <algorithm>
 
@@ -16,17 +17,8 @@ using lora::LoraLinear;
 using lora::Scaling;
 using lora::testing::Dual;
 using lora::testing::GradientOptions;
-using lora::testing::LawResults;
 using lora::testing::random_matrix;
-
-void check(const LawResults& results) {
-  CHECK_FALSE(results.empty());
-  for (const auto& result : results) {
-    if (result.passed) continue;
-    FAIL_CHECK(result);
-  }
-}
-void check(const lora::testing::LawResult& result) { check(LawResults{result}); }
+using lora_test::check;
 
 struct Shape {
   Index out, in;

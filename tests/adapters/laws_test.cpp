@@ -1,5 +1,6 @@
 // The laws of testing/adapter_laws.hpp for LoRA, over shapes, ranks, samples and scalars.
 
+#include "support/laws.hpp"
 #include "lora/testing/adapter_laws.hpp"
 #include "support/catch.hpp"
 #include "support/heap.hpp"
@@ -12,17 +13,8 @@ using lora::Bias;
 using lora::Index;
 using lora::LoraConfig;
 using lora::LoraLinear;
-using lora::testing::LawResults;
 using lora::testing::random_matrix;
-
-void check(const LawResults& results) {
-  CHECK_FALSE(results.empty());
-  for (const auto& result : results) {
-    if (result.passed) continue;
-    FAIL_CHECK(result);
-  }
-}
-void check(const lora::testing::LawResult& result) { check(LawResults{result}); }
+using lora_test::check;
 
 struct Shape {
   Index out, in;

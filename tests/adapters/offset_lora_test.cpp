@@ -6,6 +6,7 @@
 #include "lora/testing/gradient.hpp"
 #include "support/catch.hpp"
 #include "support/heap.hpp"
+#include "support/laws.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -24,21 +25,12 @@ using lora::LoraConfig;
 using lora::OffsetLora;
 using lora::Scaling;
 using lora::testing::Dual;
-using lora::testing::LawResults;
 using lora::testing::random_matrix;
+using lora_test::check;
 
 constexpr int dynamic = lora::Dynamic;
 template <class S, int Out = dynamic, int In = dynamic, int Rank = dynamic>
 using Layer = lora::Adapted<Frozen<S, Out, In>, OffsetLora<S, Out, In, Rank>>;
-
-void check(const LawResults& results) {
-  CHECK_FALSE(results.empty());
-  for (const auto& result : results) {
-    if (result.passed) continue;
-    FAIL_CHECK(result);
-  }
-}
-void check(const lora::testing::LawResult& result) { check(LawResults{result}); }
 
 template <class E>
 std::string message(auto&& f) {

@@ -3,6 +3,7 @@
 #include "lora/testing/base_laws.hpp"
 #include "support/catch.hpp"
 #include "support/heap.hpp"
+#include "support/laws.hpp"
 
 #include <memory>
 
@@ -11,13 +12,7 @@ namespace {
 using lora::Dense;
 using lora::Index;
 using lora::testing::random_matrix;
-
-void check(const lora::testing::LawResults& results) {
-  for (const auto& result : results) {
-    INFO(result);
-    CHECK(result.passed);
-  }
-}
+using lora_test::check;
 
 template <class S>
 void check_shapes() {

@@ -6,6 +6,7 @@
 #include "lora/testing/gradient.hpp"
 #include "support/catch.hpp"
 #include "support/heap.hpp"
+#include "support/laws.hpp"
 
 #include <cstring>
 #include <limits>
@@ -18,6 +19,7 @@ using lora::Index;
 using lora::Matrix;
 using lora::Packed;
 using lora::testing::random_matrix;
+using lora_test::check;
 
 template <class S>
 using Layer = lora::Adapted<Packed<S>, lora::Lora<S>>;
@@ -28,13 +30,6 @@ const std::vector<std::pair<Index, Index>> shapes = {{1, 1},    {1, 300},  {300,
                                                      {15, 17},  {16, 16},  {32, 8},    {33, 9},   {48, 264},
                                                      {64, 265}, {97, 101}, {10, 1031}, {1031, 5}, {532, 271}};
 const std::vector<Index> sample_counts = {1, 2, 3, 4, 5, 8, 9, 12, 13, 16, 17, 31, 32, 33, 44, 67};
-
-void check(const lora::testing::LawResults& results) {
-  for (const auto& result : results) {
-    INFO(result);
-    CHECK(result.passed);
-  }
-}
 
 template <class S>
 Index slack() {

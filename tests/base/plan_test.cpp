@@ -7,6 +7,7 @@
 #include "lora/testing/gradient.hpp"
 #include "support/catch.hpp"
 #include "support/heap.hpp"
+#include "support/laws.hpp"
 
 namespace {
 
@@ -18,16 +19,10 @@ using lora::Packed;
 using lora::Plan;
 using lora::Prefer;
 using lora::testing::random_matrix;
+using lora_test::check;
 
 template <class S>
 using Layer = lora::Adapted<Packed<S>, lora::Lora<S>>;
-
-void check(const lora::testing::LawResults& results) {
-  for (const auto& result : results) {
-    INFO(result);
-    CHECK(result.passed);
-  }
-}
 
 Delta delta(Index out, Index in, Index rank, Index samples) {
   return lora::plan_for({out, in, rank, samples}, Prefer::speed).delta;

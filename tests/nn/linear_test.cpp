@@ -9,30 +9,18 @@
 #include "lora/core/parameters.hpp"
 #include "lora/testing/gradient.hpp"
 #include "support/catch.hpp"
+#include "support/laws.hpp"
 
 using lora::Index;
 using lora::Linear;
-using lora::testing::LawResults;
 using lora::testing::random_matrix;
 using lora::testing::same_bits;
+using lora_test::check;
 
 namespace {
 
 constexpr Index in = 5, out = 4, samples = 3;
 const lora::LoraConfig config{.rank = 2, .alpha = 3};
-
-void check(const LawResults& results, std::size_t tensors) {
-  CHECK(results.size() == tensors);
-  for (const auto& result : results) {
-    INFO(result);
-    CHECK(result.passed);
-  }
-}
-
-void check(const lora::testing::LawResult& result) {
-  INFO(result);
-  CHECK(result.passed);
-}
 
 Linear<double> new_layer(lora::Rng& rng, bool bias = true) { return {{.in = in, .out = out, .bias = bias}, rng}; }
 

@@ -7,24 +7,18 @@
 #include "lora/peft/attach.hpp"
 #include "lora/testing/gradient.hpp"
 #include "support/catch.hpp"
+#include "support/laws.hpp"
 
 using lora::Index;
 using lora::Linear;
 using lora::Mlp;
 using lora::testing::random_matrix;
 using lora::testing::same_bits;
+using lora_test::check;
 
 namespace {
 
 using Net = Mlp<Linear<double>, lora::Tanh>;
-
-void check(const lora::testing::LawResults& results, std::size_t tensors) {
-  CHECK(results.size() == tensors);
-  for (const auto& result : results) {
-    INFO(result);
-    CHECK(result.passed);
-  }
-}
 
 /// One word per parameter: its name, with "+" where a backward pass has left a gradient.
 std::string gradients(auto& model) {

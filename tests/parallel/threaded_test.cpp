@@ -6,6 +6,7 @@
 #include "lora/testing/gradient.hpp"
 #include "support/catch.hpp"
 #include "support/heap.hpp"
+#include "support/laws.hpp"
 
 #include <cstring>
 #include <memory>
@@ -21,16 +22,10 @@ using lora::Packed;
 using lora::Threaded;
 using lora::Workers;
 using lora::testing::random_matrix;
+using lora_test::check;
 
 template <class S>
 using Layer = lora::Adapted<Threaded<S>, lora::Lora<S>>;
-
-void check(const lora::testing::LawResults& results) {
-  for (const auto& result : results) {
-    INFO(result);
-    CHECK(result.passed);
-  }
-}
 
 bool same_bits(const auto& a, const auto& b) {
   return a.rows() == b.rows() && a.cols() == b.cols() &&

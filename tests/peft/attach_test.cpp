@@ -7,11 +7,13 @@
 #include "lora/nn/mlp.hpp"
 #include "lora/testing/gradient.hpp"
 #include "support/catch.hpp"
+#include "support/laws.hpp"
 
 using lora::Index;
 using lora::Linear;
 using lora::testing::random_matrix;
 using lora::testing::same_bits;
+using lora_test::check;
 
 namespace {
 
@@ -87,11 +89,6 @@ void fill_adapter(Net& net, const std::string& name, lora::Rng& rng) {
   lora::visit_adaptable(net, [&](const lora::Path&, auto& layer) {
     if (layer.adapters().contains(name)) lora::testing::fill_parameters(layer.adapter(name), rng);
   });
-}
-
-void check(const lora::testing::LawResult& result) {
-  INFO(result);
-  CHECK(result.passed);
 }
 
 }  // namespace
