@@ -17,7 +17,7 @@ namespace lora {
 
 /// W0 (out, in), packed once and never changed: y = W0 x + U Z and dx = W0^T dy + V G, each in one pass.
 ///
-///   lora::Adapted<lora::Packed<float>, lora::Lora<float>> layer(std::move(W0), {.rank = 8, .alpha = 16}, rng);
+///   lora::LoraLinear<float> layer(std::move(W0), {.rank = 8, .alpha = 16}, rng);     holds a Packed<float>
 ///
 /// A general matrix product copies W0 into such an order on every call, which for few samples takes longer than the
 /// product. W0 never changes, so here it is done once, and both directions read the same copy. Packing takes the time
@@ -29,7 +29,7 @@ namespace lora {
 ///
 /// Those who prefer speed to memory give a plan: plan_for({.out = ..., .in = ..., .rank = 8, .samples = 64},
 /// Prefer::speed), or one of their own. A pass that is materialised forms W0 + s B A in the cache, once for both
-/// directions, where its memory stays.
+/// directions: the first one takes as much memory as one copy of W0 from the heap, and it stays.
 template <class S>
 class Packed {
   static_assert(std::is_same_v<S, float> || std::is_same_v<S, double>,
@@ -69,10 +69,7 @@ class Packed {
   /// y = W0 x + U Z, or (W0 + s U V) x if the plan of this pass says so.
   void apply(const Columns& x, MutableColumns y, const Columns& U, const Columns& Z, const detail::Rows<S>& V, S s,
              MergedWeight<S>& merged) const {
-    merged.formed = plan(U.cols(), x.cols()).delta == Delta::materialised;
-    if (!merged.formed) return apply(x, y, U, Z);
-    if (merged.numbers.size() != panels_->size()) merged.numbers.setZero(panels_->size());
-    detail::merge_panels<S>(layout_, panels(), U, V, s, merged.numbers.data());
+    if (!merge(U, V, s, x.cols(), merged)) return apply(x, y, U, Z);
     detail::packed_product<S>(layout_, merged.numbers.data(), x, y);
   }
   void apply_transposed(const Columns& dy, MutableColumns dx, const Columns& V, const Columns& G,
@@ -130,6 +127,15 @@ class Packed {
     });
     panels->tail(Layout::slack).setZero();
     return panels;
+  }
+
+  /// Forms W0 + s U V if the plan for so many samples says so; returns whether.
+  bool merge(const Columns& U, const detail::Rows<S>& V, S s, Index samples, MergedWeight<S>& merged) const {
+    merged.formed = plan(U.cols(), samples).delta == Delta::materialised;
+    if (!merged.formed) return false;
+    if (merged.numbers.size() != panels_->size()) merged.numbers.setZero(panels_->size());
+    detail::merge_panels<S>(layout_, panels(), U, V, s, merged.numbers.data());
+    return true;
   }
 
   void multiply_transposed(const Columns& dy, MutableColumns dx, const detail::LowRankTerm<S>& term) const {

@@ -1,12 +1,15 @@
 #pragma once
-/// Which way through a layer takes the fewest operations, and how much memory it needs.
+/// Which way through a training step takes the fewest operations, and how much memory it needs.
 ///
-///   two-step       y = W0 x + s B (A x):     samples rank (in + out) multiply-adds on top of those with W0
-///   materialised   W = W0 + s B A, y = W x:  (rank + touch) in out
+///                  forward                          backward                       multiply-adds of a step
+///   two-step       z = s A x,  y = W0 x + B z       g = s B^T dy,                  samples rank (out + in)
+///                                                   dx = W0^T dy + A^T g
+///   materialised   W = W0 + s B A,  y = W x         dx = W^T dy                    (rank + touch) in out
 ///
-/// for each pass; a training step forms W once, in the forward pass, and uses it for dx as well. A x is needed for the
-/// gradient of B either way, as B^T dy is for that of A. `touch` is what reading and writing one number of W0 costs, in
-/// multiply-adds. Without it the rule is that of RunLoRA: samples (in + out) > in out, whatever the rank.
+/// Counted are those in which the two differ. z and g are computed either way, for the gradients of B and A, so a
+/// forward pass that no backward pass follows gains half as much as the rule expects; for inference, merge. `touch` is
+/// what reading and writing one number of W0 costs, in multiply-adds. Without it the rule is that of RunLoRA:
+/// samples (in + out) > in out, whatever the rank.
 ///
 /// Source: Cherniuk et al. 2023, arXiv:2312.03415. What the choices are worth: benchmarks/plan.cpp.
 
@@ -38,7 +41,7 @@ struct Plan {
   Delta delta = Delta::two_step;
 };
 
-/// Multiply-adds of the low-rank term, on top of those with W0.
+/// The multiply-adds of a training step in which the two ways differ.
 struct TermCost {
   static constexpr double touch = 24;  ///< measured: 8 where W0 is in the first cache, 10 to 60 beyond it
   double two_step = 0;
@@ -53,7 +56,7 @@ namespace detail {
 
 /// Where a step with a second copy of W0 is faster by a twentieth or more.
 constexpr bool second_copy_pays(const PassShape& shape) {
-  constexpr double small = 96.0 * 96.0;     // in the first cache twice
+  constexpr double small = 96.0 * 96.0;     // two of them leave most of the second cache to x and y
   constexpr double medium = 512.0 * 512.0;  // beyond that, one sample waits for memory, of which two copies need more
   constexpr Index few = 12;                 // dx from one copy cannot fill its packets with so few samples
   const double size = double(shape.out) * double(shape.in);

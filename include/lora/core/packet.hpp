@@ -3,9 +3,9 @@
 ///
 ///   a packet: `lanes` numbers side by side in a register, of floats 16 with AVX-512, 8 with AVX, 4 with SSE2 or NEON
 ///
-/// Eigen has these functions for every processor that it knows, but no public name for them. They are used
-/// here alone, and only what has been the same from 3.4 to 5. Intrinsics would mean one version of every kernel for
-/// each kind of processor.
+/// Eigen has these functions for every processor that it knows, but no public name for them. They are used here alone,
+/// and only what has been the same from 3.4 to 5. Intrinsics would mean one version of every kernel for each kind of
+/// processor.
 
 #include "lora/core/scalar.hpp"
 

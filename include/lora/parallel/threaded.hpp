@@ -87,10 +87,7 @@ class Threaded {
   /// As the plan of the packed weight says.
   void apply(const Columns& x, MutableColumns y, const Columns& U, const Columns& Z, const detail::Rows<S>& V, S s,
              MergedWeight<S>& merged) const {
-    merged.formed = packed_.plan(U.cols(), x.cols()).delta == Delta::materialised;
-    if (!merged.formed) return apply(x, y, U, Z);
-    if (merged.numbers.size() != packed_.panels_->size()) merged.numbers.setZero(packed_.panels_->size());
-    detail::merge_panels<S>(packed_.layout_, packed_.panels(), U, V, s, merged.numbers.data());
+    if (!packed_.merge(U, V, s, x.cols(), merged)) return apply(x, y, U, Z);
     product(packed_.layout_, merged.numbers.data(), x, y, {});
   }
   void apply_transposed(const Columns& dy, MutableColumns dx, const Columns& V, const Columns& G,
