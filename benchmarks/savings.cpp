@@ -203,7 +203,7 @@ Row mlp_case(Index rank, const Effort& effort) {
 
   std::vector<lora::Linear<float>> layers;
   for (const auto& layer : adapted.model().layers())
-    layers.emplace_back(lora::Dense<float>(layer.merged()), *layer.bias());
+    layers.emplace_back(lora::Frozen<float>(layer.merged()), *layer.bias());
   Trainer merged(Network(std::move(layers)), x, dy);
   check_close("merged network", merged.infer(), y, 3 * 128);
 

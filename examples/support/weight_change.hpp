@@ -27,7 +27,7 @@ inline Change change_by_lora(const Network& net) {
 inline Change change_by_training(const Network& before, const Network& after) {
   Change change;
   for (std::size_t l = 0; l < before.layers().size(); ++l) {
-    const auto &W0 = before.layers()[l].dense(), &W = after.layers()[l].dense();
+    const auto W0 = before.layers()[l].dense(), W = after.layers()[l].dense();
     change.push_back(lora::extract(W0, W, {.rank = std::min(W.rows(), W.cols())}).adapter);
   }
   return change;

@@ -27,9 +27,11 @@
 #include "lora/base/panel_layout.hpp"
 #include "lora/base/plan.hpp"
 #include "lora/base/side_by_side.hpp"
+#include "lora/base/streamed_transposed.hpp"
 #include "lora/base/thin.hpp"
 #include "lora/base/tile_kernel.hpp"
 #include "lora/base/tile_store.hpp"
+#include "lora/base/unpacked_product.hpp"
 
 // What is trained beside it.
 #include "lora/adapters/adapted.hpp"

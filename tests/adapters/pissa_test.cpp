@@ -138,7 +138,7 @@ TEST_CASE("pissa: trains as on the residual base, number for number, and leaves 
     const LoraConfig config{.rank = 3, .alpha = 6, .scaling = scaling};
     lora::Linear<double> layer(W0);
     layer.attach("pissa", lora::pissa(layer.dense(), config, rng));
-    const double* const held = layer.dense().data();
+    const double* const held = layer.base().data();
     const auto& own = std::get<OffsetLora<double>>(layer.adapter("pissa").adapter);
     const Eigen::MatrixXd A0 = own.A0(), B0 = own.B0();
     // the same by hand: W0 is overwritten with what the factors do not hold
@@ -168,7 +168,7 @@ TEST_CASE("pissa: trains as on the residual base, number for number, and leaves 
     CHECK((own.trained.A.value - A0).norm() > 0.01 * A0.norm());
     CHECK(own.A0() == A0);
     CHECK(own.B0() == B0);
-    CHECK(layer.dense().data() == held);
+    CHECK(layer.base().data() == held);
     CHECK(layer.dense() == W0);
     const lora::LoraLinear<double> ordinary(W0, own.to_lora());
     CHECK((ordinary.merged() - residual.merged()).norm() <= 1e-10 * W0.norm());

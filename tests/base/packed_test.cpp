@@ -24,11 +24,11 @@ using lora_test::check;
 template <class S>
 using Layer = lora::Adapted<Packed<S>, lora::Lora<S>>;
 
-// Panels of W0 are at most 32 rows high and 264 columns wide, tiles 8 columns, blocks of dy at most 512 rows: shapes
+// Panels of W0 are at most 32 rows high and 264 columns wide, tiles 8 columns, blocks of dy at most 8192 rows: shapes
 // below, at and above each of them, and primes.
-const std::vector<std::pair<Index, Index>> shapes = {{1, 1},    {1, 300},  {300, 1},   {2, 3},    {7, 8},
-                                                     {15, 17},  {16, 16},  {32, 8},    {33, 9},   {48, 264},
-                                                     {64, 265}, {97, 101}, {10, 1031}, {1031, 5}, {532, 271}};
+const std::vector<std::pair<Index, Index>> shapes = {{1, 1},     {1, 300},  {300, 1},   {2, 3},    {7, 8},    {15, 17},
+                                                     {16, 16},   {32, 8},   {33, 9},    {48, 264}, {64, 265}, {97, 101},
+                                                     {10, 1031}, {1031, 5}, {532, 271}, {8200, 3}};
 const std::vector<Index> sample_counts = {1, 2, 3, 4, 5, 8, 9, 12, 13, 16, 17, 31, 32, 33, 44, 67};
 
 template <class S>
@@ -68,6 +68,8 @@ void check_exact(Index out, Index in, Index samples, Index rank, lora::Rng& rng,
   expect(y, Matrix<S>(W0.lazyProduct(x_part)) + U.lazyProduct(Z));
   base.apply_transposed(dy_part, dx.block(1, 1, in, samples), V, Z);
   expect(dx, Matrix<S>(W0.transpose().lazyProduct(dy_part)) + V.lazyProduct(Z));
+  Packed<S>::multiply(W0, x_part, y.block(1, 1, out, samples));
+  expect(y, W0.lazyProduct(x_part));
 }
 
 template <class S>
@@ -103,6 +105,22 @@ TEST_CASE("packed: products of integers are exact at every edge, in double") { c
 
 TEST_CASE("packed: keeps the laws of a base, in float") { check_laws<float>(); }
 TEST_CASE("packed: keeps the laws of a base, in double") { check_laws<double>(); }
+
+TEMPLATE_TEST_CASE("packed: a weight that is not packed gives the same numbers, to the bit", "", float, double) {
+  using S = TestType;
+  lora::Rng rng(8);
+  for (const auto& [out, in] : shapes) {
+    for (const Index samples : {1, 4, 5, 8, 9, 40}) {
+      CAPTURE(out, in, samples);
+      const Matrix<S> W = random_matrix<S>(out + 1, in, rng), x = random_matrix<S>(in, samples, rng);
+      const auto W0 = W.topRows(out);
+      Matrix<S> y(out, samples), expected(out, samples);
+      Packed<S>(W0).apply(x, expected);
+      Packed<S>::multiply(W0, x, y);
+      CHECK(y == expected);
+    }
+  }
+}
 
 TEST_CASE("packed: gives W0 back bit for bit, whatever is in it") {
   lora::Rng rng(2);

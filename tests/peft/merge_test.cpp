@@ -30,7 +30,7 @@ TEMPLATE_TEST_CASE("A merged model has new weights and no adapters, and computes
   CHECK((merged(x) - adapted).norm() <= 8 * std::numeric_limits<S>::epsilon() * adapted.norm());
 
   // The model it came from is as it was.
-  CHECK(merged.layers()[0].dense().data() != net.layers()[0].dense().data());
+  CHECK(merged.layers()[0].base().data() != net.layers()[0].base().data());
   const auto same = same_bits("the model before", net(x), adapted);
   INFO(same);
   CHECK(same.passed);
@@ -51,7 +51,7 @@ TEST_CASE("Merging takes what is selected, of several adapters") {
   lora::merge(none);
   CHECK(none(x) == base);
   CHECK(none.layers()[0].adapters().empty());
-  CHECK(none.layers()[0].dense().data() == net.layers()[0].dense().data());
+  CHECK(none.layers()[0].base().data() == net.layers()[0].base().data());
 
   auto second = net;
   lora::merge(second);
@@ -68,8 +68,8 @@ TEST_CASE("Merging takes what is selected, of several adapters") {
 TEST_CASE("A model without adapters, trained or frozen, is left alone") {
   lora::Rng rng(3);
   lora::Mlp<lora::Linear<double>> net({4, 6, 3}, rng);
-  const double* weight = net.layers()[0].dense().data();
+  const lora::Matrix<double> weight = net.layers()[0].dense();
   lora::merge(net);
-  CHECK(net.layers()[0].dense().data() == weight);
+  CHECK(net.layers()[0].dense() == weight);
   CHECK_FALSE(net.layers()[0].frozen());
 }

@@ -26,9 +26,9 @@ struct FullWeight {
 
   explicit FullWeight(Matrix<S, Out, In> initial) : weight(std::move(initial)) {}
 
-  template <int N>
-  void forward(const auto&, const auto& x, auto& y, Cache<N>&, const Pass&) const {
-    y.noalias() = weight.value * x;
+  template <FrozenBase Base, int N>
+  void forward(const Base&, const auto& x, auto& y, Cache<N>&, const Pass&) const {
+    multiply_like<Base>(weight.value, x, y);
   }
 
   template <int N>

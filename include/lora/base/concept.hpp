@@ -79,6 +79,16 @@ void apply_transposed(const FrozenBase auto& base, const auto& dy, auto& dx, con
   }
 }
 
+/// y = W x with a matrix of one's own, as Base multiplies by W0: if W is W0, y is that of apply to the bit.
+template <FrozenBase Base>
+void multiply_like(const auto& W, const auto& x, auto& y) {
+  if constexpr (requires { Base::multiply(W, x, y); }) {
+    Base::multiply(W, x, y);
+  } else {
+    y.noalias() = W * x;
+  }
+}
+
 /// Z = T X, by the kernels of the base where it has some.   T (rank, long), X (long, samples).
 void thin_product(const auto& base, const auto& T, const auto& X, auto&& Z) {
   if constexpr (requires { base.thin_product(T, X, Z); }) {

@@ -7,6 +7,7 @@
 #include "lora/base/packed_transposed.hpp"
 #include "lora/base/plan.hpp"
 #include "lora/base/thin.hpp"
+#include "lora/base/unpacked_product.hpp"
 #include "lora/core/error.hpp"
 #include "lora/core/huge_pages.hpp"
 
@@ -24,8 +25,8 @@ namespace lora {
 /// of a copy; the dense matrix is not kept, and dense() gives it back, bit for bit.
 ///
 /// Copies share one W0 in memory. Products take x, dy and the factors as they lie if their columns are contiguous, need
-/// no heap, and up to 90 KiB of stack. The adapter's term is added in registers, in the order W0 x first, so a result
-/// differs by rounding from that of Dense.
+/// no heap, and up to 90 KiB of stack. The adapter's term is added within the product, so a result differs by rounding
+/// from that of Dense.
 ///
 /// Those who prefer speed to memory give a plan: plan_for({.out = ..., .in = ..., .rank = 8, .samples = 64},
 /// Prefer::speed), or one of their own. A pass that is materialised forms W0 + s B A in the cache, once for both
@@ -84,6 +85,9 @@ class Packed {
     return {copies(), delta_ == Delta::whichever_is_faster ? fastest : delta_};
   }
 
+  /// y = W x of another matrix, which is not packed: the same sums in the same order as in apply.
+  static void multiply(const Columns& W, const Columns& x, MutableColumns y) { detail::unpacked_product<S>(W, x, y); }
+
   /// Z = T X and D += X G^T of low-rank factors, read where they lie: thin.hpp.
   static void thin_product(const auto& T, const auto& X, auto&& Z) { detail::thin_product(T.transpose(), X, Z); }
   static void add_outer(const auto& X, const auto& G, auto&& D) {
@@ -98,6 +102,9 @@ class Packed {
   Index cols() const { return layout_.cols; }
   Index bytes() const { return panels_->size() * static_cast<Index>(sizeof(S)) * (transposed_ ? 2 : 1); }
   Copies copies() const { return transposed_ ? Copies::two : Copies::one; }
+
+  /// The numbers of W0 in their packed order: the same memory in all copies of this base.
+  const S* data() const { return panels(); }
 
   /// W0 as a new matrix.
   Matrix<S> dense() const { return columns(0, cols()); }

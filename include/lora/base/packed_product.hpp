@@ -78,10 +78,17 @@ struct ProductTiles {
   }
 };
 
-/// rows: begin and end with a panel.
+/// A panel in memory: its columns are `step` apart.
 template <class S>
-void packed_product(const PanelLayout<S>& layout, const S* panels, const Columns<S>& x, MutableColumns<S> y,
-                    const LowRankTerm<S>& term = {}, Interval rows = {}) {
+struct Panel {
+  const S* numbers;
+  Index step;
+};
+
+/// panel_at(row, first_col): the panel that begins there. rows: begin and end with a panel.
+template <class S>
+void panel_product(const PanelLayout<S>& layout, auto&& panel_at, const Columns<S>& x, MutableColumns<S>& y,
+                   const LowRankTerm<S>& term, Interval rows) {
   using Layout = PanelLayout<S>;
   constexpr Index lanes = Simd<S>::lanes;
   const Index blocks = (layout.cols + Layout::width - 1) / Layout::width;
@@ -93,8 +100,11 @@ void packed_product(const PanelLayout<S>& layout, const S* panels, const Columns
     for (Index row = rows.first; row < std::min(rows.last, layout.rows); row += Layout::height) {
       const Index height = layout.panel_rows(row), vectors = (height + lanes - 1) / lanes;
       TileSum<S> sums[2];
-      sums[0].vectors = panels + layout.offset(row, first_col);
-      sums[0].vector_step = height;
+      if (depth > 0) {
+        const Panel<S> panel = panel_at(row, first_col);
+        sums[0].vectors = panel.numbers;
+        sums[0].vector_step = panel.step;
+      }
       sums[0].scalar_stride = x.outerStride();
       sums[0].scalar_step = 1;
       sums[0].steps = depth;
@@ -124,6 +134,16 @@ void packed_product(const PanelLayout<S>& layout, const S* panels, const Columns
       });
     }
   }
+}
+
+/// y = W0 x + U Z
+template <class S>
+void packed_product(const PanelLayout<S>& layout, const S* panels, const Columns<S>& x, MutableColumns<S> y,
+                    const LowRankTerm<S>& term = {}, Interval rows = {}) {
+  const auto panel_at = [&](Index row, Index first_col) -> Panel<S> {
+    return {panels + layout.offset(row, first_col), layout.panel_rows(row)};
+  };
+  panel_product<S>(layout, panel_at, x, y, term, rows);
 }
 
 }  // namespace lora::detail

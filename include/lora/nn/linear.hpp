@@ -2,6 +2,7 @@
 /// The linear layer of a model:   y = W x + b, trained in full, frozen, or frozen with named adapters beside it.
 
 #include "lora/adapters/adapter_set.hpp"
+#include "lora/base/frozen.hpp"
 
 #include <cmath>
 #include <memory>
@@ -17,7 +18,7 @@ struct LinearShape {
 
 /// x (in, samples), y (out, samples), W (out, in), b (out) or none.
 ///
-/// A new layer trains W and b. The first attach() freezes it, once, by moving W into a Dense that copies of the layer
+/// A new layer trains W and b. The first attach() freezes it, once, by packing W into a Frozen that copies of the layer
 /// share; from then on any number of named adapters stand beside it, and one, none or a weighted sum of them is
 /// selected. Selecting, switching and turning off are exact to the bit, because nothing is ever added into W0.
 ///
@@ -63,7 +64,7 @@ class Linear {
       : Linear(Matrix<S>(W), std::move(b)) {}
 
   /// A frozen weight, shared with whoever else holds it. Throws ShapeError if b does not fit.
-  explicit Linear(Dense<S> W0, std::optional<Vector<S>> b = std::nullopt) : weight_(std::move(W0)) {
+  explicit Linear(Frozen<S> W0, std::optional<Vector<S>> b = std::nullopt) : weight_(std::move(W0)) {
     set_bias(std::move(b));
   }
 
@@ -106,16 +107,16 @@ class Linear {
   /// Selects a weighted sum: layer.select_sum({{"formal", 0.7}, {"legal", 0.3}}). Throws NameError or ConfigError.
   void select_sum(const std::vector<AdapterWeight>& chosen) { adapters_.select_sum(chosen); }
 
-  /// Stops training W and b and moves W into shared, constant storage. Done by attach; a second call does nothing.
+  /// Stops training W and b and packs W, shared and constant from then on; both are in memory for a moment. Outputs
+  /// stay as they were, to the bit. Done by attach; a second call does nothing.
   void freeze() {
     auto* full = std::get_if<FullWeight<S>>(&weight_);
     if (full == nullptr) return;
-    auto shared = std::make_shared<Matrix<S>>();
-    shared->swap(full->weight.value);
-    weight_ = Dense<S>(std::shared_ptr<const Matrix<S>>(std::move(shared)));
+    Frozen<S> frozen(full->weight.value);
+    weight_ = std::move(frozen);
     if (bias_) bias_->grad = Vector<S>();
   }
-  bool frozen() const { return std::holds_alternative<Dense<S>>(weight_); }
+  bool frozen() const { return std::holds_alternative<Frozen<S>>(weight_); }
 
   /// Throws ShapeError unless x has in_features rows and at least one sample.
   template <class X, int N>
@@ -127,10 +128,10 @@ class Linear {
     detail::check_apart("Linear::forward", "x", input, cache.y.view());
     cache.samples = -1;
     auto y = cache.y.resize(out_features(), x.cols());
-    if (const auto* base = std::get_if<Dense<S>>(&weight_)) {
-      adapters_.forward(*base, bias(), input, y, cache.adapters, pass);
+    if (frozen()) {
+      adapters_.forward(base(), bias(), input, y, cache.adapters, pass);
     } else {
-      y.noalias() = dense() * input;
+      multiply_like<Frozen<S>>(trained(), input, y);  // freezing changes no bit of y
       adapters_.add_bias(bias(), y);
     }
     cache.samples = x.cols();
@@ -181,12 +182,14 @@ class Linear {
     return sum;
   }
 
-  Index in_features() const { return dense().cols(); }
-  Index out_features() const { return dense().rows(); }
-  /// W or W0, (out, in), without adapters.
-  const Matrix<S>& dense() const {
-    if (const auto* full = std::get_if<FullWeight<S>>(&weight_)) return full->weight.value;
-    return std::get<Dense<S>>(weight_).dense();
+  Index in_features() const { return frozen() ? base().cols() : trained().cols(); }
+  Index out_features() const { return frozen() ? base().rows() : trained().rows(); }
+  /// W or W0, (out, in), without adapters, as a new matrix.
+  Matrix<S> dense() const { return frozen() ? Matrix<S>(base().dense()) : trained(); }
+  /// W0 as it is held. Throws StateError if the layer is not frozen.
+  const Frozen<S>& base() const {
+    if (!frozen()) throw StateError("Linear::base: the layer is not frozen; dense() gives its weight");
+    return std::get<Frozen<S>>(weight_);
   }
   /// b, without adapters; null if the layer has none.
   const Vector<S>* bias() const { return bias_ ? &bias_->value : nullptr; }
@@ -207,13 +210,15 @@ class Linear {
       f("weight", full->weight);
       f("bias", self.bias_);
     } else {
-      f("weight", std::get<Dense<S>>(self.weight_));
+      f("weight", std::get<Frozen<S>>(self.weight_));
       if (self.bias_) f("bias", std::as_const(self.bias_->value));
     }
     f("adapters", self.adapters_);
   }
 
  private:
+  const Matrix<S>& trained() const { return std::get<FullWeight<S>>(weight_).weight.value; }
+
   void set_bias(std::optional<Vector<S>> b) {
     if (!b) return;
     detail::check_rows("Linear", "the bias", b->rows(), "out_features", out_features());
@@ -259,8 +264,7 @@ class Linear {
     const Eigen::Ref<const Matrix<S, Dynamic, N>> input(x.derived());
     const Eigen::Ref<const Matrix<S, Dynamic, N>> dout(dy.derived());
     if constexpr (wants_gradient<decltype(dx)>) detail::check_apart("Linear::backward", "dy", dout, dx);
-    if (const auto* base = std::get_if<Dense<S>>(&weight_))
-      return adapters_.backward(*base, input, dout, dx, cache.adapters);
+    if (frozen()) return adapters_.backward(base(), input, dout, dx, cache.adapters);
     // forward: y = W x + b   =>   dW = dy x^T, db = the sum of dy over the samples, dx = W^T dy
     auto& weight = std::get<FullWeight<S>>(weight_).weight;
     if (weight.trainable) weight.gradient().noalias() += dout * input.transpose();
@@ -269,12 +273,11 @@ class Linear {
   }
 
   void add_delta_to(Matrix<S>& weight) const {
-    if (const auto* base = std::get_if<Dense<S>>(&weight_)) {
-      add_rounded_once<S>(weight, [&](auto& block, Index first) { adapters_.add_delta(block, first, *base); });
-    }
+    if (!frozen()) return;
+    add_rounded_once<S>(weight, [&](auto& block, Index first) { adapters_.add_delta(block, first, base()); });
   }
 
-  std::variant<FullWeight<S>, Dense<S>> weight_;
+  std::variant<FullWeight<S>, Frozen<S>> weight_;
   std::optional<Parameter<S, Dynamic, 1>> bias_;
   AdapterSet<S> adapters_;
 };

@@ -26,7 +26,7 @@ Linear<S> merged_layer(const Linear<S>& layer) {
   }
   std::optional<Vector<S>> bias;
   if (layer.bias() != nullptr) bias = layer.merged_bias();
-  return Linear<S>(Dense<S>(layer.merged()), std::move(bias));
+  return Linear<S>(Frozen<S>(layer.merged()), std::move(bias));
 }
 
 /// Puts the selected adapters into the weights and biases of all layers, and drops all adapters. The old weights are

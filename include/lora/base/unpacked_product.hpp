@@ -1,0 +1,101 @@
+#pragma once
+/// y = W x with a matrix as it is, in the order of additions of a packed one: the same numbers to the bit.
+///
+/// A layer that is trained computes so, and freezing it changes nothing. Several samples run through the same tiles. A
+/// single one would read a few rows of every column, which in a large matrix lie far apart: it walks down the columns.
+
+#include "lora/base/packed_product.hpp"
+
+namespace lora::detail {
+
+/// One sample: the chains of the tile that a packed weight would use lie in the first cache, not in registers.
+template <class S>
+class UnpackedSample {
+  using Layout = PanelLayout<S>;
+  using Simd = detail::Simd<S>;
+  static constexpr Index lanes = Simd::lanes;
+  static constexpr Index most_rows = 32 * Layout::height;
+
+ public:
+  /// Whether columns are so far apart that a few rows of each are slower to read than whole ones.
+  static bool pays(const Columns<S>& W) { return W.outerStride() * Index(sizeof(S)) > 2048; }
+
+  static void run(const Columns<S>& W, const S* x, S* y) {
+    const Index last = W.rows() / Layout::height * Layout::height;
+    for (Index row = 0; row < last; row += most_rows) {
+      walk<Layout::vectors>(W, row, std::min(most_rows, last - row), x, y);
+    }
+    if (last < W.rows()) walk_last(W, last, x, y, counted<Layout::vectors>);
+  }
+
+ private:
+  template <int... V>
+  static void walk_last(const Columns<S>& W, Index row, const S* x, S* y, std::integer_sequence<int, V...>) {
+    const Index rows = W.rows() - row, vectors = (rows + lanes - 1) / lanes;
+    ((vectors == V + 1 ? walk<V + 1>(W, row, rows, x, y) : void()), ...);
+  }
+
+  /// Some rows of W, which a packed weight would multiply in tiles of so many packets.
+  template <int Vectors>
+  static void walk(const Columns<S>& W, Index first_row, Index rows, const S* x, S* y) {
+    constexpr int chains = TileKernel<S, 1, Vectors, 1, false>::chains;
+    alignas(64) S sums[chains * most_rows];
+    S* const main = sums + (chains - 1) * most_rows;
+    for (Index first_col = 0; first_col < W.cols(); first_col += Layout::width) {
+      const Index depth = std::min(Layout::width, W.cols() - first_col), whole = depth / chains * chains;
+      const S* const block = W.data() + first_row + first_col * W.outerStride();
+      for (int chain = 0; chain < chains; ++chain) std::fill_n(sums + chain * most_rows, rows, S(0));
+      for (Index col = 0; col < whole; col += chains) {
+        add_columns(block + col * W.outerStride(), W.outerStride(), rows, x + first_col + col, sums, counted<chains>);
+      }
+      for (int chain = 0; chain + 1 < chains; ++chain) {
+        for (Index row = 0; row < rows; ++row) main[row] += sums[chain * most_rows + row];
+      }
+      for (Index col = whole; col < depth; ++col) {
+        add_columns(block + col * W.outerStride(), 0, rows, x + first_col + col, main, counted<1>);
+      }
+      for (Index row = 0; row < rows; ++row) {
+        S& to = y[first_row + row];
+        to = first_col > 0 ? to + main[row] : main[row];
+      }
+    }
+  }
+
+  /// Each of some columns times its number of x, added to its own sum.
+  template <int... K>
+  static void add_columns(const S* column, Index stride, Index rows, const S* x, S* sums,
+                          std::integer_sequence<int, K...>) {
+    Index row = 0;
+    for (; row + lanes <= rows; row += lanes) (add(column + K * stride + row, x[K], sums + K * most_rows + row), ...);
+    if (row == rows) return;
+    alignas(64) S part[sizeof...(K) * lanes] = {};
+    (std::copy_n(column + K * stride + row, rows - row, part + K * lanes), ...);
+    (add(part + K * lanes, x[K], sums + K * most_rows + row), ...);
+  }
+
+  EIGEN_ALWAYS_INLINE static void add(const S* column, const S& x, S* sum) {
+    Simd::store(sum, Simd::multiply_add(Simd::load(column), Simd::template broadcast<1>(&x), Simd::load(sum)));
+  }
+};
+
+/// Where several tiles of samples read a panel it is copied first: columns a power of two apart push each other out of
+/// the cache.
+template <class S>
+void unpacked_product(const Columns<S>& W, const Columns<S>& x, MutableColumns<S> y) {
+  using Layout = PanelLayout<S>;
+  if (x.cols() == 1 && UnpackedSample<S>::pays(W)) return UnpackedSample<S>::run(W, x.data(), y.data());
+  const Layout layout{W.rows(), W.cols()};
+  alignas(64) S copy[Layout::width * Layout::height + Simd<S>::lanes];
+  const auto panel_at = [&](Index row, Index first_col) -> Panel<S> {
+    const Index height = layout.panel_rows(row), width = layout.block_cols(first_col);
+    const S* const from = W.data() + row + first_col * W.outerStride();
+    if (height % Simd<S>::lanes == 0 && x.cols() <= ProductTiles<S>::columns) return {from, W.outerStride()};
+    S* end = copy;
+    for (Index col = 0; col < width; ++col) end = std::copy_n(from + col * W.outerStride(), height, end);
+    std::fill_n(end, Simd<S>::lanes, S(0));  // the last packet may reach so far
+    return {copy, height};
+  };
+  panel_product<S>(layout, panel_at, x, y, {}, {});
+}
+
+}  // namespace lora::detail
