@@ -45,17 +45,4 @@ void lay_samples_side_by_side(const S* from, Index from_stride, Index rows, Inde
   }
 }
 
-/// to[row][sample][0] = from(row, sample), all else zero: rows that are added one at a time.
-template <class S>
-void lay_single_rows(const S* from, Index from_stride, Index rows, Index samples, Index width, int rows_in_group,
-                     S* to) {
-  if (rows_in_group == 1) return lay_samples_side_by_side(from, from_stride, rows, samples, width, 1, to);
-  std::fill_n(to, rows * width * rows_in_group, S(0));
-  for (Index row = 0; row < rows; ++row) {
-    for (Index sample = 0; sample < samples; ++sample) {
-      to[(row * width + sample) * rows_in_group] = from[sample * from_stride + row];
-    }
-  }
-}
-
 }  // namespace lora::detail

@@ -128,7 +128,6 @@ class ThinTiles {
       };
       const S* const part = L.data() + row + first * L.outerStride();
       TileSum<S> sums[2];
-      sums[0].grouped = sums[1].grouped = true;
       sums[0].vector_stride = X.outerStride();
       sums[0].vector_step = sums[0].scalar_step = lanes;
       sums[0].scalars = part;

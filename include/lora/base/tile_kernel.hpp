@@ -10,8 +10,8 @@
 /// dx = W0^T dy + V G: the vectors are a row of dy, samples side by side; the scalars lie in the panel itself, which is
 /// how one packed copy serves both directions. Thin products are made of the same steps.
 ///
-/// With few samples a packet would be mostly empty. Then its lanes hold `Group` rows for each sample, one load brings
-/// as many scalars, and at the end the lanes of a group are added: Group = lanes is the scalar product of two columns.
+/// Where packets would be mostly empty their lanes hold `Group` rows for each sample: one load brings as many scalars,
+/// and at the end the lanes of a group are added. Group = lanes is the scalar product of two columns.
 
 #include "lora/core/packet.hpp"
 
@@ -35,7 +35,6 @@ struct TileSum {
   const S* ahead = nullptr;  ///< what will be needed soon; with `Ahead`, each step asks for a line of it
   Index ahead_step = 0;
   Index ahead_run = 0;
-  bool grouped = false;  ///< a step is `Group` rows, else one, which stands in the first lane of each group
 };
 
 template <class S, int Columns, int Vectors, int Group, bool Ahead>
@@ -50,13 +49,7 @@ struct TileKernel {
   EIGEN_ALWAYS_INLINE static void clear(Sums& c) { clear(c, counted<sums>); }
 
   EIGEN_ALWAYS_INLINE static void add(Sums& c, const TileSum<S>* terms, int count) {
-    for (int k = 0; k < count; ++k) {
-      if (Group == 1 || terms[k].grouped) {
-        accumulate<Group>(c, terms[k]);
-      } else {
-        accumulate<1>(c, terms[k]);
-      }
-    }
+    for (int k = 0; k < count; ++k) accumulate(c, terms[k]);
   }
 
   /// to + column * stride + vector * lanes = or += the sums
@@ -84,11 +77,10 @@ struct TileKernel {
      ...);
   }
 
-  template <int G>
   EIGEN_ALWAYS_INLINE static void accumulate(Sums& c, const TileSum<S>& sum) {
-    Place<G> first(sum);
+    Place first(sum);
     for (Index run = 0; run < sum.runs; ++run) {
-      Place<G> place = first;
+      Place place = first;
       Index left = sum.steps;
       if constexpr (chains > 1) {
         Sums turns[chains - 1];
@@ -106,7 +98,6 @@ struct TileKernel {
     }
   }
 
-  template <int G>
   struct Place {
     const S* vectors;
     const S* scalars;
@@ -117,11 +108,11 @@ struct TileKernel {
     /// One step, and on to the next.
     template <int... K>
     EIGEN_ALWAYS_INLINE void step(Sums& c, const TileSum<S>& sum, std::integer_sequence<int, K...>) {
-      if constexpr (Ahead) prefetch(counted<std::max(1, G > 1 ? Columns * G / int(Simd::line) : 1)>);
+      if constexpr (Ahead) prefetch(counted<std::max(1, Group > 1 ? Columns * Group / int(Simd::line) : 1)>);
       Packet vector[Vectors];
       load(vector, sum.vector_stride, counted<Vectors>);
       ((c[K] = Simd::multiply_add(vector[K % Vectors],
-                                  Simd::template broadcast<G>(scalars + K / Vectors * sum.scalar_stride), c[K])),
+                                  Simd::template broadcast<Group>(scalars + K / Vectors * sum.scalar_stride), c[K])),
        ...);
       vectors += sum.vector_step;
       scalars += sum.scalar_step;
@@ -141,7 +132,7 @@ struct TileKernel {
   EIGEN_ALWAYS_INLINE static void clear_all(Turns& turns, std::integer_sequence<int, I...>) {
     (clear(turns[I]), ...);
   }
-  template <class Turns, class Place, int... I>
+  template <class Turns, int... I>
   EIGEN_ALWAYS_INLINE static void steps(Turns& turns, const TileSum<S>& sum, Place& place,
                                         std::integer_sequence<int, I...>) {
     (place.step(turns[I], sum, counted<sums>), ...);

@@ -74,6 +74,33 @@ struct GroupFold {
   }
 };
 
+/// out(t, sample) = or += the lanes of each group of tile(., t), added: `columns` of the Columns, `samples` of them.
+template <class S, int Columns, int Group>
+EIGEN_ALWAYS_INLINE void store_transposed(const S* tile, Index tile_stride, S* out, Index out_stride, Index columns,
+                                          Index samples, bool add) {
+  using Fold = GroupFold<S, Columns, Group>;
+  if constexpr (Columns % Fold::q == 0) {
+    if (columns == Columns) {
+      for (Index t = 0; t < Columns; t += Fold::q) {
+        for (Index sample = 0; sample < samples; sample += Fold::samples) {
+          Fold::run(tile + t * tile_stride + sample * Group, tile_stride, out + sample * out_stride + t, out_stride,
+                    samples - sample, add);
+        }
+      }
+      return;
+    }
+  }
+  for (Index sample = 0; sample < samples; ++sample) {
+    for (Index t = 0; t < columns; ++t) {
+      const S* const group = tile + t * tile_stride + sample * Group;
+      S sum = group[0];
+      for (int g = 1; g < Group; ++g) sum += group[g];
+      S& to = out[sample * out_stride + t];
+      to = add ? to + sum : sum;
+    }
+  }
+}
+
 // g++ 12 does not see that Kernel::store fills `tile`.
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic push
@@ -85,7 +112,6 @@ template <class S, int Columns, int Vectors, int Group>
 void transposed_tile(const TileSum<S>* sums, int count, S* out, Index out_stride, Index columns, Index samples,
                      bool add) {
   using Kernel = TileKernel<S, Columns, Vectors, Group, true>;
-  using Fold = GroupFold<S, Columns, Group>;
   constexpr Index width = Vectors * Simd<S>::lanes;
   for (Index sample = 0; sample < samples; ++sample) Simd<S>::prefetch(out + sample * out_stride);
   typename Kernel::Sums c;
@@ -93,26 +119,7 @@ void transposed_tile(const TileSum<S>* sums, int count, S* out, Index out_stride
   Kernel::add(c, sums, count);
   alignas(64) S tile[Columns * width];
   Kernel::store(c, tile, width, false);
-  if constexpr (Columns % Fold::q == 0) {
-    if (columns == Columns) {
-      for (Index t = 0; t < Columns; t += Fold::q) {
-        for (Index sample = 0; sample < samples; sample += Fold::samples) {
-          Fold::run(tile + t * width + sample * Group, width, out + sample * out_stride + t, out_stride,
-                    samples - sample, add);
-        }
-      }
-      return;
-    }
-  }
-  for (Index sample = 0; sample < samples; ++sample) {
-    for (Index t = 0; t < columns; ++t) {
-      const S* const group = tile + t * width + sample * Group;
-      S sum = group[0];
-      for (int g = 1; g < Group; ++g) sum += group[g];
-      S& to = out[sample * out_stride + t];
-      to = add ? to + sum : sum;
-    }
-  }
+  store_transposed<S, Columns, Group>(tile, width, out, out_stride, columns, samples, add);
 }
 
 #if defined(__GNUC__) && !defined(__clang__)

@@ -96,6 +96,8 @@ class Threaded {
     transposed_product(merged.numbers.data(), dy, dx, {});
   }
 
+  static void multiply(const Columns& W, const Columns& x, MutableColumns y) { Packed<S>::multiply(W, x, y); }
+
   void thin_product(const auto& T, const auto& X, auto&& Z) const {
     if constexpr (by_tiles<decltype(T.transpose())>) {
       thin_product_of(T.transpose(), X, Z);
@@ -184,16 +186,16 @@ class Threaded {
 
   void transposed_product(const S* panels, const Columns& dy, MutableColumns& dx, const Term& term) const {
     using Product = detail::PackedTransposed<S>;
-    using Tiles = detail::TransposedTiles<S>;
+    constexpr Index most = Product::most_samples;
     const double worth = worth_sharing(1e6, 512, term.rank * cols());
     // each cut of the columns has all of dy copied once more
-    const Index least_cols = dy.cols() < 4 * Tiles::most_samples ? 128 : 512;
-    const auto parts = Parts::choose<S>(size_of(dy), worth, cols(), least_cols, dy.cols(), Tiles::most_samples);
-    const auto passes = [&](Index sample) { return Product::boundary(dy.cols(), sample); };
-    share(parts, cols(), multiples_of(Tiles::columns, cols()), dy.cols(), passes, [&](Interval cols, Interval samples) {
-      Product::run(packed_.layout_, panels, some(dy, samples), some(dx, samples), from_sample(term, samples.first),
-                   cols);
-    });
+    const Index least_cols = dy.cols() < 4 * most ? 128 : 512;
+    const auto parts = Parts::choose<S>(size_of(dy), worth, cols(), least_cols, dy.cols(), most);
+    share(parts, cols(), multiples_of(Layout::height, cols()), dy.cols(), multiples_of(most, dy.cols()),
+          [&](Interval cols, Interval samples) {
+            Product::run(packed_.layout_, panels, some(dy, samples), some(dx, samples),
+                         from_sample(term, samples.first), cols);
+          });
   }
 
   /// Z = L^T X

@@ -1,0 +1,164 @@
+#pragma once
+/// dx = W0^T dy + V G for a few samples: W0 passes by once, in the order in which it lies in memory.
+///
+///   for some rows of dy             are copied so that a packet holds a group of rows for each sample
+///     for some columns of a block   their sums lie in the first cache
+///       for each panel              its rows of dy stay in registers
+///         for each column           sums += rows of dy times numbers of W0, of which one load brings a group
+///     the lanes of each group are added and go to dx
+///
+///   quad   four samples in a packet, each with a quarter of the lanes
+///   dot    one sample, as many rows as there are lanes
+///
+/// Few samples are done with a column before the next one comes from memory, so what counts is that memory is read from
+/// end to end. Columns may be multiplied in separate calls that begin with a multiple of a panel's height: the numbers
+/// stay the same to the bit.
+
+#include "lora/base/packed_product.hpp"
+#include "lora/base/side_by_side.hpp"
+
+namespace lora::detail {
+
+/// dx += W0^T dy with `Vectors` packets for a group of `Group` rows of all samples.
+template <class S, int Vectors, int Group>
+class StreamedPass {
+  using Layout = PanelLayout<S>;
+  using Simd = detail::Simd<S>;
+  using Packet = typename Simd::Packet;
+  static constexpr int lanes = Simd::lanes;
+  static constexpr int columns = Simd::registers >= 32 ? 8 : 4;  ///< whose lanes are added together
+  static constexpr int groups = int(Layout::height) / Group;     ///< of rows in a panel
+  static constexpr Index width = Vectors * lanes;
+  /// Panels at a time. A column of one dot is two or three multiply-adds, fewer than its sums take to load and store.
+  static constexpr int most_panels = Group == lanes ? 4 : 1;
+  static constexpr Index most_rows = 32768 / Index(sizeof(S)) * Group / width / Layout::height * Layout::height;
+  /// From what is multiplied to what is asked of memory. Dots leave the processor the time to see the order for itself.
+  static constexpr Index ahead = Group == lanes ? 0 : 3072 / Index(sizeof(S));
+
+ public:
+  static void run(const Layout& layout, const S* panels, const Columns<S>& dy, MutableColumns<S>& dx,
+                  const Interval& cols) {
+    alignas(64) S rows_of_dy[most_rows * width / Group];
+    alignas(64) S sums[Layout::width * width];
+    for (Index first_row = 0; first_row < layout.rows; first_row += most_rows) {
+      const Index rows = std::min(most_rows, layout.rows - first_row), full = rows / Layout::height;
+      lay_rows(dy, first_row, rows, rows_of_dy);
+      for (Index col = cols.first; col < cols.last;) {
+        const Index block = col / Layout::width * Layout::width;
+        const Index count = std::min(block + layout.block_cols(block), cols.last) - col;
+        const Index panel = Layout::height * layout.block_cols(block);
+        const S* const begin = panels + layout.offset(first_row, block);
+        std::fill_n(sums, count * width, S(0));
+        add_full<most_panels>(begin + (col - block) * Layout::height, panel, full, count, rows_of_dy, sums);
+        if (const Index rest = rows % Layout::height; rest > 0) {
+          add_last(begin + full * panel + (col - block) * rest, rest, count, rows_of_dy + full * groups * width, sums);
+        }
+        for (Index t = 0; t < count; t += columns) {
+          store_transposed<S, columns, Group>(sums + t * width, width, &dx(col + t, 0), dx.outerStride(),
+                                              std::min<Index>(columns, count - t), dy.cols(), true);
+        }
+        col += count;
+      }
+    }
+  }
+
+ private:
+  /// Whole panels of rows, zero where dy has ended.
+  static void lay_rows(const Columns<S>& dy, Index first_row, Index rows, S* to) {
+    const Index rest = rows % Group, grouped = rows - rest;
+    lay_samples_side_by_side(dy.data() + first_row, dy.outerStride(), grouped, dy.cols(), width / Group, Group, to);
+    to += grouped / Group * width;
+    std::fill_n(to, ((rows + Layout::height - 1) / Layout::height * groups - grouped / Group) * width, S(0));
+    for (Index sample = 0; sample < dy.cols(); ++sample) {
+      std::copy_n(dy.data() + first_row + grouped + sample * dy.outerStride(), rest, to + sample * Group);
+    }
+  }
+
+  /// sums += `full` panels, which lie `apart`, times their rows of dy
+  template <int Panels>
+  static void add_full(const S* panels, Index apart, Index full, Index count, const S* dy, S* sums) {
+    for (; full >= Panels; full -= Panels, panels += Panels * apart, dy += Panels * groups * width) {
+      add_columns<Panels>(panels, apart, count, dy, sums);
+    }
+    if constexpr (Panels > 1) add_full<Panels / 2>(panels, apart, full, count, dy, sums);
+  }
+
+  /// The same of the last panel, `rows` high: a few columns at a time are copied, with zeros below them.
+  static void add_last(const S* panel, Index rows, Index count, const S* dy, S* sums) {
+    alignas(64) S padded[columns * Layout::height];
+    std::fill_n(padded, columns * Layout::height, S(0));
+    for (Index col = 0; col < count; col += columns) {
+      const Index some = std::min<Index>(columns, count - col);
+      for (Index t = 0; t < some; ++t) std::copy_n(panel + (col + t) * rows, rows, padded + t * Layout::height);
+      add_columns<1>(padded, 0, some, dy, sums + col * width);
+    }
+  }
+
+  template <int Panels>
+  static void add_columns(const S* panels, Index apart, Index count, const S* dy, S* sums) {
+    constexpr int packets = Panels * groups * Vectors;
+    Packet rows[packets];
+    load(rows, dy, counted<packets>);
+    for (; count > 0; --count, panels += Layout::height, sums += width) {
+      Packet c[Vectors];
+      load(c, sums, counted<Vectors>);
+      if constexpr (ahead > 0) prefetch(panels + ahead, counted<int(Layout::height / Simd::line)>);
+      multiply(c, rows, panels, apart, counted<packets>);
+      store(c, sums, counted<Vectors>);
+    }
+  }
+
+  template <int... K>
+  EIGEN_ALWAYS_INLINE static void prefetch(const S* column, std::integer_sequence<int, K...>) {
+    (Simd::prefetch(column + K * Simd::line), ...);
+  }
+  template <int N, int... K>
+  EIGEN_ALWAYS_INLINE static void load(Packet (&to)[N], const S* from, std::integer_sequence<int, K...>) {
+    ((to[K] = Simd::load(from + K * lanes)), ...);
+  }
+  template <int... K>
+  EIGEN_ALWAYS_INLINE static void store(const Packet (&c)[Vectors], S* to, std::integer_sequence<int, K...>) {
+    (Simd::store(to + K * lanes, c[K]), ...);
+  }
+  /// rows: panel after panel, in it group after group, in it packet after packet of samples
+  template <int N, int... K>
+  EIGEN_ALWAYS_INLINE static void multiply(Packet (&c)[Vectors], const Packet (&rows)[N], const S* column, Index apart,
+                                           std::integer_sequence<int, K...>) {
+    ((c[K % Vectors] = Simd::multiply_add(
+          rows[K],
+          Simd::template broadcast<Group>(column + K / (groups * Vectors) * apart + K / Vectors % groups * Group),
+          c[K % Vectors])),
+     ...);
+  }
+};
+
+template <class S>
+struct StreamedTransposed {
+  static constexpr int lanes = Simd<S>::lanes;
+  static constexpr int quad = Simd<S>::quad;
+  static constexpr Index most_samples = quad > 1 ? 12 : lanes > 1 ? 3 : 0;
+
+  /// dy has no more samples than that. cols: of W0; begin and end with a multiple of a panel's height.
+  static void run(const PanelLayout<S>& layout, const S* panels, const Columns<S>& dy, MutableColumns<S> dx,
+                  const LowRankTerm<S>& term, const Interval& cols) {
+    if (term.rank > 0) {
+      packed_product<S>({layout.cols, 0}, nullptr, dy, dx, term, cols);  // dx = V G, of a weight without columns
+    } else {
+      dx.middleRows(cols.first, cols.last - cols.first).setZero();
+    }
+    const Index vectors = dy.cols() <= 3 ? dy.cols() : (dy.cols() + 3) / 4;
+    if (dy.cols() <= 3) {
+      add<lanes>(vectors, counted<3>, layout, panels, dy, dx, cols);
+    } else if constexpr (quad > 1) {
+      add<quad>(vectors, counted<3>, layout, panels, dy, dx, cols);
+    }
+  }
+
+ private:
+  template <int Group, int... K>
+  static void add(Index vectors, std::integer_sequence<int, K...>, auto&... arguments) {
+    ((vectors == K + 1 ? StreamedPass<S, K + 1, Group>::run(arguments...) : void()), ...);
+  }
+};
+
+}  // namespace lora::detail
