@@ -108,10 +108,12 @@ set_up() {
   if command -v ccache >/dev/null; then export CMAKE_CXX_COMPILER_LAUNCHER=${CMAKE_CXX_COMPILER_LAUNCHER-ccache}; fi
 }
 
-# configure PRESET [CMAKE ARGUMENT...]: into build/PRESET, unless that is configured like this already.
+# configure PRESET [CMAKE ARGUMENT...]: into build/PRESET, unless that is configured like this already. The environment's
+# CXX is the compiler, its LORA_ARCH the processor for which examples and benchmarks are compiled if not for this one.
 configure() {
   local preset=$1
   local build="$root/build/$preset"
+  if [ -n "${LORA_ARCH:-}" ]; then set -- "$@" "-DLORA_ARCH=$LORA_ARCH"; fi
   local wanted="${CXX:-} ${CMAKE_GENERATOR:-} $*"
   if [ "$(cat "$build/configured_as" 2>/dev/null)" = "$wanted" ] && [ "$build/configured_as" -nt "$root/CMakePresets.json" ]; then
     return

@@ -12,13 +12,14 @@
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "arguments.hpp"
 #include "benchmarks/support/interleaved.hpp"
+#include "benchmarks/support/trainer.hpp"
 #include "files.hpp"
 #include "json.hpp"
-#include "lora/lora.hpp"
 #include "table.hpp"
 #include "text.hpp"
 
@@ -35,37 +36,6 @@ const std::vector<Plan> ways = {{Copies::one, Delta::two_step},
                                 {Copies::one, Delta::materialised},
                                 {Copies::two, Delta::materialised}};
 
-/// A layer with all that a training step needs.
-class Trainer {
- public:
-  Trainer(const lora::PassShape& shape, const Plan& plan)
-      : rng_(1),
-        layer_(lora::Packed<float>(random(shape.out, shape.in), plan), {.rank = shape.rank, .alpha = 16}, rng_),
-        x_(random(shape.in, shape.samples)),
-        dy_(random(shape.out, shape.samples)) {}
-
-  void step() {
-    lora::zero_gradients(layer_);
-    layer_.forward(x_, cache_);
-    layer_.backward(x_, dy_, cache_);
-    optimizer_.step(layer_);
-  }
-  Matrix<float> dx() const { return cache_.dx.view(); }
-
- private:
-  Matrix<float> random(Index rows, Index cols) {
-    Matrix<float> matrix(rows, cols);
-    lora::fill_uniform(matrix, 1, rng_);
-    return matrix;
-  }
-
-  lora::Rng rng_;
-  lora::Adapted<lora::Packed<float>, lora::Lora<float>> layer_;
-  Matrix<float> x_, dy_;
-  decltype(layer_)::Cache<> cache_;
-  lora::AdamW<float> optimizer_{{.lr = 1e-3}};
-};
-
 std::string name(const Plan& plan) {
   return std::string(plan.copies == Copies::two ? "two copies" : "one copy") +
          (plan.delta == Delta::materialised ? ", materialised" : "");
@@ -78,11 +48,18 @@ std::size_t position_of(const Plan& plan) {
 
 /// Seconds of a step in every way. Throws std::runtime_error if their results differ by more than rounding.
 std::vector<double> measure(const lora::PassShape& shape, const benchmarks::Effort& effort) {
+  using Trainer = benchmarks::Trainer<lora::Packed<float>>;
+  lora::Rng rng(1);
+  const Matrix<float> W0 = benchmarks::random(shape.out, shape.in, rng);
+  const Matrix<float> x = benchmarks::random(shape.in, shape.samples, rng);
+  const Matrix<float> dy = benchmarks::random(shape.out, shape.samples, rng);
   std::vector<std::unique_ptr<Trainer>> trainers;
   std::vector<std::function<void()>> steps;
   Matrix<float> expected;
   for (const Plan& way : ways) {
-    Trainer& trainer = *trainers.emplace_back(std::make_unique<Trainer>(shape, way));
+    lora::Packed<float> packed(W0, way);
+    Trainer& trainer =
+        *trainers.emplace_back(std::make_unique<Trainer>(std::move(packed), shape.rank, x, dy, lora::Rng(2)));
     for (int k = 0; k < 3; ++k) trainer.step();
     if (expected.size() == 0) expected = trainer.dx();
     if (!((trainer.dx() - expected).norm() <= 1e-4F * expected.norm())) {

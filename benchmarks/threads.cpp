@@ -22,9 +22,9 @@
 
 #include "arguments.hpp"
 #include "benchmarks/support/roof.hpp"
+#include "benchmarks/support/trainer.hpp"
 #include "files.hpp"
 #include "json.hpp"
-#include "lora/lora.hpp"
 #include "lora/parallel/threaded.hpp"
 #include "table.hpp"
 #include "text.hpp"
@@ -47,33 +47,11 @@ double median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
-/// A layer with all that a training step needs.
-template <class Base>
-class Trainer {
- public:
-  Trainer(Base base, Matrix<float> x, Matrix<float> dy, lora::Rng rng)
-      : layer_(std::move(base), {.rank = rank, .alpha = 16}, rng), x_(std::move(x)), dy_(std::move(dy)) {}
-
-  void step() {
-    lora::zero_gradients(layer_);
-    layer_.forward(x_, cache_);
-    layer_.backward(x_, dy_, cache_);
-    optimizer_.step(layer_);
-  }
-
-  /// Of some steps, everything that they have made.
-  std::vector<Matrix<float>> results() {
-    for (int k = 0; k < 3; ++k) step();
-    return {cache_.y.view(), cache_.dx.view(), layer_.adapter().A.value, layer_.adapter().B.value};
-  }
-
- private:
-  using Layer = lora::Adapted<Base, lora::Lora<float>>;
-  Layer layer_;
-  Matrix<float> x_, dy_;
-  typename Layer::template Cache<> cache_;
-  lora::AdamW<float> optimizer_{{.lr = 1e-3}};
-};
+/// Of some steps, everything that they have made.
+std::vector<Matrix<float>> results(auto& trainer) {
+  for (int k = 0; k < 3; ++k) trainer.step();
+  return {trainer.y(), trainer.dx(), trainer.adapter().A.value, trainer.adapter().B.value};
+}
 
 bool same_bits(const Matrix<float>& a, const Matrix<float>& b) {
   return a.size() == b.size() &&
@@ -94,11 +72,11 @@ struct Effort {
 class Case {
  public:
   Case(const lora::Packed<float>& W0, const std::shared_ptr<lora::Workers>& workers, Index samples, lora::Rng& rng)
-      : x_(random(W0.cols(), samples, rng)),
-        dy_(random(W0.rows(), samples, rng)),
-        one_(W0, x_, dy_, rng),
-        two_({W0, workers}, x_, dy_, rng) {
-    const auto expected = one_.results(), given = two_.results();
+      : x_(benchmarks::random(W0.cols(), samples, rng)),
+        dy_(benchmarks::random(W0.rows(), samples, rng)),
+        one_(W0, rank, x_, dy_, rng),
+        two_({W0, workers}, rank, x_, dy_, rng) {
+    const auto expected = results(one_), given = results(two_);
     for (std::size_t k = 0; k < given.size(); ++k) {
       if (!same_bits(given[k], expected[k])) throw std::runtime_error("two threads give other bits than one");
     }
@@ -126,15 +104,9 @@ class Case {
   }
 
  private:
-  static Matrix<float> random(Index rows, Index cols, lora::Rng& rng) {
-    Matrix<float> matrix(rows, cols);
-    lora::fill_normal(matrix, 1, rng);
-    return matrix;
-  }
-
   Matrix<float> x_, dy_;
-  Trainer<lora::Packed<float>> one_;
-  Trainer<lora::Threaded<float>> two_;
+  benchmarks::Trainer<lora::Packed<float>> one_;
+  benchmarks::Trainer<lora::Threaded<float>> two_;
 };
 
 /// How many times faster two threads read so many numbers, each its half again and again, than one reads all of them.
@@ -183,11 +155,7 @@ void run(const std::filesystem::path& out, bool quick, Index size) {
   json.set("rank", rank).set("repetitions", effort.repetitions);
   std::vector<Index> sizes = quick ? std::vector<Index>{64, 256} : std::vector<Index>{64, 256, 1024, 2048, 4096};
   if (size > 0) sizes = {size};
-  const auto weight = [&](Index d) {
-    Matrix<float> W0(d, d);
-    lora::fill_normal(W0, 0.02F, rng);
-    return lora::Packed<float>(std::move(W0));
-  };
+  const auto weight = [&](Index d) { return lora::Packed<float>(benchmarks::random(d, d, rng, 0.02F)); };
   for (const Index d : sizes) {
     const lora::Packed<float> W0 = weight(d);
     const double bandwidth = bandwidth_ratio(*workers, d * d);

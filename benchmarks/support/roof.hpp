@@ -1,6 +1,7 @@
 #pragma once
 /// What the machine could do at most, measured beside what is done: multiply-adds and bytes read, of one thread.
 
+#include "lora/core/huge_pages.hpp"
 #include "lora/core/packet.hpp"
 
 #include <algorithm>
@@ -44,7 +45,9 @@ inline double multiply_add_peak() {
 /// Bytes per second of reading a buffer of this size over and over.
 inline double read_bandwidth(std::size_t bytes) {
   const auto count = static_cast<Eigen::Index>(std::max<std::size_t>(bytes / sizeof(float), 1024));
-  const Eigen::VectorXf buffer = Eigen::VectorXf::Constant(count, 1e-3F);
+  Eigen::VectorXf buffer(count);
+  lora::detail::prefer_huge_pages(buffer.data(), sizeof(float) * std::size_t(count));  // as a packed weight does
+  buffer.setConstant(1e-3F);
   const int inner = std::max(1, static_cast<int>((std::size_t(1) << 26) / (sizeof(float) * std::size_t(count))));
   volatile float sink = 0;
   const double seconds = fastest(9, [&] {

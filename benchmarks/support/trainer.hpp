@@ -1,0 +1,42 @@
+#pragma once
+/// A layer over any frozen base with all that a training step needs: what the benchmarks time.
+
+#include <utility>
+
+#include "lora/lora.hpp"
+
+namespace benchmarks {
+
+inline lora::Matrix<float> random(lora::Index rows, lora::Index cols, lora::Rng& rng, float deviation = 1) {
+  lora::Matrix<float> matrix(rows, cols);
+  lora::fill_normal(matrix, deviation, rng);
+  return matrix;
+}
+
+/// A step sets the gradients to zero and runs forward, backward and AdamW on one batch x whose dy is given.
+template <class Base>
+class Trainer {
+ public:
+  Trainer(Base base, lora::Index rank, lora::Matrix<float> x, lora::Matrix<float> dy, lora::Rng rng)
+      : layer_(std::move(base), {.rank = rank, .alpha = 16}, rng), x_(std::move(x)), dy_(std::move(dy)) {}
+
+  void step() {
+    lora::zero_gradients(layer_);
+    layer_.forward(x_, cache_);
+    layer_.backward(x_, dy_, cache_);
+    optimizer_.step(layer_);
+  }
+
+  lora::Matrix<float> y() const { return cache_.y.view(); }
+  lora::Matrix<float> dx() const { return cache_.dx.view(); }
+  const lora::Lora<float>& adapter() const { return layer_.adapter(); }
+
+ private:
+  using Layer = lora::Adapted<Base, lora::Lora<float>>;
+  Layer layer_;
+  lora::Matrix<float> x_, dy_;
+  typename Layer::template Cache<> cache_;
+  lora::AdamW<float> optimizer_{{.lr = 1e-3}};
+};
+
+}  // namespace benchmarks
