@@ -71,10 +71,10 @@ TEST_CASE("plan: a second copy where it is faster") {
   const auto copies = [](Index d, Index samples) { return lora::plan_for({d, d, 8, samples}, Prefer::speed).copies; };
   CHECK(copies(64, 40) == Copies::two);  // small
   CHECK(copies(97, 40) == Copies::one);
-  CHECK(copies(1024, 12) == Copies::two);  // few samples
-  CHECK(copies(1024, 13) == Copies::one);
-  CHECK(copies(512, 1) == Copies::two);
-  CHECK(copies(1024, 1) == Copies::one);   // one sample, and W0 comes from memory
+  CHECK(copies(384, 12) == Copies::two);  // few samples
+  CHECK(copies(384, 13) == Copies::one);
+  CHECK(copies(256, 1) == Copies::two);
+  CHECK(copies(385, 12) == Copies::one);   // two do not stay in the caches
   CHECK(copies(64, 4096) == Copies::one);  // materialised: it would not be read
 }
 

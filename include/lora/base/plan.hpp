@@ -56,11 +56,12 @@ namespace detail {
 
 /// Where a step with a second copy of W0 is faster by a twentieth or more.
 constexpr bool second_copy_pays(const PassShape& shape) {
-  constexpr double small = 96.0 * 96.0;     // two of them leave most of the second cache to x and y
-  constexpr double medium = 512.0 * 512.0;  // beyond that, one sample waits for memory, of which two copies need more
-  constexpr Index few = 12;                 // dx from one copy cannot fill its packets with so few samples
+  constexpr double small = 96.0 * 96.0;  // two of them leave most of the second cache to x and y
+  constexpr double medium =
+      384.0 * 384.0;         // two of them stay in the second cache; beyond it every copy is read from afar
+  constexpr Index few = 12;  // as many as dx of one copy takes loading and storing sums for
   const double size = double(shape.out) * double(shape.in);
-  return size <= small || (shape.samples <= few && (shape.samples > 1 || size <= medium));
+  return size <= small || (size <= medium && shape.samples <= few);
 }
 
 }  // namespace detail
