@@ -22,24 +22,27 @@ inline double fastest(int repetitions, auto&& f) {
   return best;
 }
 
+/// `rounds` multiply-adds in each of twelve chains: enough independent ones for latency 4 on 2 units, few enough for 16
+/// registers. No product is the same twice, so none is computed ahead.
+inline float multiply_add_chains(float factor, int rounds) {
+  using Simd = lora::detail::Simd<float>;
+  const auto a = Simd::broadcast<1>(&factor);
+  typename Simd::Packet sums[12];
+  for (auto& sum : sums) sum = a;
+  for (int round = 0; round < rounds; ++round) {
+    for (auto& sum : sums) sum = Simd::multiply_add(sum, a, sum);
+  }
+  for (int k = 1; k < 12; ++k) sums[0] = Simd::add(sums[0], sums[k]);
+  return Simd::sum(sums[0]);
+}
+
 /// Floating-point operations per second of multiply-adds on numbers that stay in registers (two for each).
 inline double multiply_add_peak() {
-  using Simd = lora::detail::Simd<float>;
-  constexpr int chains = 12;  // enough independent ones for latency 4 on 2 units, few enough for 16 registers
   constexpr int rounds = 200000;
-  typename Simd::Packet sums[chains], last = Simd::zero();
-  for (auto& sum : sums) sum = Simd::zero();
-  volatile float unknown = 1;  // so that the compiler cannot multiply ahead
-  const float one = unknown, tiny = 1e-9F * one;
-  const auto a = Simd::broadcast<1>(&one), b = Simd::broadcast<1>(&tiny);
-  const double seconds = fastest(30, [&] {
-    for (int round = 0; round < rounds; ++round) {
-      for (auto& sum : sums) sum = Simd::multiply_add(sum, a, b);
-    }
-  });
-  for (const auto& sum : sums) last = Simd::add(last, sum);
-  unknown = Simd::sum(last);
-  return 2.0 * rounds * chains * Simd::lanes / seconds;
+  volatile float factor = 1e-9F, result = 0;
+  const double seconds = fastest(30, [&] { result = multiply_add_chains(factor, rounds); });
+  static_cast<void>(result);
+  return 2.0 * rounds * 12 * lora::detail::Simd<float>::lanes / seconds;
 }
 
 /// Bytes per second of reading a buffer of this size over and over.

@@ -168,8 +168,10 @@ TEST_CASE("adversary: the attacks find what is wrong with a truncation that is n
     V.col(2) = svd.V.col(3);
     sigma(2) = svd.singular_values(3);
     const double error = (A - U * sigma.asDiagonal() * V.transpose()).norm();
-    const Found found = attack(A, U, sigma, V, rng);
-    CHECK(found.alternating < error - 1e-3 * A.norm());
-    CHECK(found.perturbed < error);  // by second order alone: it starts from a saddle
+    CHECK(attack(A, U, sigma, V, rng).alternating < error - 1e-3 * A.norm());
+    // That is a saddle, where random moves gain nothing beyond rounding. Beside the best, half of the small ones gain.
+    V.col(2) = (svd.V.col(2) + 0.1 * svd.V.col(3)).normalized();
+    CHECK(attack(A, svd.U.leftCols(3), svd.singular_values.head(3), V, rng).perturbed <
+          left_by(A, V).norm() - 1e-7 * A.norm());
   }
 }
