@@ -82,7 +82,7 @@ void run(const std::filesystem::path& out, bool quick, Index size) {
       const double peak = benchmarks::multiply_add_peak();
       const double reading = benchmarks::read_bandwidth(static_cast<std::size_t>(packed.bytes()));
       const auto product = static_cast<double>(2 * d * d * samples);
-      const double step_share = (2 * product + static_cast<double>(16 * d * rank * samples)) / row.step / peak;
+      const double step_share = benchmarks::step_operations(d, d, rank, samples) / row.step / peak;
       const auto bytes = static_cast<double>(packed.bytes());
       const auto share = [](double part) { return examples::percent(part, 0); };
       table.add({std::to_string(d), std::to_string(samples), examples::significant(1e6 * row.step, 3),

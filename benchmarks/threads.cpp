@@ -143,8 +143,6 @@ class Occupied {
   std::thread thread_;
 };
 
-double operations(Index d, Index samples) { return static_cast<double>(4 * d * d * samples + 24 * d * rank * samples); }
-
 void run(const std::filesystem::path& out, bool quick, Index size) {
   const Effort effort = quick ? Effort{.repetitions = 3, .seconds = 1e-3} : Effort{};
   const auto workers = std::make_shared<lora::Workers>(2);
@@ -162,7 +160,7 @@ void run(const std::filesystem::path& out, bool quick, Index size) {
     const double peak = benchmarks::multiply_add_peak();
     for (const Index samples : quick ? std::vector<Index>{1, 32} : std::vector<Index>{1, 8, 32, 128, 512}) {
       const Row row = Case(W0, workers, samples, rng).measure(effort);
-      const double share = operations(d, samples) / row.two / (2 * peak);
+      const double share = benchmarks::step_operations(d, d, rank, samples) / row.two / (2 * peak);
       steps.add({std::to_string(d), std::to_string(samples), examples::significant(1e6 * row.one, 3),
                  examples::significant(1e6 * row.two, 3), examples::fixed(row.one / row.two, 2),
                  examples::percent(share, 0), examples::fixed(bandwidth, 2)});

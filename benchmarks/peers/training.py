@@ -161,8 +161,8 @@ class Comparison:
         step()
         step()
         compare(what + ", adapter", ours.results()[2:], [array(A), array(B)], 1e-3)
-        products = 4 * out * n_in * samples + 12 * (out + n_in) * rank * samples
-        self._time("linear", ours, step, {"d": out, "k": n_in, "n": samples, "r": rank}, products, 4 * out * n_in,
+        operations = 4 * out * n_in * samples + 6 * (out + n_in) * rank * samples
+        self._time("linear", ours, step, {"d": out, "k": n_in, "n": samples, "r": rank}, operations, 4 * out * n_in,
                    copies)
 
     def inference(self, d, samples, rank, merged):
@@ -216,7 +216,7 @@ class Comparison:
         step()
         step()
         compare(f"network, {samples}", ours.results(), [array(factor) for factor in trained], 1e-3)
-        operations = sum((4 * a * b if k else 2 * a * b) + 12 * (a + b) * rank - (0 if k else 2 * a * rank)
+        operations = sum((4 * a * b if k else 2 * a * b) + 6 * (a + b) * rank - (0 if k else 2 * a * rank)
                          for k, (a, b) in enumerate(zip(widths, widths[1:]))) * samples
         self._time("network " + "-".join(map(str, widths)), ours, step,
                    {"d": widths[1], "k": widths[0], "n": samples, "r": rank}, operations, weights.nbytes)

@@ -23,12 +23,13 @@ inline double fastest(int repetitions, auto&& f) {
 }
 
 /// `rounds` multiply-adds in each of twelve chains: enough independent ones for latency 4 on 2 units, few enough for 16
-/// registers. No product is the same twice, so none is computed ahead.
+/// registers. Each product needs the sum before it and each chain has its own numbers, so nothing is computed ahead or
+/// left out.
 inline float multiply_add_chains(float factor, int rounds) {
   using Simd = lora::detail::Simd<float>;
   const auto a = Simd::broadcast<1>(&factor);
-  typename Simd::Packet sums[12];
-  for (auto& sum : sums) sum = a;
+  typename Simd::Packet sums[12] = {a};
+  for (int k = 1; k < 12; ++k) sums[k] = Simd::add(sums[k - 1], a);
   for (int round = 0; round < rounds; ++round) {
     for (auto& sum : sums) sum = Simd::multiply_add(sum, a, sum);
   }

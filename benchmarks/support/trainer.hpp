@@ -7,6 +7,11 @@
 
 namespace benchmarks {
 
+/// Of a step's products: two with W0, and with A and B three each, A x, g x^T, A^T g and B z, dy z^T, B^T dy.
+inline double step_operations(lora::Index out, lora::Index in, lora::Index rank, lora::Index samples) {
+  return static_cast<double>(samples) * static_cast<double>(4 * out * in + 6 * rank * (out + in));
+}
+
 inline lora::Matrix<float> random(lora::Index rows, lora::Index cols, lora::Rng& rng, float deviation = 1) {
   lora::Matrix<float> matrix(rows, cols);
   lora::fill_normal(matrix, deviation, rng);

@@ -9,6 +9,7 @@
 #include "lora/core/parameters.hpp"
 #include "lora/testing/gradient.hpp"
 #include "support/catch.hpp"
+#include "support/heap.hpp"
 #include "support/laws.hpp"
 
 using lora::Index;
@@ -302,6 +303,32 @@ TEST_CASE("A trained bias or copy belongs to its adapter") {
   CHECK(lora::count_parameters(layer).trainable == out);
   layer.attach_full("c");
   CHECK(lora::count_parameters(layer).trainable == in * out + out);
+}
+
+TEST_CASE("A copy of a layer that is trained is independent") {
+  lora::Rng rng(16);
+  const auto layer = new_layer(rng);
+  const auto x = random_matrix(in, samples, rng);
+  const lora::Matrix<double> before = layer(x);
+  auto copy = layer;
+  lora::testing::fill_parameters(copy, rng);
+  check(same_bits("the original", layer(x), before));
+  CHECK(copy(x) != before);
+}
+
+TEST_CASE("A step of a frozen layer with one adapter takes no heap after the first") {
+  if (!lora_test::heap_is_counted) LORA_TEST_SKIP("allocations are not counted in this build");
+  lora::Rng rng(17);
+  Linear<float> layer({.in = 300, .out = 200}, rng);
+  layer.attach("a", {.rank = 8}, rng);
+  const auto x = random_matrix<float>(300, 64, rng), dy = random_matrix<float>(200, 64, rng);
+  Linear<float>::Cache<> cache;
+  const auto step = [&] {
+    layer.forward(x, cache);
+    layer.backward(x, dy, cache);
+  };
+  step();
+  CHECK(lora_test::heap_allocations_in(step) == 0);
 }
 
 TEST_CASE("Copies share the frozen weight but not the adapters") {

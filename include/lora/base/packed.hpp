@@ -46,17 +46,15 @@ class Packed {
 
   /// Packs W0; pass it with std::move to give its memory back at once. Throws ShapeError if it is empty.
   Packed(Matrix<S> W0, const Plan& plan = {})  // NOLINT(google-explicit-constructor): a matrix is a frozen base
-      : layout_{W0.rows(), W0.cols()}, panels_(pack(W0)), delta_(plan.delta) {
-    if (plan.copies == Copies::two) transposed_ = pack(W0.transpose());
-  }
+      : Packed(plan, Columns(W0)) {}
   Packed(Matrix<S> W0, Copies copies) : Packed(std::move(W0), Plan{copies, Delta::two_step}) {}
 
-  /// Any matrix expression.
+  /// Any matrix expression. What lies in memory with contiguous columns, such as a block or a Ref, is not copied first.
   template <class Derived>
   Packed(const Eigen::MatrixBase<Derived>& W0, const Plan& plan = {})  // NOLINT(google-explicit-constructor)
-      : Packed(Matrix<S>(W0), plan) {}
+      : Packed(plan, Columns(W0.derived())) {}
   template <class Derived>
-  Packed(const Eigen::MatrixBase<Derived>& W0, Copies copies) : Packed(Matrix<S>(W0), copies) {}
+  Packed(const Eigen::MatrixBase<Derived>& W0, Copies copies) : Packed(W0, Plan{copies, Delta::two_step}) {}
 
   void apply(const Columns& x, MutableColumns y) const { detail::packed_product<S>(layout_, panels(), x, y); }
   void apply(const Columns& x, MutableColumns y, const Columns& U, const Columns& Z) const {
@@ -124,6 +122,10 @@ class Packed {
   template <class>
   friend class Threaded;
   using Panels = Vector<S>;
+
+  Packed(const Plan& plan, const Columns& W0) : layout_{W0.rows(), W0.cols()}, panels_(pack(W0)), delta_(plan.delta) {
+    if (plan.copies == Copies::two) transposed_ = pack(W0.transpose());
+  }
 
   static std::shared_ptr<const Panels> pack(const auto& W0) {
     detail::check_not_empty("Packed", "W0", W0.rows(), W0.cols());

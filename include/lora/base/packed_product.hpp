@@ -47,7 +47,7 @@ struct LowRankTerm {
 /// product_tile for every number of columns and packets.
 template <class S>
 struct ProductTiles {
-  static constexpr int columns = Simd<S>::registers >= 32 ? 8 : 4;
+  static constexpr int columns = PanelLayout<S>::tile_columns;
   using Function = void (*)(const TileSum<S>*, int, S*, Index, Index, bool);
 
   static Function get(Index tile_columns, Index vectors) {
@@ -58,7 +58,7 @@ struct ProductTiles {
     return table[static_cast<std::size_t>((tile_columns - 1) * PanelLayout<S>::vectors + vectors - 1)];
   }
 
-  /// f(first, count) for tiles as equal as can be: two of ten are faster than one of twelve and one of eight.
+  /// f(first, count) for tiles as equal as can be: five and four samples are faster than eight and one.
   static void for_each(Index samples, auto&& f) {
     Index tiles = (samples + columns - 1) / columns;
     for (Index first = 0; first < samples; --tiles) {

@@ -21,7 +21,7 @@ template <class S>
 struct TransposedTiles {
   using Function = void (*)(const TileSum<S>*, int, S*, Index, Index, Index, bool);
   static constexpr int lanes = Simd<S>::lanes;
-  static constexpr int columns = Simd<S>::registers >= 32 ? 8 : 4;
+  static constexpr int columns = PanelLayout<S>::tile_columns;
   /// SSE2 needs registers to multiply and then add.
   static constexpr int most_vectors = Simd<S>::registers >= 32 || lanes * sizeof(S) == 16 ? 2 : 3;
   static constexpr int samples = lanes * most_vectors;     ///< in a tile

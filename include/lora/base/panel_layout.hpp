@@ -9,7 +9,8 @@
 ///         +-----------+-----------+-------+
 ///
 /// y = W0 x reads a panel from end to end: a column of it is what fits into the registers of one tile. dx = W0^T dy
-/// reads a few columns of one panel, then the same columns of the next: blocks keep those places near each other.
+/// reads a few columns of one panel, then the same columns of the next: blocks keep those places near each other. Of a
+/// few samples it reads panels from end to end as well.
 
 #include "lora/core/packet.hpp"
 
@@ -29,7 +30,10 @@ struct PanelLayout {
   static constexpr int vectors = Simd<S>::registers >= 32 ? 2 : 3;  ///< packets in a column of a panel
   static constexpr Index height = Index(vectors) * Simd<S>::lanes;
   static constexpr Index width = 264;
-  /// Numbers behind the last one that a kernel may read, and ignores: columns beyond the end of a panel.
+  /// How many scalars a tile takes beside the packets of a step, as far as registers go.
+  static constexpr int tile_columns = Simd<S>::registers >= 32 ? 8 : 4;
+  /// Numbers behind the last one that a kernel may read, and ignores: columns beyond the end of a panel. It may ask for
+  /// what lies farther, without reading it.
   static constexpr Index slack = 8 * height;
 
   Index rows = 0;

@@ -2,8 +2,8 @@
 /// dx = W0^T dy + V G for a few samples: W0 passes by once, in the order in which it lies in memory.
 ///
 ///   for some rows of dy             are copied so that a packet holds a group of rows for each sample
-///     for some columns of a block   their sums lie in the first cache
-///       for each panel              its rows of dy stay in registers
+///     for the columns of a block    their sums lie in the first or second cache
+///       for each panel              its rows of dy stay in registers, as far as there are so many
 ///         for each column           sums += rows of dy times numbers of W0, of which one load brings a group
 ///     the lanes of each group are added and go to dx
 ///
@@ -26,14 +26,16 @@ class StreamedPass {
   using Simd = detail::Simd<S>;
   using Packet = typename Simd::Packet;
   static constexpr int lanes = Simd::lanes;
-  static constexpr int columns = Simd::registers >= 32 ? 8 : 4;  ///< whose lanes are added together
-  static constexpr int groups = int(Layout::height) / Group;     ///< of rows in a panel
+  static constexpr int columns = Layout::tile_columns;        ///< whose lanes are added together
+  static constexpr int groups = int(Layout::height) / Group;  ///< of rows in a panel
   static constexpr Index width = Vectors * lanes;
   /// Panels at a time. A column of one dot is two or three multiply-adds, fewer than its sums take to load and store.
   static constexpr int most_panels = Group == lanes ? 4 : 1;
   static constexpr Index most_rows = 32768 / Index(sizeof(S)) * Group / width / Layout::height * Layout::height;
   /// From what is multiplied to what is asked of memory. Dots leave the processor the time to see the order for itself.
   static constexpr Index ahead = Group == lanes ? 0 : 3072 / Index(sizeof(S));
+  static_assert(Group <= 2 || (Layout::height % columns == 0 && Layout::width % columns == 0),
+                "lanes are added in another order beside a cut than in the midst");
 
  public:
   static void run(const Layout& layout, const S* panels, const Columns<S>& dy, MutableColumns<S>& dx,
@@ -90,11 +92,11 @@ class StreamedPass {
     for (Index col = 0; col < count; col += columns) {
       const Index some = std::min<Index>(columns, count - col);
       for (Index t = 0; t < some; ++t) std::copy_n(panel + (col + t) * rows, rows, padded + t * Layout::height);
-      add_columns<1>(padded, 0, some, dy, sums + col * width);
+      add_columns<1, 0>(padded, 0, some, dy, sums + col * width);
     }
   }
 
-  template <int Panels>
+  template <int Panels, Index Ahead = ahead>
   static void add_columns(const S* panels, Index apart, Index count, const S* dy, S* sums) {
     constexpr int packets = Panels * groups * Vectors;
     Packet rows[packets];
@@ -102,7 +104,7 @@ class StreamedPass {
     for (; count > 0; --count, panels += Layout::height, sums += width) {
       Packet c[Vectors];
       load(c, sums, counted<Vectors>);
-      if constexpr (ahead > 0) prefetch(panels + ahead, counted<int(Layout::height / Simd::line)>);
+      if constexpr (Ahead > 0) prefetch(panels + Ahead, counted<int(Layout::height / Simd::line)>);
       multiply(c, rows, panels, apart, counted<packets>);
       store(c, sums, counted<Vectors>);
     }
@@ -136,7 +138,8 @@ template <class S>
 struct StreamedTransposed {
   static constexpr int lanes = Simd<S>::lanes;
   static constexpr int quad = Simd<S>::quad;
-  static constexpr Index most_samples = quad > 1 ? 12 : lanes > 1 ? 3 : 0;
+  static constexpr int most_vectors = 3;
+  static constexpr Index most_samples = quad > 1 ? 4 * most_vectors : lanes > 1 ? most_vectors : 0;
 
   /// dy has no more samples than that. cols: of W0; begin and end with a multiple of a panel's height.
   static void run(const PanelLayout<S>& layout, const S* panels, const Columns<S>& dy, MutableColumns<S> dx,
@@ -146,11 +149,10 @@ struct StreamedTransposed {
     } else {
       dx.middleRows(cols.first, cols.last - cols.first).setZero();
     }
-    const Index vectors = dy.cols() <= 3 ? dy.cols() : (dy.cols() + 3) / 4;
-    if (dy.cols() <= 3) {
-      add<lanes>(vectors, counted<3>, layout, panels, dy, dx, cols);
+    if (dy.cols() <= most_vectors) {
+      add<lanes>(dy.cols(), counted<most_vectors>, layout, panels, dy, dx, cols);
     } else if constexpr (quad > 1) {
-      add<quad>(vectors, counted<3>, layout, panels, dy, dx, cols);
+      add<quad>((dy.cols() + 3) / 4, counted<most_vectors>, layout, panels, dy, dx, cols);
     }
   }
 

@@ -19,7 +19,7 @@ namespace lora::detail {
 template <class S>
 class ThinTiles {
   static constexpr int lanes = Simd<S>::lanes;
-  static constexpr int widest = Simd<S>::registers >= 32 ? 8 : 4;  // columns of L at a time
+  static constexpr int widest = PanelLayout<S>::tile_columns;  // columns of L at a time
   static constexpr int most_samples = 3;
 
  public:
@@ -134,7 +134,7 @@ class ThinTiles {
       sums[0].scalar_stride = L.outerStride();
       sums[0].steps = whole / lanes;
       sums[1].vectors = edge_of_x;
-      sums[1].scalars = sums[1].ahead = edge_of_l;
+      sums[1].scalars = edge_of_l;
       sums[1].scalar_stride = lanes;
       sums[1].steps = 1;
       if (rest > 0) copy_edge(part, L.outerStride(), Count, edge_of_l);
@@ -146,7 +146,6 @@ class ThinTiles {
         sums[0].scalars = copy;
         sums[0].scalar_stride = apart;
       }
-      sums[0].ahead = sums[0].scalars;
 
       for (Index sample = 0; sample < X.cols(); sample += most_samples) {
         const Index samples = std::min<Index>(most_samples, X.cols() - sample);

@@ -10,8 +10,8 @@
 /// dx = W0^T dy + V G: the vectors are a row of dy, samples side by side; the scalars lie in the panel itself, which is
 /// how one packed copy serves both directions. Thin products are made of the same steps.
 ///
-/// Where packets would be mostly empty their lanes hold `Group` rows for each sample: one load brings as many scalars,
-/// and at the end the lanes of a group are added. Group = lanes is the scalar product of two columns.
+/// With Group = lanes, one load brings as many scalars: the scalar product of two columns, whose lanes are added at the
+/// end.
 
 #include "lora/core/packet.hpp"
 
@@ -108,7 +108,7 @@ struct TileKernel {
     /// One step, and on to the next.
     template <int... K>
     EIGEN_ALWAYS_INLINE void step(Sums& c, const TileSum<S>& sum, std::integer_sequence<int, K...>) {
-      if constexpr (Ahead) prefetch(counted<std::max(1, Group > 1 ? Columns * Group / int(Simd::line) : 1)>);
+      if constexpr (Ahead) Simd::prefetch(ahead);
       Packet vector[Vectors];
       load(vector, sum.vector_stride, counted<Vectors>);
       ((c[K] = Simd::multiply_add(vector[K % Vectors],
@@ -117,10 +117,6 @@ struct TileKernel {
       vectors += sum.vector_step;
       scalars += sum.scalar_step;
       ahead += sum.ahead_step;
-    }
-    template <int... K>
-    EIGEN_ALWAYS_INLINE void prefetch(std::integer_sequence<int, K...>) const {
-      (Simd::prefetch(ahead + K * Simd::line), ...);
     }
     template <int... K>
     EIGEN_ALWAYS_INLINE void load(Packet (&vector)[Vectors], Index stride, std::integer_sequence<int, K...>) const {

@@ -111,7 +111,7 @@ EIGEN_ALWAYS_INLINE void store_transposed(const S* tile, Index tile_stride, S* o
 template <class S, int Columns, int Vectors, int Group>
 void transposed_tile(const TileSum<S>* sums, int count, S* out, Index out_stride, Index columns, Index samples,
                      bool add) {
-  using Kernel = TileKernel<S, Columns, Vectors, Group, true>;
+  using Kernel = TileKernel<S, Columns, Vectors, Group, Group == 1>;
   constexpr Index width = Vectors * Simd<S>::lanes;
   for (Index sample = 0; sample < samples; ++sample) Simd<S>::prefetch(out + sample * out_stride);
   typename Kernel::Sums c;

@@ -44,7 +44,8 @@ class UnpackedSample {
     for (Index first_col = 0; first_col < W.cols(); first_col += Layout::width) {
       const Index depth = std::min(Layout::width, W.cols() - first_col), whole = depth / chains * chains;
       const S* const block = W.data() + first_row + first_col * W.outerStride();
-      for (int chain = 0; chain < chains; ++chain) std::fill_n(sums + chain * most_rows, rows, S(0));
+      const Index packets = (rows + lanes - 1) / lanes;
+      for (int chain = 0; chain < chains; ++chain) std::fill_n(sums + chain * most_rows, packets * lanes, S(0));
       for (Index col = 0; col < whole; col += chains) {
         add_columns(block + col * W.outerStride(), W.outerStride(), rows, x + first_col + col, sums, counted<chains>);
       }

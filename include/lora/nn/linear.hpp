@@ -112,7 +112,7 @@ class Linear {
   void freeze() {
     auto* full = std::get_if<FullWeight<S>>(&weight_);
     if (full == nullptr) return;
-    Frozen<S> frozen(full->weight.value);
+    Frozen<S> frozen(Eigen::Ref<const Matrix<S>>(full->weight.value));
     weight_ = std::move(frozen);
     if (bias_) bias_->grad = Vector<S>();
   }

@@ -4,7 +4,7 @@
 /// Each product is cut into parts, and whoever is free takes the next:
 ///
 ///   y = W0 x + U Z       rows of W0 (whole panels) times samples (whole tiles)
-///   dx = W0^T dy + V G   columns of W0 (whole tiles) times samples (whole passes)
+///   dx = W0^T dy + V G   columns of W0 (as many as a panel is high) times samples (whole passes)
 ///   Z = T X              samples
 ///   D += X G^T           rows of D
 ///

@@ -13,9 +13,9 @@
 
 namespace lora {
 
-/// A frozen layer without adapters that computes what `layer` computes now: its weight is layer.merged(), a new matrix,
-/// or W0 itself, shared, if no adapter is selected. A layer of one's own is merged by offering the same function beside
-/// it, found by its argument.
+/// A frozen layer without adapters that computes what `layer` computes now: its weight is layer.merged(), held once
+/// whatever W0 was held like, or W0 itself, shared, if no adapter is selected. A layer of one's own is merged by
+/// offering the same function beside it, found by its argument.
 template <class S>
 Linear<S> merged_layer(const Linear<S>& layer) {
   const auto& members = layer.adapters().members();

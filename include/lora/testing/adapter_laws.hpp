@@ -133,6 +133,7 @@ template <class Base, class A>
 Matrix<long double> exact_weight(const Adapted<Base, A>& layer) {
   const auto& A_ = layer.adapter().A.value;
   const auto& B_ = layer.adapter().B.value;
+  const auto W0 = layer.base().dense();
   Matrix<long double> exact(layer.out_features(), layer.in_features());
   for (Index i = 0; i < exact.rows(); ++i) {
     for (Index j = 0; j < exact.cols(); ++j) {
@@ -140,8 +141,7 @@ Matrix<long double> exact_weight(const Adapted<Base, A>& layer) {
       for (Index k = 0; k < A_.rows(); ++k) {
         sum += static_cast<long double>(B_(i, k)) * static_cast<long double>(A_(k, j));
       }
-      exact(i, j) = static_cast<long double>(layer.base().dense()(i, j)) +
-                    static_cast<long double>(layer.adapter().scale()) * sum;
+      exact(i, j) = static_cast<long double>(W0(i, j)) + static_cast<long double>(layer.adapter().scale()) * sum;
     }
   }
   return exact;
