@@ -1,4 +1,5 @@
-/// The packed weight beside Eigen's products of the same matrix: both directions alone, and a whole training step.
+/// The packed weight beside Eigen's products of the same matrix: both directions alone, and a whole training step. Also
+/// y = W x of a weight that is not packed, as a layer that is trained in full computes it.
 ///
 ///   packed [--out DIR] [--quick] [--size D]
 ///
@@ -39,14 +40,14 @@ void check_same(const char* what, const Matrix<float>& packed, const Matrix<floa
 
 /// Seconds of each, packed and plain.
 struct Row {
-  double y = 0, plain_y = 0, dx = 0, plain_dx = 0, step = 0, plain_step = 0;
+  double y = 0, plain_y = 0, dx = 0, plain_dx = 0, step = 0, plain_step = 0, unpacked_y = 0;
 };
 
 Row measure(const lora::Packed<float>& packed, const lora::Dense<float>& dense, Index samples, lora::Rng& rng,
             const benchmarks::Effort& effort) {
   const Matrix<float> x = benchmarks::random(dense.cols(), samples, rng);
   const Matrix<float> dy = benchmarks::random(dense.rows(), samples, rng);
-  Matrix<float> y(dense.rows(), samples), plain_y = y, dx(dense.cols(), samples), plain_dx = dx;
+  Matrix<float> y(dense.rows(), samples), plain_y = y, unpacked_y = y, dx(dense.cols(), samples), plain_dx = dx;
   benchmarks::Trainer<lora::Packed<float>> trainer(packed, rank, x, dy, rng);
   benchmarks::Trainer<lora::Dense<float>> plain_trainer(dense, rank, x, dy, rng);
   const std::vector<std::function<void()>> ways = {[&] { packed.apply(x, y); },
@@ -54,15 +55,17 @@ Row measure(const lora::Packed<float>& packed, const lora::Dense<float>& dense, 
                                                    [&] { packed.apply_transposed(dy, dx); },
                                                    [&] { dense.apply_transposed(dy, plain_dx); },
                                                    [&] { trainer.step(); },
-                                                   [&] { plain_trainer.step(); }};
+                                                   [&] { plain_trainer.step(); },
+                                                   [&] { packed.multiply(dense.dense(), x, unpacked_y); }};
   for (const auto& way : ways) way();
   check_same("y", y, plain_y);
   check_same("dx", dx, plain_dx);
+  if (unpacked_y != y) throw std::runtime_error("a weight that is not packed gives other bits");
   check_same("the y of a step", trainer.y(), plain_trainer.y());
   check_same("the dx of a step", trainer.dx(), plain_trainer.dx());
   const auto seconds = benchmarks::measure(ways, effort);
-  return {seconds[0].median, seconds[1].median, seconds[2].median,
-          seconds[3].median, seconds[4].median, seconds[5].median};
+  return {seconds[0].median, seconds[1].median, seconds[2].median, seconds[3].median,
+          seconds[4].median, seconds[5].median, seconds[6].median};
 }
 
 void run(const std::filesystem::path& out, bool quick, Index size) {
@@ -70,7 +73,7 @@ void run(const std::filesystem::path& out, bool quick, Index size) {
   lora::Rng rng(1);
   examples::JsonObject json;
   examples::Table table({"d", "samples", "step, us", "Eigen / packed", "of peak", "y: Eigen / packed", "of peak",
-                         "of reading", "dx: Eigen / packed", "of peak", "of reading"});
+                         "of reading", "dx: Eigen / packed", "of peak", "of reading", "not packed: Eigen / ours"});
   std::vector<Index> sizes = quick ? std::vector<Index>{64} : std::vector<Index>{64, 256, 768, 1024, 2048, 4096};
   if (size > 0) sizes = {size};
   for (const Index d : sizes) {
@@ -89,12 +92,13 @@ void run(const std::filesystem::path& out, bool quick, Index size) {
                  examples::fixed(row.plain_step / row.step, 2), share(step_share),
                  examples::fixed(row.plain_y / row.y, 2), share(product / row.y / peak), share(bytes / row.y / reading),
                  examples::fixed(row.plain_dx / row.dx, 2), share(product / row.dx / peak),
-                 share(bytes / row.dx / reading)});
+                 share(bytes / row.dx / reading), examples::fixed(row.plain_y / row.unpacked_y, 2)});
       const std::string key = "d" + std::to_string(d) + "_n" + std::to_string(samples) + "_";
       json.set(key + "step_us", 1e6 * row.step).set(key + "step_ratio", row.plain_step / row.step);
       json.set(key + "share_of_peak", step_share).set(key + "peak_gflops", peak / 1e9);
       json.set(key + "y_ratio", row.plain_y / row.y).set(key + "y_share_of_peak", product / row.y / peak);
       json.set(key + "dx_ratio", row.plain_dx / row.dx).set(key + "dx_share_of_peak", product / row.dx / peak);
+      json.set(key + "unpacked_y_ratio", row.plain_y / row.unpacked_y);
       json.set(key + "y_share_of_reading", bytes / row.y / reading);
       json.set(key + "dx_share_of_reading", bytes / row.dx / reading);
     }

@@ -13,7 +13,8 @@ namespace lora {
 ///
 /// A base that can do better adds apply(x, y, U, Z) for y = W0 x + U Z and apply_transposed(dy, dx, U, Z) likewise; the
 /// free functions below pick them up, so speed arrives through the base and adapters contain no branches for it. The
-/// same holds for forming W0 + s U V, and for the products of the factors: thin_product(T, X, Z), add_outer(X, G, D).
+/// same holds for forming W0 + s U V; for the products of the factors, thin_product(T, X, Z) and add_outer(X, G, D);
+/// for columns(first, count) of W0; and for a static multiply(W, x, y) of a matrix that is not frozen.
 template <class B>
 concept FrozenBase =
     requires(const B& base, const Matrix<typename B::Scalar, B::In, Dynamic>& x,

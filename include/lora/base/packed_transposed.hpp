@@ -22,7 +22,7 @@ struct TransposedTiles {
   using Function = void (*)(const TileSum<S>*, int, S*, Index, Index, Index, bool);
   static constexpr int lanes = Simd<S>::lanes;
   static constexpr int columns = PanelLayout<S>::tile_columns;
-  /// SSE2 needs registers to multiply and then add.
+  /// SSE2 multiplies and then adds, and needs registers for that.
   static constexpr int most_vectors = Simd<S>::registers >= 32 || lanes * sizeof(S) == 16 ? 2 : 3;
   static constexpr int samples = lanes * most_vectors;     ///< in a tile
   static constexpr int tiles = std::max(1, 32 / samples);  ///< that a pass over W0 serves

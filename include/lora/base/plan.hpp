@@ -58,7 +58,7 @@ namespace detail {
 constexpr bool second_copy_pays(const PassShape& shape) {
   constexpr double small = 96.0 * 96.0;     // two of them leave most of the second cache to x and y
   constexpr double medium = 384.0 * 384.0;  // beyond it two copies take longer than one
-  constexpr Index few = 12;                 // for which dx of one copy loads and stores its sums
+  constexpr Index few = 12;  // for which dx of one copy loads and stores its sums; fewer with narrow packets
   const double size = double(shape.out) * double(shape.in);
   return size <= small || (size <= medium && shape.samples <= few);
 }
