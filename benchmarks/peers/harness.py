@@ -39,11 +39,11 @@ class Library:
         return call
 
 
-def interleaved(functions, repetitions=11, seconds=60.0):
+def interleaved(functions, repetitions=11, seconds=60.0, before=None):
     """Median seconds of processor time of each function, all threads counted. The functions run in turns in an order
     that changes, so that a slow moment of the machine hits them alike. Fewer repetitions, at least three, if they would
-    take longer than `seconds`; once, if a single round takes that long. Returns the times and what the functions
-    returned."""
+    take longer than `seconds`; once, if a single round takes that long. before[name] runs ahead of each repetition of
+    functions[name], outside its time. Returns the times and what the functions returned."""
     results, first = {}, {}
     for name, function in functions.items():
         start = time.process_time()
@@ -58,6 +58,8 @@ def interleaved(functions, repetitions=11, seconds=60.0):
     for _ in range(max(3, min(repetitions, int(seconds / max(total, 1e-9))))):
         shuffle.shuffle(order)
         for name in order:
+            if before:
+                before[name]()
             start = time.process_time()
             functions[name]()
             times[name].append(time.process_time() - start)
