@@ -29,6 +29,8 @@ using Layer = lora::Adapted<Packed<S>, lora::Lora<S>>;
 const std::vector<std::pair<Index, Index>> shapes = {{1, 1},     {1, 300},  {300, 1},   {2, 3},    {7, 8},    {15, 17},
                                                      {16, 16},   {32, 8},   {33, 9},    {48, 264}, {64, 265}, {97, 101},
                                                      {10, 1031}, {1031, 5}, {532, 271}, {8200, 3}};
+// More than a second cache holds, with panels and blocks that are not whole: tiles ask for the next panel.
+const std::pair<Index, Index> large = {1001, 270};
 const std::vector<Index> sample_counts = {1, 2, 3, 4, 5, 8, 9, 12, 13, 16, 17, 31, 32, 33, 44, 67};
 
 template <class S>
@@ -84,6 +86,7 @@ void check_shapes() {
   for (const auto& [out, in] : shapes) {
     for (const Index samples : {1, 6, 33}) check_exact<S>(out, in, samples, 4, rng, lora::Copies::two);
   }
+  for (const Index samples : {4, 5, 6, 8, 9, 21}) check_exact<S>(large.first, large.second, samples, 3, rng);
 }
 
 template <class S>
@@ -109,7 +112,9 @@ TEST_CASE("packed: keeps the laws of a base, in double") { check_laws<double>();
 TEMPLATE_TEST_CASE("packed: a weight that is not packed gives the same numbers, to the bit", "", float, double) {
   using S = TestType;
   lora::Rng rng(8);
-  for (const auto& [out, in] : shapes) {
+  auto some = shapes;
+  some.push_back(large);
+  for (const auto& [out, in] : some) {
     for (const Index samples : {1, 4, 5, 8, 9, 40}) {
       CAPTURE(out, in, samples);
       const Matrix<S> W = random_matrix<S>(out + 1, in, rng), x = random_matrix<S>(in, samples, rng);

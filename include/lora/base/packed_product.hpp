@@ -4,7 +4,7 @@
 ///   for each block of columns        the rows of x that meet it stay in the second cache
 ///     for each panel of the block    stays in the first cache, or passes once if samples are few
 ///       for each tile of samples     (panel rows, a few samples) of y, in registers: panel columns times rows of x,
-///                                    then columns of U times rows of Z
+///                                    then columns of U times rows of Z; the first asks for the next panel
 ///
 /// y is written once per block of columns. x, U and Z are read where they lie. Rows of whole panels, and samples of
 /// whole tiles, may be multiplied in separate calls: the numbers stay the same to the bit.
@@ -48,14 +48,27 @@ struct LowRankTerm {
 template <class S>
 struct ProductTiles {
   static constexpr int columns = PanelLayout<S>::tile_columns;
+  /// Fewer samples wait for memory whatever a tile asks. More than fit into one have a first tile of at least as many.
+  static constexpr int fewest_asking = columns / 2 + 1;
+  /// A tile of SSE2 that asks is slower, which the other tiles have to make up for.
+  static constexpr Index least_samples = Simd<S>::tight ? columns + 1 : fewest_asking;
   using Function = void (*)(const TileSum<S>*, int, S*, Index, Index, bool);
 
   static Function get(Index tile_columns, Index vectors) {
     static constexpr auto table = []<int... I>(std::integer_sequence<int, I...>) {
       return std::array<Function, sizeof...(I)>{&product_tile<S, I / PanelLayout<S>::vectors + 1,  //
                                                               I % PanelLayout<S>::vectors + 1>...};
-    }(std::make_integer_sequence<int, columns * PanelLayout<S>::vectors>{});
+    }(counted<columns * PanelLayout<S>::vectors>);
     return table[static_cast<std::size_t>((tile_columns - 1) * PanelLayout<S>::vectors + vectors - 1)];
+  }
+
+  /// The same for whole panels, and asks for the next one.
+  static Function get_asking(Index tile_columns) {
+    static constexpr auto table = []<int... I>(std::integer_sequence<int, I...>) {
+      return std::array<Function, sizeof...(I)>{&product_tile<S, fewest_asking + I, PanelLayout<S>::vectors,  //
+                                                              Asks::packets>...};
+    }(counted<columns - fewest_asking + 1>);
+    return table[static_cast<std::size_t>(tile_columns - fewest_asking)];
   }
 
   /// f(first, count) for tiles as equal as can be: five and four samples are faster than eight and one.
@@ -78,11 +91,12 @@ struct ProductTiles {
   }
 };
 
-/// A panel in memory: its columns are `step` apart.
+/// A panel in memory: its columns are `step` apart, and so are those of the one that follows it.
 template <class S>
 struct Panel {
   const S* numbers;
   Index step;
+  const S* next;  ///< null if it need not be asked for
 };
 
 /// panel_at(row, first_col): the panel that begins there. rows: begin and end with a panel.
@@ -90,6 +104,7 @@ template <class S>
 void panel_product(const PanelLayout<S>& layout, auto&& panel_at, const Columns<S>& x, MutableColumns<S>& y,
                    const LowRankTerm<S>& term, Interval rows) {
   using Layout = PanelLayout<S>;
+  using Tiles = ProductTiles<S>;
   constexpr Index lanes = Simd<S>::lanes;
   const Index blocks = (layout.cols + Layout::width - 1) / Layout::width;
   const Index passes = std::max(blocks, term.passes());
@@ -104,6 +119,10 @@ void panel_product(const PanelLayout<S>& layout, auto&& panel_at, const Columns<
         const Panel<S> panel = panel_at(row, first_col);
         sums[0].vectors = panel.numbers;
         sums[0].vector_step = panel.step;
+        if (height == Layout::height && panel.next != nullptr) {
+          sums[0].ahead = panel.next;
+          sums[0].ahead_step = panel.step;
+        }
       }
       sums[0].scalar_stride = x.outerStride();
       sums[0].scalar_step = 1;
@@ -125,12 +144,14 @@ void panel_product(const PanelLayout<S>& layout, auto&& panel_at, const Columns<
         sums[1].vectors = edge;
         sums[1].vector_step = Layout::height;
       }
+      sums[1].ahead = sums[1].vectors;
 
-      ProductTiles<S>::for_each(x.cols(), [&](Index sample, Index count) {
+      Tiles::for_each(x.cols(), [&](Index sample, Index count) {
         sums[0].scalars = x.data() + sample * x.outerStride() + first_col;
         if (ranks > 0) sums[1].scalars = term.right + sample * term.right_stride + first_rank;
-        ProductTiles<S>::get(count, vectors)(sums, ranks > 0 ? 2 : 1, &y(row, sample), y.outerStride(), height,
-                                             pass > 0);
+        const bool asks = sample == 0 && x.cols() >= Tiles::least_samples && sums[0].ahead != nullptr;
+        const auto tile = asks ? Tiles::get_asking(count) : Tiles::get(count, vectors);
+        tile(sums, ranks > 0 ? 2 : 1, &y(row, sample), y.outerStride(), height, pass > 0);
       });
     }
   }
@@ -140,8 +161,11 @@ void panel_product(const PanelLayout<S>& layout, auto&& panel_at, const Columns<
 template <class S>
 void packed_product(const PanelLayout<S>& layout, const S* panels, const Columns<S>& x, MutableColumns<S> y,
                     const LowRankTerm<S>& term = {}, Interval rows = {}) {
+  const bool large = layout.large();
   const auto panel_at = [&](Index row, Index first_col) -> Panel<S> {
-    return {panels + layout.offset(row, first_col), layout.panel_rows(row)};
+    const S* const panel = panels + layout.offset(row, first_col);
+    const Index height = layout.panel_rows(row);
+    return {panel, height, large ? panel + height * layout.block_cols(first_col) : nullptr};
   };
   panel_product<S>(layout, panel_at, x, y, term, rows);
 }

@@ -33,7 +33,7 @@ class StreamedPass {
   static constexpr int most_panels = Group == lanes ? 4 : 1;
   static constexpr Index most_rows = 32768 / Index(sizeof(S)) * Group / width / Layout::height * Layout::height;
   /// From what is multiplied to what is asked of memory. Dots leave the processor the time to see the order for itself.
-  static constexpr Index ahead = Group == lanes ? 0 : 3072 / Index(sizeof(S));
+  static constexpr Index ahead = Group == lanes ? 0 : 8192 / Index(sizeof(S));
   static_assert(Group <= 2 || (Layout::height % columns == 0 && Layout::width % columns == 0),
                 "lanes are added in another order beside a cut than in the midst");
 
@@ -104,7 +104,7 @@ class StreamedPass {
     for (; count > 0; --count, panels += Layout::height, sums += width) {
       Packet c[Vectors];
       load(c, sums, counted<Vectors>);
-      if constexpr (Ahead > 0) prefetch(panels + Ahead, counted<int(Layout::height / Simd::line)>);
+      if constexpr (Ahead > 0) prefetch(panels + Ahead, counted<int((Layout::height + Simd::line - 1) / Simd::line)>);
       multiply(c, rows, panels, apart, counted<packets>);
       store(c, sums, counted<Vectors>);
     }
@@ -112,7 +112,7 @@ class StreamedPass {
 
   template <int... K>
   EIGEN_ALWAYS_INLINE static void prefetch(const S* column, std::integer_sequence<int, K...>) {
-    (Simd::prefetch(column + K * Simd::line), ...);
+    (Simd::template prefetch<2>(column + K * Simd::line), ...);
   }
   template <int N, int... K>
   EIGEN_ALWAYS_INLINE static void load(Packet (&to)[N], const S* from, std::integer_sequence<int, K...>) {

@@ -32,12 +32,19 @@ struct TileSum {
   Index scalar_run = 0;
   Index steps = 0;
   Index runs = 1;
-  const S* ahead = nullptr;  ///< what will be needed soon; with `Ahead`, each step asks for a line of it
+  const S* ahead = nullptr;  ///< what will be needed soon, and each step may ask for
   Index ahead_step = 0;
   Index ahead_run = 0;
 };
 
-template <class S, int Columns, int Vectors, int Group, bool Ahead>
+/// What a step asks of memory at `ahead`, without waiting for it.
+enum class Asks {
+  nothing,
+  line,    ///< one, for the first cache: the next steps need it
+  packets  ///< as many as a step has vectors, for the second cache: they are needed after thousands of steps
+};
+
+template <class S, int Columns, int Vectors, int Group, Asks What>
 struct TileKernel {
   using Simd = detail::Simd<S>;
   using Packet = typename Simd::Packet;
@@ -108,7 +115,8 @@ struct TileKernel {
     /// One step, and on to the next.
     template <int... K>
     EIGEN_ALWAYS_INLINE void step(Sums& c, const TileSum<S>& sum, std::integer_sequence<int, K...>) {
-      if constexpr (Ahead) Simd::prefetch(ahead);
+      if constexpr (What == Asks::line) Simd::prefetch(ahead);
+      if constexpr (What == Asks::packets) ask(counted<(Vectors * Simd::lanes + Simd::line - 1) / Simd::line>);
       Packet vector[Vectors];
       load(vector, sum.vector_stride, counted<Vectors>);
       ((c[K] = Simd::multiply_add(vector[K % Vectors],
@@ -117,6 +125,10 @@ struct TileKernel {
       vectors += sum.vector_step;
       scalars += sum.scalar_step;
       ahead += sum.ahead_step;
+    }
+    template <int... K>
+    EIGEN_ALWAYS_INLINE void ask(std::integer_sequence<int, K...>) const {
+      (Simd::template prefetch<2>(ahead + K * Simd::line), ...);
     }
     template <int... K>
     EIGEN_ALWAYS_INLINE void load(Packet (&vector)[Vectors], Index stride, std::integer_sequence<int, K...>) const {

@@ -38,7 +38,7 @@ class UnpackedSample {
   /// Some rows of W, which a packed weight would multiply in tiles of so many packets.
   template <int Vectors>
   static void walk(const Columns<S>& W, Index first_row, Index rows, const S* x, S* y) {
-    constexpr int chains = TileKernel<S, 1, Vectors, 1, false>::chains;
+    constexpr int chains = TileKernel<S, 1, Vectors, 1, Asks::nothing>::chains;
     alignas(64) S sums[chains * most_rows];
     S* const main = sums + (chains - 1) * most_rows;
     for (Index first_col = 0; first_col < W.cols(); first_col += Layout::width) {
@@ -80,21 +80,27 @@ class UnpackedSample {
 };
 
 /// Where several tiles of samples read a panel it is copied first: columns a power of two apart push each other out of
-/// the cache.
+/// the cache. Either way each column is asked for its next rows, which the processor does not see coming.
 template <class S>
 void unpacked_product(const Columns<S>& W, const Columns<S>& x, MutableColumns<S> y) {
   using Layout = PanelLayout<S>;
   if (x.cols() == 1 && UnpackedSample<S>::pays(W)) return UnpackedSample<S>::run(W, x.data(), y.data());
   const Layout layout{W.rows(), W.cols()};
+  const bool large = layout.large();
   alignas(64) S copy[Layout::width * Layout::height + Simd<S>::lanes];
   const auto panel_at = [&](Index row, Index first_col) -> Panel<S> {
     const Index height = layout.panel_rows(row), width = layout.block_cols(first_col);
     const S* const from = W.data() + row + first_col * W.outerStride();
-    if (height % Simd<S>::lanes == 0 && x.cols() <= ProductTiles<S>::columns) return {from, W.outerStride()};
+    const bool once = x.cols() <= ProductTiles<S>::columns;
+    if (once && height % Simd<S>::lanes == 0) return {from, W.outerStride(), large ? from + height : nullptr};
     S* end = copy;
-    for (Index col = 0; col < width; ++col) end = std::copy_n(from + col * W.outerStride(), height, end);
+    for (Index col = 0; col < width; ++col) {
+      const S* const column = from + col * W.outerStride();
+      for (Index k = 0; large && k < height; k += Simd<S>::line) Simd<S>::template prefetch<2>(column + height + k);
+      end = std::copy_n(column, height, end);
+    }
     std::fill_n(end, Simd<S>::lanes, S(0));  // the last packet may reach so far
-    return {copy, height};
+    return {copy, height, nullptr};
   };
   panel_product<S>(layout, panel_at, x, y, {}, {});
 }

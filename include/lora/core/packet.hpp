@@ -54,9 +54,12 @@ struct Simd {
   }
   /// The lanes, added.
   EIGEN_ALWAYS_INLINE static S sum(const Packet& a) { return Eigen::internal::predux(a); }
+  /// Asks for the line of memory at `address`, which need not be the program's: into the first cache, or the second for
+  /// what is needed later.
+  template <int Cache = 1>
   EIGEN_ALWAYS_INLINE static void prefetch(const S* address) {
 #if defined(__GNUC__)
-    __builtin_prefetch(address);  // g++ takes a call of Eigen's function for one without effect, and drops it
+    __builtin_prefetch(address, 0, 4 - Cache);  // g++ takes Eigen's function for one without effect, and drops it
 #else
     Eigen::internal::prefetch(address);
 #endif
@@ -78,6 +81,8 @@ struct Simd {
       return std::bit_cast<Packet>(Eigen::internal::pset1<typename Eigen::internal::packet_traits<Unit>::type>(unit));
     }
   }
+  /// SSE2: a product needs a register before it is added, of which there are few.
+  static constexpr bool tight = registers < 32 && lanes * sizeof(S) == 16;
   /// The group that lets a packet hold four samples, or one if a packet has no more than four lanes.
   static constexpr int quad = lanes / 4 > 1 ? lanes / 4 : 1;
 
