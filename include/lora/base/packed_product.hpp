@@ -1,10 +1,11 @@
 #pragma once
 /// y = W0 x + U Z from the panels of W0.
 ///
-///   for each block of columns        the rows of x that meet it stay in the second cache
-///     for each panel of the block    stays in the first cache, or passes once if samples are few
-///       for each tile of samples     (panel rows, a few samples) of y, in registers: panel columns times rows of x,
-///                                    then columns of U times rows of Z; the first asks for the next panel
+///   for some samples
+///     for each block of columns        the rows of x that meet it stay in the second cache
+///       for each panel of the block    stays in the first cache, or passes once if samples are few
+///         for each tile of samples     (panel rows, a few samples) of y, in registers: panel columns times rows of x,
+///                                      then columns of U times rows of Z; the first asks for the next panel
 ///
 /// y is written once per block of columns. x, U and Z are read where they lie. Rows of whole panels, and samples of
 /// whole tiles, may be multiplied in separate calls: the numbers stay the same to the bit.
@@ -38,6 +39,13 @@ struct LowRankTerm {
         right(right_factor.data()),
         right_stride(right_factor.outerStride()),
         rank(left_factor.cols()) {}
+
+  /// That of the samples from `sample` on.
+  LowRankTerm from(Index sample) const {
+    LowRankTerm some = *this;
+    if (rank > 0) some.right += sample * right_stride;
+    return some;
+  }
 
   static constexpr Index block = 32;  ///< ranks that one pass adds
   Index passes() const { return (rank + block - 1) / block; }
@@ -157,7 +165,7 @@ void panel_product(const PanelLayout<S>& layout, auto&& panel_at, const Columns<
   }
 }
 
-/// y = W0 x + U Z
+/// y = W0 x + U Z. The second cache holds its share of x and y for 128 samples.
 template <class S>
 void packed_product(const PanelLayout<S>& layout, const S* panels, const Columns<S>& x, MutableColumns<S> y,
                     const LowRankTerm<S>& term = {}, Interval rows = {}) {
@@ -167,7 +175,12 @@ void packed_product(const PanelLayout<S>& layout, const S* panels, const Columns
     const Index height = layout.panel_rows(row);
     return {panel, height, large ? panel + height * layout.block_cols(first_col) : nullptr};
   };
-  panel_product<S>(layout, panel_at, x, y, term, rows);
+  for (Index sample = 0; sample < x.cols();) {
+    const Index left = x.cols() - sample, samples = std::min(left, ProductTiles<S>::boundary(left, 128));
+    MutableColumns<S> some_y = y.middleCols(sample, samples);
+    panel_product<S>(layout, panel_at, x.middleCols(sample, samples), some_y, term.from(sample), rows);
+    sample += samples;
+  }
 }
 
 }  // namespace lora::detail

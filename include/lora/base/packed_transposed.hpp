@@ -57,8 +57,7 @@ class PackedTransposed {
     for (Index sample = 0; sample < dy.cols();) {
       const Index samples = next_pass(dy.cols() - sample);
       const auto some = [&](auto& matrix) { return matrix.middleCols(sample, samples); };
-      LowRankTerm<S> some_term = term;
-      if (term.rank > 0) some_term.right += sample * term.right_stride;
+      const LowRankTerm<S> some_term = term.from(sample);
       if (samples <= Streamed::most_samples) {
         Streamed::run(layout, panels, some(dy), some(dx), some_term, cols);
       } else {
