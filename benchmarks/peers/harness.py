@@ -45,11 +45,14 @@ def interleaved(functions, repetitions=11, seconds=60.0, before=None):
     take longer than `seconds`; once, if a single round takes that long. before[name] runs ahead of each repetition of
     functions[name], outside its time. Returns the times and what the functions returned."""
     results, first = {}, {}
+    begin = time.process_time()
     for name, function in functions.items():
+        if before:
+            before[name]()
         start = time.process_time()
         results[name] = function()
         first[name] = time.process_time() - start
-    total = sum(first.values())
+    total = time.process_time() - begin
     if total > seconds:
         return first, results
     times = {name: [] for name in functions}
@@ -69,12 +72,12 @@ def interleaved(functions, repetitions=11, seconds=60.0, before=None):
 class Report:
     """Numbers for NAME_peer.json, and the same as Markdown tables, printed as they come."""
 
-    def __init__(self, name, packages):
+    def __init__(self, name, packages, protocol=""):
         self.name = name
         self.json = {"processor": platform.processor() or platform.machine(), "threads": 1, "clock": "processor time",
                      "packages": {package: version(package) for package in packages}}
         self.markdown = [", ".join(f"{package} {version(package)}" for package in packages)
-                         + "; one thread, medians of processor time, all sides in turns in one process."]
+                         + f"; one thread, medians of processor time, all sides in turns in one process{protocol}."]
         print(self.markdown[0], flush=True)
 
     def table(self, key, columns, rows):

@@ -107,8 +107,8 @@ class Comparison:
         return found
 
     def _time(self, case, ours, peer, fixed, operations, weights, copies=1):
-        """Medians of repetitions of about three milliseconds, or of one step. A step that nobody times goes ahead of
-        each, as in a training that runs: it puts back into the caches what the other side has driven out of them. The
+        """Medians of repetitions of about three milliseconds, or of one step. A step of the same side that nobody times
+        goes ahead of each: it puts back what the other side has driven out of the caches, as far as they hold it. The
         peak is measured before and after."""
         peaks = [self.roof(weights)]
         steps = {"ours": ours.steps, "peer": lambda count: [peer() for _ in range(count)]}
@@ -229,7 +229,7 @@ class Comparison:
 def main():
     chosen = options(__doc__.splitlines()[0])
     library = Library(chosen.library)
-    report = Report("training", ("torch", "peft"))
+    report = Report("training", ("torch", "peft"), ", each after a step of the same side that is not timed")
     compiler = np.zeros(64, np.uint8)
     library.compiler(compiler, compiler.size)
     run = Comparison(library, report, chosen.quick, bytes(compiler).rstrip(b"\0").decode())

@@ -90,7 +90,7 @@ void check_bits(const Packed<S>& packed, const Pools& all, Index samples, Index 
 
 // Around the places where products are cut: panels of 32 rows at most, tiles of 8, blocks of 264 columns, passes of 32
 // samples. The smallest stay whole, the largest are cut in both directions.
-const std::vector<std::pair<Index, Index>> shapes = {{1, 1}, {300, 500}, {257, 531}, {1500, 70}};
+const std::vector<std::pair<Index, Index>> shapes = {{1, 1}, {300, 500}, {257, 531}, {1500, 200}};
 
 template <class S>
 void check_all_bits(const std::vector<int>& threads) {
@@ -150,6 +150,15 @@ TEST_CASE("threaded: a product is cut when it is worth it, by its shape alone") 
   CHECK(parts(512, 32, 512) == std::pair<Index, Index>(1, 4));
   CHECK(Parts::choose<float>(6e5, 1e6, 512, 32, 512, 128).count() == 1);
   CHECK(Parts::choose<double>(6e5, 1e6, 512, 32, 512, 128).count() > 1);  // takes twice the time
+}
+
+TEST_CASE("threaded: a product of no samples is empty") {
+  lora::Rng rng(1);
+  const Threaded<float> base(random_matrix<float>(500, 500, rng), std::make_shared<Workers>(2));
+  const Matrix<float> none(500, 0);
+  Matrix<float> result(500, 0);
+  CHECK_NOTHROW(base.apply(none, result));
+  CHECK_NOTHROW(base.apply_transposed(none, result));
 }
 
 TEST_CASE("threaded: keeps the laws of a base") {

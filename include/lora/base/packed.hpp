@@ -16,7 +16,7 @@
 
 namespace lora {
 
-/// W0 (out, in), packed once and never changed: y = W0 x + U Z and dx = W0^T dy + V G, each in one pass.
+/// W0 (out, in), packed once and never changed: y = W0 x + U Z and dx = W0^T dy + V G.
 ///
 ///   lora::LoraLinear<float> layer(std::move(W0), {.rank = 8, .alpha = 16}, rng);     holds a Packed<float>
 ///

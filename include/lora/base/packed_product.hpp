@@ -5,10 +5,11 @@
 ///     for each block of columns        the rows of x that meet it stay in the second cache
 ///       for each panel of the block    stays in the first cache, or passes once if samples are few
 ///         for each tile of samples     (panel rows, a few samples) of y, in registers: panel columns times rows of x,
-///                                      then columns of U times rows of Z; the first asks for the next panel
+///                                      then columns of U times rows of Z
 ///
 /// y is written once per block of columns. x, U and Z are read where they lie. Rows of whole panels, and samples of
-/// whole tiles, may be multiplied in separate calls: the numbers stay the same to the bit.
+/// whole tiles, may be multiplied in separate calls: the numbers stay the same to the bit. Of a large W0, the first
+/// tile of a panel asks memory for the next panel.
 
 #include "lora/base/panel_layout.hpp"
 #include "lora/base/tile_store.hpp"
@@ -56,9 +57,9 @@ struct LowRankTerm {
 template <class S>
 struct ProductTiles {
   static constexpr int columns = PanelLayout<S>::tile_columns;
-  /// Fewer samples wait for memory whatever a tile asks. More than fit into one have a first tile of at least as many.
+  /// A tile of fewer columns never asks. If there are several tiles, the first has at least so many.
   static constexpr int fewest_asking = columns / 2 + 1;
-  /// A tile of SSE2 that asks is slower, which the other tiles have to make up for.
+  /// A tile of SSE2 that asks is slower, so it must not be the only one.
   static constexpr Index least_samples = Simd<S>::tight ? columns + 1 : fewest_asking;
   using Function = void (*)(const TileSum<S>*, int, S*, Index, Index, bool);
 
@@ -93,18 +94,18 @@ struct ProductTiles {
   /// tiles that they have together.
   static Index boundary(Index samples, Index sample) {
     const auto beginning = [](Index of, Index size) { return (of + size - 1) / size * size; };
-    const Index tiles = (samples + columns - 1) / columns, size = samples / tiles;
+    const Index tiles = std::max<Index>(1, (samples + columns - 1) / columns), size = samples / tiles;
     const Index larger = samples % tiles * (size + 1);
     return sample <= larger ? beginning(sample, size + 1) : larger + beginning(sample - larger, size);
   }
 };
 
-/// A panel in memory: its columns are `step` apart, and so are those of the one that follows it.
+/// A panel in memory: its columns are `step` apart, and as a rule so are those of the one that follows it.
 template <class S>
 struct Panel {
   const S* numbers;
   Index step;
-  const S* next;  ///< null if it need not be asked for
+  const S* next;  ///< what to ask for; null if nothing
 };
 
 /// panel_at(row, first_col): the panel that begins there. rows: begin and end with a panel.
@@ -152,7 +153,7 @@ void panel_product(const PanelLayout<S>& layout, auto&& panel_at, const Columns<
         sums[1].vectors = edge;
         sums[1].vector_step = Layout::height;
       }
-      sums[1].ahead = sums[1].vectors;
+      sums[1].ahead = sums[1].vectors;  // an address that is valid: U needs no asking
 
       Tiles::for_each(x.cols(), [&](Index sample, Index count) {
         sums[0].scalars = x.data() + sample * x.outerStride() + first_col;
@@ -165,7 +166,10 @@ void panel_product(const PanelLayout<S>& layout, auto&& panel_at, const Columns<
   }
 }
 
-/// y = W0 x + U Z. The second cache holds its share of x and y for 128 samples.
+/// Of so many, 264 rows of x and the rows of a panel of y are 150 KiB of floats: they stay in the second cache.
+inline constexpr Index samples_at_once = 128;
+
+/// y = W0 x + U Z
 template <class S>
 void packed_product(const PanelLayout<S>& layout, const S* panels, const Columns<S>& x, MutableColumns<S> y,
                     const LowRankTerm<S>& term = {}, Interval rows = {}) {
@@ -176,7 +180,8 @@ void packed_product(const PanelLayout<S>& layout, const S* panels, const Columns
     return {panel, height, large ? panel + height * layout.block_cols(first_col) : nullptr};
   };
   for (Index sample = 0; sample < x.cols();) {
-    const Index left = x.cols() - sample, samples = std::min(left, ProductTiles<S>::boundary(left, 128));
+    const Index left = x.cols() - sample, cut = ProductTiles<S>::boundary(left, samples_at_once);
+    const Index samples = left < samples_at_once * 3 / 2 ? left : cut;  // the last ones would read all of W0 for little
     MutableColumns<S> some_y = y.middleCols(sample, samples);
     panel_product<S>(layout, panel_at, x.middleCols(sample, samples), some_y, term.from(sample), rows);
     sample += samples;

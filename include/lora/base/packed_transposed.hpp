@@ -26,8 +26,8 @@ struct TransposedTiles {
   static constexpr int samples = lanes * most_vectors;     ///< in a tile
   static constexpr int tiles = std::max(1, 32 / samples);  ///< that a pass over W0 serves
 
-  /// As measured: one packet, W0 in memory, 101 against 77 GFLOP/s; two, W0 in the last cache, 105 against 108.
-  static constexpr Asks asks(int vectors) { return vectors == 1 || most_vectors == 3 ? Asks::packets : Asks::line; }
+  /// Of the next panel, as measured: benchmarks/DEAD_ENDS.md.
+  static constexpr Asks asks(int vectors) { return vectors == 1 || most_vectors == 3 ? Asks::later_line : Asks::line; }
 
   static Function get(Index vectors) {
     static constexpr auto table = []<int... I>(std::integer_sequence<int, I...>) {

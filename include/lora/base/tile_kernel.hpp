@@ -32,7 +32,7 @@ struct TileSum {
   Index scalar_run = 0;
   Index steps = 0;
   Index runs = 1;
-  const S* ahead = nullptr;  ///< what will be needed soon, and each step may ask for
+  const S* ahead = nullptr;  ///< what will be needed soon, for which a step may ask
   Index ahead_step = 0;
   Index ahead_run = 0;
 };
@@ -40,8 +40,9 @@ struct TileSum {
 /// What a step asks of memory at `ahead`, without waiting for it.
 enum class Asks {
   nothing,
-  line,    ///< one, for the first cache: the next steps need it
-  packets  ///< as many as a step has vectors, for the second cache: they are needed after thousands of steps
+  line,        ///< one line, for the first cache
+  later_line,  ///< one, for the second cache
+  packets      ///< as many packets as a step has vectors, for the second cache
 };
 
 template <class S, int Columns, int Vectors, int Group, Asks What>
@@ -116,6 +117,7 @@ struct TileKernel {
     template <int... K>
     EIGEN_ALWAYS_INLINE void step(Sums& c, const TileSum<S>& sum, std::integer_sequence<int, K...>) {
       if constexpr (What == Asks::line) Simd::prefetch(ahead);
+      if constexpr (What == Asks::later_line) Simd::template prefetch<2>(ahead);
       if constexpr (What == Asks::packets) ask(counted<(Vectors * Simd::lanes + Simd::line - 1) / Simd::line>);
       Packet vector[Vectors];
       load(vector, sum.vector_stride, counted<Vectors>);

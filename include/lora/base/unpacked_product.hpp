@@ -80,7 +80,8 @@ class UnpackedSample {
 };
 
 /// Where several tiles of samples read a panel it is copied first: columns a power of two apart push each other out of
-/// the cache. Either way each column is asked for its next rows, which the processor does not see coming.
+/// the cache. A large W is asked for the next rows of each column, which the processor does not see coming: up to the
+/// line in which they end, as the one in which they begin has come already.
 template <class S>
 void unpacked_product(const Columns<S>& W, const Columns<S>& x, MutableColumns<S> y) {
   using Layout = PanelLayout<S>;
@@ -90,13 +91,14 @@ void unpacked_product(const Columns<S>& W, const Columns<S>& x, MutableColumns<S
   alignas(64) S copy[Layout::width * Layout::height + Simd<S>::lanes];
   const auto panel_at = [&](Index row, Index first_col) -> Panel<S> {
     const Index height = layout.panel_rows(row), width = layout.block_cols(first_col);
+    const Index next = height + Simd<S>::line - 1;
     const S* const from = W.data() + row + first_col * W.outerStride();
     const bool once = x.cols() <= ProductTiles<S>::columns;
-    if (once && height % Simd<S>::lanes == 0) return {from, W.outerStride(), large ? from + height : nullptr};
+    if (once && height % Simd<S>::lanes == 0) return {from, W.outerStride(), large ? from + next : nullptr};
     S* end = copy;
     for (Index col = 0; col < width; ++col) {
       const S* const column = from + col * W.outerStride();
-      for (Index k = 0; large && k < height; k += Simd<S>::line) Simd<S>::template prefetch<2>(column + height + k);
+      for (Index k = 0; large && k < height; k += Simd<S>::line) Simd<S>::template prefetch<2>(column + next + k);
       end = std::copy_n(column, height, end);
     }
     std::fill_n(end, Simd<S>::lanes, S(0));  // the last packet may reach so far

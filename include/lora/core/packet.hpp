@@ -61,7 +61,7 @@ struct Simd {
 #if defined(__GNUC__)
     __builtin_prefetch(address, 0, 4 - Cache);  // g++ takes Eigen's function for one without effect, and drops it
 #else
-    Eigen::internal::prefetch(address);
+    if constexpr (Cache == 1) Eigen::internal::prefetch(address);
 #endif
   }
 
@@ -81,7 +81,7 @@ struct Simd {
       return std::bit_cast<Packet>(Eigen::internal::pset1<typename Eigen::internal::packet_traits<Unit>::type>(unit));
     }
   }
-  /// SSE2: a product needs a register before it is added, of which there are few.
+  /// SSE2: sixteen small registers, of which a product takes one before it is added.
   static constexpr bool tight = registers < 32 && lanes * sizeof(S) == 16;
   /// The group that lets a packet hold four samples, or one if a packet has no more than four lanes.
   static constexpr int quad = lanes / 4 > 1 ? lanes / 4 : 1;

@@ -156,23 +156,19 @@ class Threaded {
     return std::max(least, per_number * static_cast<double>(factor));
   }
 
-  static Term from_sample(Term term, Index first) {
-    if (term.rank > 0) term.right += first * term.right_stride;
-    return term;
-  }
-
   void product(const Columns& x, MutableColumns& y, const Term& term) const {
     product(packed_.layout_, packed_.panels(), x, y, term);
   }
 
   void product(const Layout& layout, const S* panels, const Columns& x, MutableColumns& y, const Term& term) const {
     const double worth = worth_sharing(1e6, 512, term.rank * layout.rows);
-    const auto parts = Parts::choose<S>(size_of(x), worth, layout.rows, Layout::height, x.cols(), 128);
+    const auto parts =
+        Parts::choose<S>(size_of(x), worth, layout.rows, Layout::height, x.cols(), detail::samples_at_once);
     const auto tiles = [&](Index sample) { return detail::ProductTiles<S>::boundary(x.cols(), sample); };
     share(parts, layout.rows, multiples_of(Layout::height, layout.rows), x.cols(), tiles,
           [&](Interval rows, Interval samples) {
-            detail::packed_product<S>(layout, panels, some(x, samples), some(y, samples),
-                                      from_sample(term, samples.first), rows);
+            detail::packed_product<S>(layout, panels, some(x, samples), some(y, samples), term.from(samples.first),
+                                      rows);
           });
   }
 
@@ -193,8 +189,7 @@ class Threaded {
     const auto parts = Parts::choose<S>(size_of(dy), worth, cols(), least_cols, dy.cols(), most);
     share(parts, cols(), multiples_of(Layout::height, cols()), dy.cols(), multiples_of(most, dy.cols()),
           [&](Interval cols, Interval samples) {
-            Product::run(packed_.layout_, panels, some(dy, samples), some(dx, samples),
-                         from_sample(term, samples.first), cols);
+            Product::run(packed_.layout_, panels, some(dy, samples), some(dx, samples), term.from(samples.first), cols);
           });
   }
 
