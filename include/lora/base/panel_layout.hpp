@@ -41,6 +41,7 @@ struct PanelLayout {
 
   /// Whether there is more of W0 than a second cache holds, as a rule.
   bool large() const { return rows * cols > Index(1 << 20) / Index(sizeof(S)); }
+
   Index panel_rows(Index first_row) const { return std::min(height, rows - first_row); }
   Index block_cols(Index first_col) const { return std::min(width, cols - first_col); }
   /// Where the panel with the rows first_row, ... and the columns first_col, ... begins.
