@@ -28,7 +28,7 @@ class StreamedPass {
   static constexpr int lanes = Simd::lanes;
   static constexpr int columns = Layout::tile_columns;        ///< whose lanes are added together
   static constexpr int groups = int(Layout::height) / Group;  ///< of rows in a panel
-  static constexpr Index width = Vectors * lanes;
+  static constexpr Index width = Index(Vectors) * lanes;
   /// Panels at a time. A column of one dot is two or three multiply-adds, fewer than its sums take to load and store.
   static constexpr int most_panels = Group == lanes ? 4 : 1;
   static constexpr Index most_rows = 32768 / Index(sizeof(S)) * Group / width / Layout::height * Layout::height;
@@ -79,7 +79,7 @@ class StreamedPass {
   /// sums += `full` panels, which lie `apart`, times their rows of dy
   template <int Panels>
   static void add_full(const S* panels, Index apart, Index full, Index count, const S* dy, S* sums) {
-    for (; full >= Panels; full -= Panels, panels += Panels * apart, dy += Panels * groups * width) {
+    for (; full >= Panels; full -= Panels, panels += Panels * apart, dy += Index(Panels) * groups * width) {
       add_columns<Panels>(panels, apart, count, dy, sums);
     }
     if constexpr (Panels > 1) add_full<Panels / 2>(panels, apart, full, count, dy, sums);

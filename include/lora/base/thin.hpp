@@ -77,7 +77,7 @@ class ThinTiles {
   }
 
  private:
-  static bool packs(Index rank, Index samples) { return rank > lanes / 2 && samples >= 2 * widest; }
+  static bool packs(Index rank, Index samples) { return rank > lanes / 2 && samples >= Index(2) * widest; }
 
   /// Where the rank fills packets and there are samples enough to pay for it: a panel of L^T is packed, then multiplied
   /// as a panel of W0 is.

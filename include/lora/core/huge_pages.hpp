@@ -21,8 +21,8 @@ inline void prefer_huge_pages([[maybe_unused]] void* memory, [[maybe_unused]] st
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
   if (bytes < std::size_t(4) << 20) return;
   const auto page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE));
-  const auto begin = reinterpret_cast<std::uintptr_t>(memory), first = (begin + page - 1) / page * page;
-  madvise(reinterpret_cast<void*>(first), bytes - (first - begin), MADV_HUGEPAGE);
+  const auto before_first = (page - reinterpret_cast<std::uintptr_t>(memory) % page) % page;
+  madvise(static_cast<char*>(memory) + before_first, bytes - before_first, MADV_HUGEPAGE);
 #endif
 }
 
