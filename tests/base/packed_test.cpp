@@ -109,6 +109,26 @@ TEST_CASE("packed: products of integers are exact at every edge, in double") { c
 TEST_CASE("packed: keeps the laws of a base, in float") { check_laws<float>(); }
 TEST_CASE("packed: keeps the laws of a base, in double") { check_laws<double>(); }
 
+TEMPLATE_TEST_CASE("packed: dx is the same to the bit, however far apart its columns lie", "", float, double) {
+  using S = TestType;
+  // 900 rows are more than one pass over dy takes; 4 KiB is the distance of columns that are collected first.
+  const Index together = 4096 / Index(sizeof(S)), out = 900, samples = 53;
+  lora::Rng rng(1);
+  Matrix<S> W0(out, together), dy(out, samples), V(together, 40), G(40, samples);
+  for (Matrix<S>* matrix : {&W0, &dy, &V, &G}) lora::fill_normal(*matrix, S(1), rng);
+  const lora::Packed<S> packed(W0);
+  Matrix<S> expected(together + 1, samples), dx(together, samples), wide(3 * together, samples);
+  wide.setConstant(S(7));
+  const auto rows = [&](Matrix<S>& matrix, Index first, Index count) { return matrix.middleRows(first, count); };
+  packed.apply_transposed(dy, rows(expected, 0, together), V, G);
+  packed.apply_transposed(dy, dx, V, G);
+  packed.apply_transposed(dy, rows(wide, 5, together), V, G);
+  REQUIRE(dx == expected.topRows(together));
+  REQUIRE(rows(wide, 5, together) == dx);
+  REQUIRE((wide.topRows(5).array() == S(7)).all());
+  REQUIRE((wide.bottomRows(2 * together - 5).array() == S(7)).all());
+}
+
 TEMPLATE_TEST_CASE("packed: a weight that is not packed gives the same numbers, to the bit", "", float, double) {
   using S = TestType;
   lora::Rng rng(8);

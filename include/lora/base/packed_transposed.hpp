@@ -7,6 +7,9 @@
 ///         for each packet of samples (8 columns, samples) of dx, in registers: rows of dy times numbers of W0, which
 ///                                    are broadcast on their way from memory; then rows of G times numbers of V
 ///
+/// Columns of dx that lie a multiple of 4 KiB apart, as those of a weight with 1024 rows of floats do, would drive each
+/// other out of the first cache, which has a few places for all of them: a block of those is collected elsewhere first.
+///
 /// A few samples, or those that many leave over, would leave packets mostly empty: streamed_transposed.hpp.
 ///
 /// Columns from a multiple of a panel's height, and samples from a multiple of most_samples, may be multiplied in
@@ -46,6 +49,8 @@ class PackedTransposed {
   static constexpr Index lanes = Simd<S>::lanes;
   static constexpr Index most_numbers = 65536 / static_cast<Index>(sizeof(S));  // of dy side by side
   static constexpr Index most_ranks = LowRankTerm<S>::block;
+  static constexpr Index collected_stride = (Layout::width + Simd<S>::line - 1) / Simd<S>::line * Simd<S>::line;
+  static_assert(collected_stride / Simd<S>::line % 2 == 1, "columns of the buffer share sets, too");
 
  public:
   static constexpr Index most_samples = Tiles::samples * Tiles::tiles;  ///< in a pass
@@ -143,6 +148,21 @@ class PackedTransposed {
 
   /// Columns of the block of W0 that begins with column `block`, for all samples.
   void multiply_block(Index block, Interval cols, bool add) {
+    MutableColumns<S> dx = dx_.middleRows(cols.first, cols.last - cols.first);
+    if (dx.outerStride() * Index(sizeof(S)) % 4096 != 0) {
+      multiply_block(block, cols, dx, add);
+    } else {
+      Eigen::Map<Matrix<S>, 0, Eigen::OuterStride<>> collected(collected_, dx.rows(), dx.cols(), collected_stride);
+      multiply_block(block, cols, collected, false);
+      if (add) {
+        dx += collected;
+      } else {
+        dx = collected;
+      }
+    }
+  }
+
+  void multiply_block(Index block, Interval cols, MutableColumns<S> dx, bool add) {
     describe_block(block, cols.first);
     alignas(64) S edge[most_ranks * Tiles::columns];
     for (Index col = cols.first; col < cols.last; col += Tiles::columns) {
@@ -150,8 +170,8 @@ class PackedTransposed {
       if (ranks_ > 0 && col + Tiles::columns > layout_.cols) copy_edge_of_factor(col, edge);
       for (Index k = 0; k < count_; ++k) {
         Tile& tile = tiles_[k];
-        Tiles::get(tile.vectors)(tile.sums, tile.count, &dx_(col, tile.first), dx_.outerStride(), columns, tile.samples,
-                                 add);
+        Tiles::get(tile.vectors)(tile.sums, tile.count, &dx(col - cols.first, tile.first), dx.outerStride(), columns,
+                                 tile.samples, add);
         for (int sum = 0; sum < tile.count; ++sum) {
           tile.sums[sum].scalars += tile.advance[sum];
           tile.sums[sum].ahead += tile.advance[sum];
@@ -214,6 +234,7 @@ class PackedTransposed {
   Tile tiles_[Tiles::tiles];
   Index count_ = 0;
   Index width_ = 0, first_row_ = 0, rows_ = 0, first_rank_ = 0, ranks_ = 0;
+  alignas(64) S collected_[most_samples * collected_stride];
   alignas(64) S dy_side_by_side_[most_numbers];
   alignas(64) S ranks_side_by_side_[most_ranks * most_samples];
 };
