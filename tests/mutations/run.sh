@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Shows that the tests notice plausible bugs: applies each patch of this folder to a copy of the library, one at a time, and
-# expects the test that it names to fail.
+# expects the test that it names to fail. Before that, every patch must apply, whichever are chosen.
 #   tests/mutations/run.sh [--some] [NAME...]     --some: four of them, others every day
 # A patch begins with one sentence on the bug and the line
 #   # test: FOLDER/FILE_test.cpp [CATCH2 FILTER]
@@ -50,24 +50,37 @@ run_test() {
   timeout 300 "$build/objects/$(target_of "$1")" ${filter:+"$filter"} >"$build/test.log" 2>&1
 }
 
+# The files as they were. Not by the patch in reverse: a line that it takes away could come back elsewhere.
+restore() {
+  find "$tree" -name '*.orig' | while IFS= read -r saved; do
+    mv "$saved" "${saved%.orig}"
+    touch "${saved%.orig}"
+  done
+}
+restore
+
 bad=0
+killed=0
 verdict() { # verdict NAME TEXT [bad]
   printf '%-44s %s\n' "$1" "$2"
   if [ "${3:-}" = bad ]; then bad=$((bad + 1)); fi
 }
 
+# Without fuzz, which would put a bug where it is none.
+applies() { patch -d "$tree" -p1 -s -F0 --dry-run <"$1" >/dev/null; }
+for patch in "${all[@]}"; do
+  applies "$patch" || verdict "$(basename "$patch" .patch)" "no longer applies" bad
+done
+
 for patch in "${chosen[@]}"; do
+  applies "$patch" || continue
   name=$(basename "$patch" .patch)
   if ! compile "$patch" || ! run_test "$patch"; then
     cat "$build/compile.log" "$build/test.log" | tail -n 30
     verdict "$name" "its test fails without it" bad
     continue
   fi
-  if ! patch -d "$tree" -p1 -s --dry-run <"$patch" >/dev/null; then
-    verdict "$name" "no longer applies" bad
-    continue
-  fi
-  patch -d "$tree" -p1 -s --no-backup-if-mismatch <"$patch"
+  patch -d "$tree" -p1 -s -F0 --backup <"$patch"
   if ! compile "$patch"; then
     tail -n 30 "$build/compile.log"
     verdict "$name" "does not compile" bad
@@ -75,10 +88,11 @@ for patch in "${chosen[@]}"; do
     verdict "$name" "SURVIVES $(test_of "$patch")" bad
   else
     verdict "$name" "killed by $(test_of "$patch")"
+    killed=$((killed + 1))
   fi
-  patch -d "$tree" -p1 -s -R --no-backup-if-mismatch <"$patch"
+  restore
 done
 
 echo
-echo "$((${#chosen[@]} - bad)) of ${#chosen[@]} mutants killed"
+echo "$killed of ${#chosen[@]} mutants killed"
 [ "$bad" -eq 0 ]
