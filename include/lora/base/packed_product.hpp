@@ -56,7 +56,7 @@ struct LowRankTerm {
 /// product_tile for every number of columns and packets.
 template <class S>
 struct ProductTiles {
-  static constexpr int columns = PanelLayout<S>::tile_columns;
+  static constexpr int columns = PanelLayout<S>::tile_samples;
   /// A tile of fewer columns never asks. If there are several tiles, the first has at least so many.
   static constexpr int fewest_asking = columns / 2 + 1;
   /// A tile of SSE2 that asks is slower, so it must not be the only one.

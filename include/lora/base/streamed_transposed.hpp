@@ -17,6 +17,8 @@
 #include "lora/base/packed_product.hpp"
 #include "lora/base/side_by_side.hpp"
 
+#include <cstring>
+
 namespace lora::detail {
 
 /// dx += W0^T dy with `Vectors` packets for a group of `Group` rows of all samples.
@@ -30,7 +32,7 @@ class StreamedPass {
   static constexpr int groups = int(Layout::height) / Group;  ///< of rows in a panel
   static constexpr Index width = Index(Vectors) * lanes;
   /// Panels at a time. A column of one dot is two or three multiply-adds, fewer than its sums take to load and store.
-  static constexpr int most_panels = Group == lanes ? 4 : 1;
+  static constexpr int most_panels = Group != lanes ? 1 : Simd::tight ? 2 : 4;
   static constexpr Index most_rows = 32768 / Index(sizeof(S)) * Group / width / Layout::height * Layout::height;
   /// From what is multiplied to what is asked of memory. Dots leave the processor the time to see the order for itself.
   static constexpr Index ahead = Group == lanes ? 0 : 8192 / Index(sizeof(S));
@@ -76,36 +78,45 @@ class StreamedPass {
     }
   }
 
+  /// Numbers of W0 as a packet brings them, or without those beyond the end of a column, which need not be finite.
+  struct Whole {
+    EIGEN_ALWAYS_INLINE static Packet of(const Packet& numbers, int) { return numbers; }
+  };
+  struct Cut {
+    Packet mask[groups];
+    EIGEN_ALWAYS_INLINE Packet of(const Packet& numbers, int group) const { return Simd::masked(numbers, mask[group]); }
+  };
+
   /// sums += `full` panels, which lie `apart`, times their rows of dy
   template <int Panels>
   static void add_full(const S* panels, Index apart, Index full, Index count, const S* dy, S* sums) {
     for (; full >= Panels; full -= Panels, panels += Panels * apart, dy += Index(Panels) * groups * width) {
-      add_columns<Panels>(panels, apart, count, dy, sums);
+      add_columns<Panels>(Whole(), panels, apart, Layout::height, count, dy, sums);
     }
     if constexpr (Panels > 1) add_full<Panels / 2>(panels, apart, full, count, dy, sums);
   }
 
-  /// The same of the last panel, `rows` high: a few columns at a time are copied, with zeros below them.
+  /// The same of the last panel, `rows` high.
   static void add_last(const S* panel, Index rows, Index count, const S* dy, S* sums) {
-    alignas(64) S padded[columns * Layout::height];
-    std::fill_n(padded, columns * Layout::height, S(0));
-    for (Index col = 0; col < count; col += columns) {
-      const Index some = std::min<Index>(columns, count - col);
-      for (Index t = 0; t < some; ++t) std::copy_n(panel + (col + t) * rows, rows, padded + t * Layout::height);
-      add_columns<1, 0>(padded, 0, some, dy, sums + col * width);
-    }
+    alignas(64) S ends[Layout::height] = {};
+    std::memset(static_cast<void*>(ends), 0xFF, static_cast<std::size_t>(rows) * sizeof(S));
+    Cut cut;
+    load_groups(cut.mask, ends, counted<groups>);
+    add_columns<1>(cut, panel, 0, rows, count, dy, sums);
   }
 
-  template <int Panels, Index Ahead = ahead>
-  static void add_columns(const S* panels, Index apart, Index count, const S* dy, S* sums) {
+  /// Columns lie `step` apart.
+  template <int Panels>
+  static void add_columns(const auto& part, const S* panels, Index apart, Index step, Index count, const S* dy,
+                          S* sums) {
     constexpr int packets = Panels * groups * Vectors;
     Packet rows[packets];
     load(rows, dy, counted<packets>);
-    for (; count > 0; --count, panels += Layout::height, sums += width) {
+    for (; count > 0; --count, panels += step, sums += width) {
       Packet c[Vectors];
       load(c, sums, counted<Vectors>);
-      if constexpr (Ahead > 0) prefetch(panels + Ahead, counted<int((Layout::height + Simd::line - 1) / Simd::line)>);
-      multiply(c, rows, panels, apart, counted<packets>);
+      if constexpr (ahead > 0) prefetch(panels + ahead, counted<int((Layout::height + Simd::line - 1) / Simd::line)>);
+      multiply(part, c, rows, panels, apart, counted<packets>);
       store(c, sums, counted<Vectors>);
     }
   }
@@ -122,13 +133,19 @@ class StreamedPass {
   EIGEN_ALWAYS_INLINE static void store(const Packet (&c)[Vectors], S* to, std::integer_sequence<int, K...>) {
     (Simd::store(to + K * lanes, c[K]), ...);
   }
+  template <int... K>
+  EIGEN_ALWAYS_INLINE static void load_groups(Packet (&to)[groups], const S* from, std::integer_sequence<int, K...>) {
+    ((to[K] = Simd::template broadcast<Group>(from + K * Group)), ...);
+  }
   /// rows: panel after panel, in it group after group, in it packet after packet of samples
   template <int N, int... K>
-  EIGEN_ALWAYS_INLINE static void multiply(Packet (&c)[Vectors], const Packet (&rows)[N], const S* column, Index apart,
-                                           std::integer_sequence<int, K...>) {
+  EIGEN_ALWAYS_INLINE static void multiply(const auto& part, Packet (&c)[Vectors], const Packet (&rows)[N],
+                                           const S* column, Index apart, std::integer_sequence<int, K...>) {
     ((c[K % Vectors] = Simd::multiply_add(
           rows[K],
-          Simd::template broadcast<Group>(column + K / (groups * Vectors) * apart + K / Vectors % groups * Group),
+          part.of(
+              Simd::template broadcast<Group>(column + K / (groups * Vectors) * apart + K / Vectors % groups * Group),
+              K / Vectors % groups),
           c[K % Vectors])),
      ...);
   }

@@ -113,17 +113,26 @@ struct TileKernel {
 
     explicit Place(const TileSum<S>& sum) : vectors(sum.vectors), scalars(sum.scalars), ahead(sum.ahead) {}
 
-    /// One step, and on to the next.
+    /// One step, and on to the next. Of vectors and scalars the fewer are held in registers, the others pass by.
     template <int... K>
     EIGEN_ALWAYS_INLINE void step(Sums& c, const TileSum<S>& sum, std::integer_sequence<int, K...>) {
       if constexpr (What == Asks::line) Simd::prefetch(ahead);
       if constexpr (What == Asks::later_line) Simd::template prefetch<2>(ahead);
       if constexpr (What == Asks::packets) ask(counted<(Vectors * Simd::lanes + Simd::line - 1) / Simd::line>);
-      Packet vector[Vectors];
-      load(vector, sum.vector_stride, counted<Vectors>);
-      ((c[K] = Simd::multiply_add(vector[K % Vectors],
-                                  Simd::template broadcast<Group>(scalars + K / Vectors * sum.scalar_stride), c[K])),
-       ...);
+      if constexpr (Vectors > Columns) {
+        Packet scalar[Columns];
+        spread(scalar, sum.scalar_stride, counted<Columns>);
+        ((c[K % Columns * Vectors + K / Columns] =
+              Simd::multiply_add(Simd::load(vectors + K / Columns * sum.vector_stride), scalar[K % Columns],
+                                 c[K % Columns * Vectors + K / Columns])),
+         ...);
+      } else {
+        Packet vector[Vectors];
+        load(vector, sum.vector_stride, counted<Vectors>);
+        ((c[K] = Simd::multiply_add(vector[K % Vectors],
+                                    Simd::template broadcast<Group>(scalars + K / Vectors * sum.scalar_stride), c[K])),
+         ...);
+      }
       vectors += sum.vector_step;
       scalars += sum.scalar_step;
       ahead += sum.ahead_step;
@@ -131,6 +140,10 @@ struct TileKernel {
     template <int... K>
     EIGEN_ALWAYS_INLINE void ask(std::integer_sequence<int, K...>) const {
       (Simd::template prefetch<2>(ahead + K * Simd::line), ...);
+    }
+    template <int... K>
+    EIGEN_ALWAYS_INLINE void spread(Packet (&scalar)[Columns], Index stride, std::integer_sequence<int, K...>) const {
+      ((scalar[K] = Simd::template broadcast<Group>(scalars + K * stride)), ...);
     }
     template <int... K>
     EIGEN_ALWAYS_INLINE void load(Packet (&vector)[Vectors], Index stride, std::integer_sequence<int, K...>) const {

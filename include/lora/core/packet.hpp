@@ -52,6 +52,10 @@ struct Simd {
   EIGEN_ALWAYS_INLINE static Packet multiply_add(const Packet& a, const Packet& b, const Packet& c) {
     return Eigen::internal::pmadd(a, b, c);
   }
+  /// a, bit by bit where the mask has them
+  EIGEN_ALWAYS_INLINE static Packet masked(const Packet& a, const Packet& mask) {
+    return Eigen::internal::pand(a, mask);
+  }
   /// The lanes, added.
   EIGEN_ALWAYS_INLINE static S sum(const Packet& a) { return Eigen::internal::predux(a); }
   /// Asks for the line of memory at `address`, which need not be the program's: into the first cache, or the second for
