@@ -160,18 +160,21 @@ TEST_CASE("packed: gives W0 back bit for bit, whatever is in it") {
   CHECK(base.columns(250, 49) == W0.middleCols(250, 49));
 }
 
-TEST_CASE("packed: a weight that is not finite spoils its own row and column only") {
+TEMPLATE_TEST_CASE("packed: a weight that is not finite spoils its own row and column only", "", float, double) {
   // Tiles read beyond the edge of a panel, into other columns: what they find there must not be seen.
+  using S = TestType;
   const Index out = 37, in = 19;
-  Matrix<double> W0 = Matrix<double>::Ones(out, in);
-  W0(35, 7) = std::numeric_limits<double>::infinity();
-  const Packed<double> base(W0);
-  for (const Index samples : {1, 5, 20}) {
-    Matrix<double> y(out, samples), dx(in, samples);
-    base.apply(Matrix<double>::Ones(in, samples).eval(), y);
-    base.apply_transposed(Matrix<double>::Ones(out, samples).eval(), dx);
-    for (Index i = 0; i < out; ++i) CHECK(y.row(i).allFinite() == (i != 35));
-    for (Index j = 0; j < in; ++j) CHECK(dx.row(j).allFinite() == (j != 7));
+  for (const Index row : {0, 35, 36}) {
+    Matrix<S> W0 = Matrix<S>::Ones(out, in);
+    W0(row, 7) = std::numeric_limits<S>::infinity();
+    const Packed<S> base(W0);
+    for (const Index samples : {1, 3, 5, 12, 20}) {
+      Matrix<S> y(out, samples), dx(in, samples);
+      base.apply(Matrix<S>::Ones(in, samples).eval(), y);
+      base.apply_transposed(Matrix<S>::Ones(out, samples).eval(), dx);
+      for (Index i = 0; i < out; ++i) CHECK(y.row(i).allFinite() == (i != row));
+      for (Index j = 0; j < in; ++j) CHECK(dx.row(j).allFinite() == (j != 7));
+    }
   }
 }
 
