@@ -1,40 +1,43 @@
-# Sourced by .ci/run and .ci/full after their arguments are known: a script of stages, of which some can be asked for.
-#   SCRIPT [STAGE...]     only these stages, so that several machines can share the work
+# Sourced by .ci/run and .ci/full: a script of stages, of which some can be asked for, so that several machines can share them.
+#   SCRIPT [STAGE...]     only these stages
 #   SCRIPT --list         their names
 
-stages_asked_for=("$@")
-stages_seen=()
+asked_for=("$@")
 current_stage=
+if [ "${1:-}" != --list ] && [ $# -gt 0 ]; then
+  names=$("$0" --list)
+  for name in "$@"; do
+    if ! grep -qxF -- "$name" <<<"$names"; then
+      printf '%s: there is no stage "%s", expected some of: %s\n' "$0" "$name" "${names//$'\n'/ }" >&2
+      exit 2
+    fi
+  done
+fi
 
 # stage NAME COMMAND...: runs COMMAND and says how long it took, unless other stages are asked for.
 stage() {
-  local asked start=$SECONDS
-  stages_seen+=("$1")
-  if [ "${stages_asked_for[0]:-}" = --list ]; then
+  local start=$SECONDS
+  if [ "${asked_for[0]:-}" = --list ]; then
     printf '%s\n' "$1"
     return
   fi
-  if [ ${#stages_asked_for[@]} -gt 0 ]; then
-    for asked in "${stages_asked_for[@]}"; do [ "$asked" != "$1" ] || break; done
-    [ "$asked" = "$1" ] || return 0
-  fi
+  if [ ${#asked_for[@]} -gt 0 ] && [[ " ${asked_for[*]} " != *" $1 "* ]]; then return; fi
   current_stage=$1
   printf '\n===== %s\n' "$1"
   "${@:2}"
   printf '===== %s: %d s\n' "$1" $((SECONDS - start))
+  current_stage=
 }
 
-# The last line of such a script: a name that is no stage's must not pass for a success.
-all_passed() {
-  local asked seen
-  current_stage=
-  [ "${stages_asked_for[0]:-}" != --list ] || return 0
-  for asked in "${stages_asked_for[@]}"; do
-    for seen in "${stages_seen[@]}"; do [ "$asked" != "$seen" ] || continue 2; done
-    printf '%s: there is no stage "%s", expected some of: %s\n' "$0" "$asked" "${stages_seen[*]}" >&2
-    return 1
-  done
-  printf '\n===== passed in %d s: %s\n' $SECONDS "${stages_asked_for[*]:-${stages_seen[*]}}"
+# tools: what every stage may need beside what it sets up itself.
+install_tools() {
+  if [ "${asked_for[0]:-}" = --list ]; then return; fi
+  find_missing
+  need python3 "Python 3" command -v python3
+  need python3-venv "Python's venv" python3 -c 'import ensurepip'
+  need make "Make" command -v make
+  need pkg-config "pkg-config" command -v pkg-config
+  [ ${#missing[@]} -eq 0 ] || apt_install "${packages[@]}"
 }
 
 trap '[ $? -eq 0 ] || [ -z "$current_stage" ] || printf "\n===== FAILED: %s\n" "$current_stage"' EXIT

@@ -20,6 +20,7 @@ for argument in "$@"; do
     for k in 0 1 2 3; do chosen+=("${all[$(((first + k) % ${#all[@]}))]}"); done
   else
     chosen+=("$here/${argument%.patch}.patch")
+    if [ ! -f "${chosen[-1]}" ]; then say "tests/mutations/run.sh: there is no $argument.patch" && exit 2; fi
   fi
 done
 if [ ${#chosen[@]} -eq 0 ]; then chosen=("${all[@]}"); fi
@@ -30,8 +31,9 @@ target_of() { test_of "$1" | sed 's/[^A-Za-z0-9]/_/g'; }
 
 set_up eigen catch2 json
 mkdir -p "$tree"
+find "$tree" -name '*.orig' -delete # of a run that was killed
 # Files that have not changed keep their times, so that a second run compiles little.
-for part in include tests benchmarks/support CMakeLists.txt; do
+for part in include tests benchmarks/support examples/support examples/data CMakeLists.txt; do
   (cd "$root" && find "$part" -type f) | while IFS= read -r file; do
     cmp -s "$root/$file" "$tree/$file" || install -D -m 644 "$root/$file" "$tree/$file"
   done
@@ -47,7 +49,8 @@ compile() { cmake --build "$build/objects" -j "$jobs" --target "$(target_of "$1"
 run_test() {
   local filter
   filter=$(filter_of "$1")
-  timeout 300 "$build/objects/$(target_of "$1")" ${filter:+"$filter"} >"$build/test.log" 2>&1
+  timeout 300 "$build/objects/$(target_of "$1")" ${filter:+"$filter"} >"$build/test.log" 2>&1 || return 1
+  if grep -q '^No tests\? ' "$build/test.log"; then return 1; fi # the filter is wrong
 }
 
 # The files as they were. Not by the patch in reverse: a line that it takes away could come back elsewhere.
@@ -57,7 +60,6 @@ restore() {
     touch "${saved%.orig}"
   done
 }
-restore
 
 bad=0
 killed=0

@@ -89,8 +89,9 @@ void check_bits(const Packed<S>& packed, const Pools& all, Index samples, Index 
 }
 
 // Around the places where products are cut: panels of 32 rows at most, tiles of 8, blocks of 264 columns, passes of 32
-// samples. The smallest stay whole, the largest are cut in both directions.
-const std::vector<std::pair<Index, Index>> shapes = {{1, 1}, {300, 500}, {257, 531}, {1500, 200}, {90, 1024}};
+// samples. The smallest stay whole, the largest are cut in both directions;
+// the last has columns of dx that are collected first, in two passes.
+const std::vector<std::pair<Index, Index>> shapes = {{1, 1}, {300, 500}, {257, 531}, {1500, 200}, {900, 1024}};
 
 template <class S>
 void check_all_bits(const std::vector<int>& threads) {

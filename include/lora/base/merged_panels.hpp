@@ -23,7 +23,7 @@ void merge_panels(const PanelLayout<S>& layout, const S* panels, const Columns<S
   for (Index col = 0; col < layout.cols; col += Layout::width) {
     const Index cols = layout.block_cols(col);
     for (Index row = 0; row < layout.rows; row += Layout::height) {
-      const Index height = layout.panel_rows(row), vectors = (height + Simd<S>::lanes - 1) / Simd<S>::lanes;
+      const Index height = layout.panel_rows(row), vectors = ProductTiles<S>::packets(height);
       const Index position = layout.offset(row, col);
       S* const panel = to + position;
       std::copy_n(panels + position, height * cols, panel);

@@ -25,7 +25,7 @@ namespace lora {
 /// of a copy; the dense matrix is not kept, and dense() gives it back, bit for bit.
 ///
 /// Copies share one W0 in memory. Products take x, dy and the factors as they lie if their columns are contiguous, need
-/// no heap, and up to 90 KiB of stack. The adapter's term is added within the product, so a result differs by rounding
+/// no heap, and up to 120 KiB of stack. The adapter's term is added within the product, so a result differs by rounding
 /// from that of Dense.
 ///
 /// Those who prefer speed to memory give a plan: plan_for({.out = ..., .in = ..., .rank = 8, .samples = 64},

@@ -63,12 +63,21 @@ struct ProductTiles {
   static constexpr Index least_samples = Simd<S>::tight ? columns + 1 : fewest_asking;
   using Function = void (*)(const TileSum<S>*, int, S*, Index, Index, bool);
 
+  /// Tiles are 1, 2, 3 packets high, or 1, 2, 4, 6: every other height would take long to compile.
+  static constexpr int step = PanelLayout<S>::vectors > 3 ? 2 : 1;
+  static constexpr int heights = PanelLayout<S>::vectors / step + step - 1;
+  static constexpr int height(int k) { return step == 1 ? k + 1 : std::max(1, 2 * k); }
+  /// Of the lowest tile that has so many rows.
+  static Index packets(Index rows) {
+    const Index least = (rows + Simd<S>::lanes - 1) / Simd<S>::lanes;
+    return least > 1 ? (least + step - 1) / step * step : least;
+  }
+
   static Function get(Index tile_columns, Index vectors) {
     static constexpr auto table = []<int... I>(std::integer_sequence<int, I...>) {
-      return std::array<Function, sizeof...(I)>{&product_tile<S, I / PanelLayout<S>::vectors + 1,  //
-                                                              I % PanelLayout<S>::vectors + 1>...};
-    }(counted<columns * PanelLayout<S>::vectors>);
-    return table[static_cast<std::size_t>((tile_columns - 1) * PanelLayout<S>::vectors + vectors - 1)];
+      return std::array<Function, sizeof...(I)>{&product_tile<S, I / heights + 1, height(I % heights)>...};
+    }(counted<columns * heights>);
+    return table[static_cast<std::size_t>((tile_columns - 1) * heights + (step == 1 ? vectors - 1 : vectors / step))];
   }
 
   /// The same for whole panels, and asks for the next one.
@@ -122,7 +131,7 @@ void panel_product(const PanelLayout<S>& layout, auto&& panel_at, const Columns<
     const Index depth = layout.block_cols(first_col);
     const Index ranks = term.ranks_in(pass), first_rank = pass * term.block;
     for (Index row = rows.first; row < std::min(rows.last, layout.rows); row += Layout::height) {
-      const Index height = layout.panel_rows(row), vectors = (height + lanes - 1) / lanes;
+      const Index height = layout.panel_rows(row), vectors = Tiles::packets(height);
       TileSum<S> sums[2];
       if (depth > 0) {
         const Panel<S> panel = panel_at(row, first_col);
@@ -145,7 +154,7 @@ void panel_product(const PanelLayout<S>& layout, auto&& panel_at, const Columns<
         sums[1].scalar_step = 1;
         sums[1].steps = ranks;
       }
-      if (ranks > 0 && height % lanes != 0) {
+      if (ranks > 0 && height != vectors * lanes) {
         for (Index r = 0; r < ranks; ++r) {
           std::fill_n(std::copy_n(sums[1].vectors + r * term.left_stride, height, edge + r * Layout::height),
                       Layout::height - height, S(0));

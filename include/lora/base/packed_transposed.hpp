@@ -7,7 +7,7 @@
 ///         for each packet of samples (8 columns, samples) of dx, in registers: rows of dy times numbers of W0, which
 ///                                    are broadcast on their way from memory; then rows of G times numbers of V
 ///
-/// Columns of dx that lie a multiple of 4 KiB apart, as those of a weight with 1024 rows of floats do, would drive each
+/// Columns of dx that lie a multiple of 4 KiB apart, as for a weight with 1024 columns of floats, would drive each
 /// other out of the first cache, which has a few places for all of them: a block of those is collected elsewhere first.
 ///
 /// A few samples, or those that many leave over, would leave packets mostly empty: streamed_transposed.hpp.
@@ -49,8 +49,8 @@ class PackedTransposed {
   static constexpr Index lanes = Simd<S>::lanes;
   static constexpr Index most_numbers = 65536 / static_cast<Index>(sizeof(S));  // of dy side by side
   static constexpr Index most_ranks = LowRankTerm<S>::block;
-  static constexpr Index collected_stride = (Layout::width + Simd<S>::line - 1) / Simd<S>::line * Simd<S>::line;
-  static_assert(collected_stride / Simd<S>::line % 2 == 1, "columns of the buffer share sets, too");
+  static constexpr Index same_set = 4096 / static_cast<Index>(sizeof(S));
+  static constexpr Index most_collected = 136;
 
  public:
   static constexpr Index most_samples = Tiles::samples * Tiles::tiles;  ///< in a pass
@@ -125,7 +125,8 @@ class PackedTransposed {
       lay_samples();
       for (Index col = cols.first; col < cols.last;) {
         const Index block = col / Layout::width * Layout::width;
-        const Index end = std::min(block + layout_.block_cols(block), cols.last);
+        Index end = std::min(block + layout_.block_cols(block), cols.last);
+        if (collects()) end = std::min(end, col + most_collected);
         multiply_block(block, {col, end}, pass > 0);
         col = end;
       }
@@ -146,23 +147,27 @@ class PackedTransposed {
     }
   }
 
+  bool collects() const { return dx_.outerStride() % same_set == 0; }
+
   /// Columns of the block of W0 that begins with column `block`, for all samples.
   void multiply_block(Index block, Interval cols, bool add) {
     MutableColumns<S> dx = dx_.middleRows(cols.first, cols.last - cols.first);
-    if (dx.outerStride() * Index(sizeof(S)) % 4096 != 0) {
-      multiply_block(block, cols, dx, add);
+    if (!collects()) return multiply_into(dx, block, cols, add);
+    alignas(64) S numbers[most_samples * (most_collected + Simd<S>::line)];
+    static_assert(sizeof(PackedTransposed) + sizeof(numbers) < 115 << 10,
+                  "packed.hpp says how much stack a product needs");
+    MutableColumns<S> collected = Eigen::Map<Matrix<S>, 0, Eigen::OuterStride<>>(
+        numbers, dx.rows(), dx.cols(), Eigen::OuterStride<>(most_collected + Simd<S>::line));
+    multiply_into(collected, block, cols, false);
+    if (add) {
+      dx += collected;
     } else {
-      Eigen::Map<Matrix<S>, 0, Eigen::OuterStride<>> collected(collected_, dx.rows(), dx.cols(), collected_stride);
-      multiply_block(block, cols, collected, false);
-      if (add) {
-        dx += collected;
-      } else {
-        dx = collected;
-      }
+      dx = collected;
     }
   }
 
-  void multiply_block(Index block, Interval cols, MutableColumns<S> dx, bool add) {
+  /// dx: those columns of W0 alone
+  void multiply_into(MutableColumns<S>& dx, Index block, Interval cols, bool add) {
     describe_block(block, cols.first);
     alignas(64) S edge[most_ranks * Tiles::columns];
     for (Index col = cols.first; col < cols.last; col += Tiles::columns) {
@@ -234,7 +239,6 @@ class PackedTransposed {
   Tile tiles_[Tiles::tiles];
   Index count_ = 0;
   Index width_ = 0, first_row_ = 0, rows_ = 0, first_rank_ = 0, ranks_ = 0;
-  alignas(64) S collected_[most_samples * collected_stride];
   alignas(64) S dy_side_by_side_[most_numbers];
   alignas(64) S ranks_side_by_side_[most_ranks * most_samples];
 };

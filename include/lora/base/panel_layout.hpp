@@ -31,12 +31,12 @@ struct PanelLayout {
   static constexpr int vectors = Simd<S>::registers >= 32 ? 2 : Simd<S>::tight ? 6 : 3;
   static constexpr Index height = Index(vectors) * Simd<S>::lanes;
   static constexpr Index width = 264;
-  /// How many samples a tile of y takes beside the packets of a step, as far as registers go.
+  /// How many samples a tile of y takes: its sums, and the fewer of packets and scalars of a step, fill registers.
   static constexpr int tile_samples = Simd<S>::registers >= 32 ? 8 : Simd<S>::tight ? 2 : 4;
   /// How many columns of W0 a tile of dx takes.
   static constexpr int tile_columns = Simd<S>::registers >= 32 ? 8 : 4;
-  /// Numbers behind the last one that a kernel may read, and ignores: columns beyond the end of a panel. It may ask for
-  /// what lies farther, without reading it.
+  /// Numbers behind the last one that a kernel may read, and ignores: columns beyond the end of a panel, rows beyond
+  /// that of a column. It may ask for what lies farther, without reading it.
   static constexpr Index slack = 8 * height;
 
   Index rows = 0;

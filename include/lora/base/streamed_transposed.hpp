@@ -7,6 +7,8 @@
 ///         for each column           sums += rows of dy times numbers of W0, of which one load brings a group
 ///     the lanes of each group are added and go to dx
 ///
+/// The last panel may be lower: packets reach beyond its columns, and what they find there is masked.
+///
 ///   quad   four samples in a packet, each with a quarter of the lanes
 ///   dot    one sample, as many rows as there are lanes
 ///
@@ -31,7 +33,8 @@ class StreamedPass {
   static constexpr int columns = Layout::tile_columns;        ///< whose lanes are added together
   static constexpr int groups = int(Layout::height) / Group;  ///< of rows in a panel
   static constexpr Index width = Index(Vectors) * lanes;
-  /// Panels at a time. A column of one dot is two or three multiply-adds, fewer than its sums take to load and store.
+  /// Panels at a time. A column of one dot is a few multiply-adds, hardly more than its sums take to load and store;
+  /// the rows of dy of all of them lie in registers.
   static constexpr int most_panels = Group != lanes ? 1 : Simd::tight ? 2 : 4;
   static constexpr Index most_rows = 32768 / Index(sizeof(S)) * Group / width / Layout::height * Layout::height;
   /// From what is multiplied to what is asked of memory. Dots leave the processor the time to see the order for itself.
@@ -78,20 +81,21 @@ class StreamedPass {
     }
   }
 
-  /// Numbers of W0 as a packet brings them, or without those beyond the end of a column, which need not be finite.
-  struct Whole {
-    EIGEN_ALWAYS_INLINE static Packet of(const Packet& numbers, int) { return numbers; }
+  /// A group of a column of a full panel, as it was loaded.
+  struct AllRows {
+    EIGEN_ALWAYS_INLINE static Packet of(const Packet& loaded, int) { return loaded; }
   };
-  struct Cut {
+  /// The same of the last panel: zero beyond the end of the column, where numbers need not be finite.
+  struct FirstRows {
     Packet mask[groups];
-    EIGEN_ALWAYS_INLINE Packet of(const Packet& numbers, int group) const { return Simd::masked(numbers, mask[group]); }
+    EIGEN_ALWAYS_INLINE Packet of(const Packet& loaded, int group) const { return Simd::masked(loaded, mask[group]); }
   };
 
   /// sums += `full` panels, which lie `apart`, times their rows of dy
   template <int Panels>
   static void add_full(const S* panels, Index apart, Index full, Index count, const S* dy, S* sums) {
     for (; full >= Panels; full -= Panels, panels += Panels * apart, dy += Index(Panels) * groups * width) {
-      add_columns<Panels>(Whole(), panels, apart, Layout::height, count, dy, sums);
+      add_columns<Panels>(AllRows(), panels, apart, Layout::height, count, dy, sums);
     }
     if constexpr (Panels > 1) add_full<Panels / 2>(panels, apart, full, count, dy, sums);
   }
@@ -99,15 +103,15 @@ class StreamedPass {
   /// The same of the last panel, `rows` high.
   static void add_last(const S* panel, Index rows, Index count, const S* dy, S* sums) {
     alignas(64) S ends[Layout::height] = {};
-    std::memset(static_cast<void*>(ends), 0xFF, static_cast<std::size_t>(rows) * sizeof(S));
-    Cut cut;
-    load_groups(cut.mask, ends, counted<groups>);
-    add_columns<1>(cut, panel, 0, rows, count, dy, sums);
+    std::memset(ends, 0xFF, static_cast<std::size_t>(rows) * sizeof(S));
+    FirstRows first;
+    load_groups(first.mask, ends, counted<groups>);
+    add_columns<1>(first, panel, 0, rows, count, dy, sums);
   }
 
   /// Columns lie `step` apart.
   template <int Panels>
-  static void add_columns(const auto& part, const S* panels, Index apart, Index step, Index count, const S* dy,
+  static void add_columns(const auto& those, const S* panels, Index apart, Index step, Index count, const S* dy,
                           S* sums) {
     constexpr int packets = Panels * groups * Vectors;
     Packet rows[packets];
@@ -116,7 +120,7 @@ class StreamedPass {
       Packet c[Vectors];
       load(c, sums, counted<Vectors>);
       if constexpr (ahead > 0) prefetch(panels + ahead, counted<int((Layout::height + Simd::line - 1) / Simd::line)>);
-      multiply(part, c, rows, panels, apart, counted<packets>);
+      multiply(those, c, rows, panels, apart, counted<packets>);
       store(c, sums, counted<Vectors>);
     }
   }
@@ -139,11 +143,11 @@ class StreamedPass {
   }
   /// rows: panel after panel, in it group after group, in it packet after packet of samples
   template <int N, int... K>
-  EIGEN_ALWAYS_INLINE static void multiply(const auto& part, Packet (&c)[Vectors], const Packet (&rows)[N],
+  EIGEN_ALWAYS_INLINE static void multiply(const auto& those, Packet (&c)[Vectors], const Packet (&rows)[N],
                                            const S* column, Index apart, std::integer_sequence<int, K...>) {
     ((c[K % Vectors] = Simd::multiply_add(
           rows[K],
-          part.of(
+          those.of(
               Simd::template broadcast<Group>(column + K / (groups * Vectors) * apart + K / Vectors % groups * Group),
               K / Vectors % groups),
           c[K % Vectors])),

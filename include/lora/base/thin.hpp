@@ -58,10 +58,10 @@ class ThinTiles {
     for (Index sample = 0; sample < X.cols(); sample += block) {
       sum.steps = std::min(block, X.cols() - sample);
       for (Index row = 0; row < X.rows(); row += height) {
-        const Index rows = std::min(height, X.rows() - row), vectors = (rows + lanes - 1) / lanes;
+        const Index rows = std::min(height, X.rows() - row), vectors = ProductTiles<S>::packets(rows);
         sum.vectors = X.data() + row + sample * X.outerStride();
         sum.vector_step = X.outerStride();
-        if (rows % lanes != 0) {  // packets would reach beyond X: a copy with zeros
+        if (rows != vectors * lanes) {  // packets would reach beyond X: a copy with zeros
           for (Index j = 0; j < sum.steps; ++j) {
             std::fill_n(std::copy_n(sum.vectors + j * X.outerStride(), rows, edge + j * height), height - rows, S(0));
           }
@@ -91,7 +91,7 @@ class ThinTiles {
     for (Index row = 0; row < L.rows(); row += most_rows) {
       sum.steps = std::min(most_rows, L.rows() - row);
       for (Index first = 0; first < L.cols(); first += height) {
-        const Index ranks = std::min(height, L.cols() - first), vectors = (ranks + lanes - 1) / lanes;
+        const Index ranks = std::min(height, L.cols() - first), vectors = ProductTiles<S>::packets(ranks);
         sum.vector_step = vectors * lanes;
         lay_samples_side_by_side(L.data() + row + first * L.outerStride(), L.outerStride(), sum.steps, ranks,
                                  vectors * lanes, 1, panel);

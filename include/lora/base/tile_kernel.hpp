@@ -113,6 +113,9 @@ struct TileKernel {
 
     explicit Place(const TileSum<S>& sum) : vectors(sum.vectors), scalars(sum.scalars), ahead(sum.ahead) {}
 
+    /// The sum that is K-th when those of one vector follow each other, not those of one scalar.
+    static constexpr int turned(int K) { return K % Columns * Vectors + K / Columns; }
+
     /// One step, and on to the next. Of vectors and scalars the fewer are held in registers, the others pass by.
     template <int... K>
     EIGEN_ALWAYS_INLINE void step(Sums& c, const TileSum<S>& sum, std::integer_sequence<int, K...>) {
@@ -122,9 +125,8 @@ struct TileKernel {
       if constexpr (Vectors > Columns) {
         Packet scalar[Columns];
         spread(scalar, sum.scalar_stride, counted<Columns>);
-        ((c[K % Columns * Vectors + K / Columns] =
-              Simd::multiply_add(Simd::load(vectors + K / Columns * sum.vector_stride), scalar[K % Columns],
-                                 c[K % Columns * Vectors + K / Columns])),
+        ((c[turned(K)] = Simd::multiply_add(Simd::load(vectors + K / Columns * sum.vector_stride), scalar[K % Columns],
+                                            c[turned(K)])),
          ...);
       } else {
         Packet vector[Vectors];

@@ -12,6 +12,7 @@ namespace lora::detail {
 template <class S>
 class UnpackedSample {
   using Layout = PanelLayout<S>;
+  using Tiles = ProductTiles<S>;
   using Simd = detail::Simd<S>;
   static constexpr Index lanes = Simd::lanes;
   static constexpr Index most_rows = 32 * Layout::height;
@@ -25,14 +26,14 @@ class UnpackedSample {
     for (Index row = 0; row < last; row += most_rows) {
       walk<Layout::vectors>(W, row, std::min(most_rows, last - row), x, y);
     }
-    if (last < W.rows()) walk_last(W, last, x, y, counted<Layout::vectors>);
+    if (last < W.rows()) walk_last(W, last, x, y, counted<Tiles::heights>);
   }
 
  private:
-  template <int... V>
-  static void walk_last(const Columns<S>& W, Index row, const S* x, S* y, std::integer_sequence<int, V...>) {
-    const Index rows = W.rows() - row, vectors = (rows + lanes - 1) / lanes;
-    ((vectors == V + 1 ? walk<V + 1>(W, row, rows, x, y) : void()), ...);
+  template <int... K>
+  static void walk_last(const Columns<S>& W, Index row, const S* x, S* y, std::integer_sequence<int, K...>) {
+    const Index rows = W.rows() - row, vectors = Tiles::packets(rows);
+    ((vectors == Tiles::height(K) ? walk<Tiles::height(K)>(W, row, rows, x, y) : void()), ...);
   }
 
   /// Some rows of W, which a packed weight would multiply in tiles of so many packets.
@@ -88,20 +89,22 @@ void unpacked_product(const Columns<S>& W, const Columns<S>& x, MutableColumns<S
   if (x.cols() == 1 && UnpackedSample<S>::pays(W)) return UnpackedSample<S>::run(W, x.data(), y.data());
   const Layout layout{W.rows(), W.cols()};
   const bool large = layout.large();
-  alignas(64) S copy[Layout::width * Layout::height + Simd<S>::lanes];
+  constexpr Index beyond = 2 * Simd<S>::lanes;  // that a tile may reach
+  alignas(64) S copy[Layout::width * Layout::height + beyond];
   const auto panel_at = [&](Index row, Index first_col) -> Panel<S> {
     const Index height = layout.panel_rows(row), width = layout.block_cols(first_col);
     const Index next = height + Simd<S>::line - 1;
     const S* const from = W.data() + row + first_col * W.outerStride();
     const bool once = x.cols() <= ProductTiles<S>::columns;
-    if (once && height % Simd<S>::lanes == 0) return {from, W.outerStride(), large ? from + next : nullptr};
+    if (once && height == ProductTiles<S>::packets(height) * Simd<S>::lanes)
+      return {from, W.outerStride(), large ? from + next : nullptr};
     S* end = copy;
     for (Index col = 0; col < width; ++col) {
       const S* const column = from + col * W.outerStride();
       for (Index k = 0; large && k < height; k += Simd<S>::line) Simd<S>::template prefetch<2>(column + next + k);
       end = std::copy_n(column, height, end);
     }
-    std::fill_n(end, Simd<S>::lanes, S(0));  // the last packet may reach so far
+    std::fill_n(end, beyond, S(0));
     return {copy, height, nullptr};
   };
   panel_product<S>(layout, panel_at, x, y, {}, {});

@@ -52,7 +52,7 @@ struct Simd {
   EIGEN_ALWAYS_INLINE static Packet multiply_add(const Packet& a, const Packet& b, const Packet& c) {
     return Eigen::internal::pmadd(a, b, c);
   }
-  /// a, bit by bit where the mask has them
+  /// The bits of a that are set in the mask.
   EIGEN_ALWAYS_INLINE static Packet masked(const Packet& a, const Packet& mask) {
     return Eigen::internal::pand(a, mask);
   }
