@@ -29,7 +29,7 @@ stage() {
   current_stage=
 }
 
-# tools: what every stage may need beside what it sets up itself.
+# What every stage may need beside what it sets up itself.
 install_tools() {
   if [ "${asked_for[0]:-}" = --list ]; then return; fi
   find_missing
