@@ -9,12 +9,13 @@
 ///
 /// y is written once per block of columns. x, U and Z are read where they lie. Rows of whole panels, and samples of
 /// whole tiles, may be multiplied in separate calls: the numbers stay the same to the bit. Of a large W0, the first
-/// tile of a panel asks memory for the next panel.
+/// tiles of a panel ask memory for the next panel, each for its share.
 
 #include "lora/base/panel_layout.hpp"
 #include "lora/base/tile_store.hpp"
 
 #include <array>
+#include <bit>
 
 namespace lora::detail {
 
@@ -57,10 +58,14 @@ struct LowRankTerm {
 template <class S>
 struct ProductTiles {
   static constexpr int columns = PanelLayout<S>::tile_samples;
-  /// A tile of fewer columns never asks. If there are several tiles, the first has at least so many.
-  static constexpr int fewest_asking = columns / 2 + 1;
-  /// A tile of SSE2 that asks is slower, so it must not be the only one.
-  static constexpr Index least_samples = Simd<S>::tight ? columns + 1 : fewest_asking;
+  /// A tile of fewer columns never asks. Where there are several tiles, none has fewer.
+  static constexpr int fewest_asking = columns / 2;
+  /// How many tiles ask, the first ones of a panel: 1, 2 or 4, so that shares are whole. One that asked for more at a
+  /// time than memory can bring would wait. For a few samples it does not pay, nor, with SSE2, for a tile on its own.
+  static Index asking(Index samples) {
+    if (samples <= (Simd<S>::tight ? columns : columns / 2)) return 0;
+    return std::min<Index>(4, Index(std::bit_floor(std::size_t(samples + columns - 1) / columns)));
+  }
   using Function = void (*)(const TileSum<S>*, int, S*, Index, Index, bool);
 
   /// Tiles are 1, 2, 3 packets high, or 1, 2, 4, 6: every other height would take long to compile.
@@ -126,6 +131,7 @@ void panel_product(const PanelLayout<S>& layout, auto&& panel_at, const Columns<
   constexpr Index lanes = Simd<S>::lanes;
   const Index blocks = (layout.cols + Layout::width - 1) / Layout::width;
   const Index passes = std::max(blocks, term.passes());
+  const Index asking = Tiles::asking(x.cols());
   for (Index pass = 0; pass < passes; ++pass) {
     const Index first_col = std::min(pass * Layout::width, layout.cols);
     const Index depth = layout.block_cols(first_col);
@@ -137,9 +143,9 @@ void panel_product(const PanelLayout<S>& layout, auto&& panel_at, const Columns<
         const Panel<S> panel = panel_at(row, first_col);
         sums[0].vectors = panel.numbers;
         sums[0].vector_step = panel.step;
-        if (height == Layout::height && panel.next != nullptr) {
+        if (height == Layout::height && panel.next != nullptr && asking > 0) {
           sums[0].ahead = panel.next;
-          sums[0].ahead_step = panel.step;
+          sums[0].ahead_step = panel.step / asking;
         }
       }
       sums[0].scalar_stride = x.outerStride();
@@ -164,12 +170,17 @@ void panel_product(const PanelLayout<S>& layout, auto&& panel_at, const Columns<
       }
       sums[1].ahead = sums[1].vectors;  // an address that is valid: U needs no asking
 
+      Index left_to_ask = sums[0].ahead != nullptr ? asking : 0;
       Tiles::for_each(x.cols(), [&](Index sample, Index count) {
         sums[0].scalars = x.data() + sample * x.outerStride() + first_col;
         if (ranks > 0) sums[1].scalars = term.right + sample * term.right_stride + first_rank;
-        const bool asks = sample == 0 && x.cols() >= Tiles::least_samples && sums[0].ahead != nullptr;
+        const bool asks = left_to_ask > 0;
         const auto tile = asks ? Tiles::get_asking(count) : Tiles::get(count, vectors);
         tile(sums, ranks > 0 ? 2 : 1, &y(row, sample), y.outerStride(), height, pass > 0);
+        if (asks) {
+          --left_to_ask;
+          sums[0].ahead += depth * sums[0].ahead_step;
+        }
       });
     }
   }
