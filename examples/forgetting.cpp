@@ -112,6 +112,7 @@ void learn(Learner& learner, const lora::AdamWConfig& config, const std::functio
   lora::AdamW<float> optimizer(config);
   Network::Cache<> cache;
   MatrixXf dlogits;
+  const lora::DenormalsAsZero scope;
   for (std::uint64_t step = 0; step < learner.steps; ++step) {
     if (before_step) before_step(static_cast<double>(step) / static_cast<double>(learner.steps));
     const Digits batch = learner.batches.next();
@@ -173,6 +174,7 @@ void train_by_rewards(Learner& learner) {
   Network::Cache<> cache;
   MatrixXf dlogits;
   std::uint64_t step = 0;
+  const lora::DenormalsAsZero scope;
   for (std::uint64_t rollout = 0; rollout < rollouts; ++rollout) {
     const Digits digits = learner.batches.next(batches);
     const auto reward = [&](Index picture, int guess) {

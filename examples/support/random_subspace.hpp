@@ -110,6 +110,7 @@ inline void train_in_subspace(Network& net, Eigen::Index dimension, const Digits
 
   Network::Cache<> cache;
   Eigen::MatrixXf dlogits;
+  const lora::DenormalsAsZero scope;
   for (std::uint64_t s = 0; s < steps; ++s) {
     const Digits batch = batches.next();
     lora::softmax_cross_entropy(net.forward(batch.pixels, cache), batch.labels, &dlogits);

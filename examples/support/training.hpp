@@ -55,6 +55,7 @@ inline void train(Network& net, Training& training, const Digits& digits, const 
   Network::Cache<> cache;
   Eigen::MatrixXf x(digits.pixels.rows(), settings.batch), dlogits;
   std::vector<int> labels;
+  const lora::DenormalsAsZero scope;
   for (int epoch = 1; epoch <= settings.epochs; ++epoch) {
     rng.shuffle(order);
     if (training.step >= static_cast<std::uint64_t>(epoch) * batches) continue;  // done before
