@@ -136,7 +136,7 @@ std::uintmax_t bytes_of_files(const std::filesystem::path& folder) {
 
 /// An adapter on its base, which lies beside it as base.safetensors.
 void evaluate(const std::filesystem::path& adapter) {
-  const auto [train, upright] = examples::split(examples::load_digits());
+  const Digits upright = examples::split(examples::load_digits()).held_out;
   const Digits turned{examples::turned(upright.pixels, 1), upright.labels};
   lora::Rng rng(0);
   Network net({64, 128, 128, 10}, rng);
