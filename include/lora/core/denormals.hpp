@@ -17,6 +17,9 @@ namespace lora {
 ///
 ///   const lora::DenormalsAsZero scope;
 ///
+/// Put it around a loop of steps, not around one expression: an optimiser knows nothing of the flags and may take,
+/// inside, a value that the same expression had outside.
+///
 /// Changes the flags FTZ and DAZ of MXCSR on x86, FZ of FPCR on AArch64, and nothing elsewhere: see supported. Threads
 /// that exist already keep their own flags.
 class DenormalsAsZero {
