@@ -53,7 +53,9 @@ std::string json_value(const Value& value) {
   } else {
     static_assert(requires { value.begin(); }, "JsonObject::set takes a bool, a number, text or a list of these");
     std::string text = "[";
-    for (const auto& element : value) text += (text.size() == 1 ? "" : ", ") + json_value(element);
+    for (const auto& element : value) {  // of std::vector<bool>, where the library is clang's, none is a bool
+      text += (text.size() == 1 ? "" : ", ") + json_value<typename Value::value_type>(element);
+    }
     return text + "]";
   }
 }

@@ -57,6 +57,7 @@ TEST_CASE("json: members in order, numbers that read back, text escaped") {
       .set("errors", std::vector<double>{0.1, std::numeric_limits<double>::infinity()})
       .set("names", std::vector<std::string>{"a", "\""})
       .set("none", std::vector<bool>{})
+      .set("flags", std::vector<bool>{true, false})
       .set("rank", 16);
   CHECK(object.text() ==
         "{\n"
@@ -72,7 +73,8 @@ TEST_CASE("json: members in order, numbers that read back, text escaped") {
         "  \"ranks\": [1, 2, 4],\n"
         "  \"errors\": [0.1, null],\n"
         "  \"names\": [\"a\", \"\\\"\"],\n"
-        "  \"none\": []\n"
+        "  \"none\": [],\n"
+        "  \"flags\": [true, false]\n"
         "}\n");
 }
 
