@@ -53,7 +53,7 @@ std::string json_value(const Value& value) {
   } else {
     static_assert(requires { value.begin(); }, "JsonObject::set takes a bool, a number, text or a list of these");
     std::string text = "[";
-    for (const auto& element : value) {  // of std::vector<bool>, where the library is clang's, none is a bool
+    for (const auto& element : value) {  // libc++'s std::vector<bool> has elements that are no bools
       text += (text.size() == 1 ? "" : ", ") + json_value<typename Value::value_type>(element);
     }
     return text + "]";

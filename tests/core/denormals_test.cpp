@@ -57,7 +57,7 @@ TEST_CASE("denormals: vanish in packets as in single numbers") {
   volatile float given = std::numeric_limits<float>::min() / 4;
   const float tiny = given;
   const lora::Vector<float> x = lora::Vector<float>::Constant(37, tiny);
-  // Volatile, so that each call computes: an optimiser knows nothing of the flags and would take one product for both.
+  // Volatile, so that each call computes: a compiler knows nothing of the flags and would take one product for both.
   lora::Vector<float> (*volatile product)(const lora::Vector<float>&) = twice;
   lora::Vector<float> y;
   {

@@ -17,8 +17,8 @@ namespace lora {
 ///
 ///   const lora::DenormalsAsZero scope;
 ///
-/// Put it around a loop of steps, not around one expression: an optimiser knows nothing of the flags and may take,
-/// inside, a value that the same expression had outside.
+/// Put it around a loop of steps, not around one expression: a compiler knows nothing of the flags and may take for an
+/// expression the value that it had on the other side of the scope's end.
 ///
 /// Changes the flags FTZ and DAZ of MXCSR on x86, FZ of FPCR on AArch64, and nothing elsewhere: see supported. Threads
 /// that exist already keep their own flags.
