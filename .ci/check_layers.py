@@ -11,19 +11,22 @@ INCLUDE = Path(__file__).resolve().parent.parent / "include"
 # Each folder and those directly below it; it may include whatever can be reached from there.
 BELOW = {
     "core": [],
-    "linalg": ["core"],
-    "base": ["core"],
+    "kernels": ["core"],
+    "linalg": ["kernels"],
+    "base": ["kernels"],
     "adapters": ["linalg", "base"],
     "nn": ["adapters"],
-    "peft": ["nn"],
-    "io": ["peft"],
+    "model": ["nn"],
+    "io": ["model"],
     "losses": ["core"],
     "optim": ["core"],
     "parallel": ["base"],
-    "testing": ["peft", "losses", "optim"],
+    "testing": ["model", "losses", "optim"],
 }
 # What the umbrella lora.hpp draws in, directly or not. A header that needs linalg is included by name.
-UMBRELLA = {"core", "base", "adapters", "nn", "losses", "optim", "peft"}
+UMBRELLA = {"core", "base", "adapters", "nn", "losses", "optim", "model"}
+# All of the engine is internal, but public headers of the folders above it may use it.
+ENGINE = "kernels"
 # Includes from outside that only some folders may have.
 OUTSIDE = {"nlohmann/": {"io"}, "mpi.h": {"parallel"}, "Eigen/": {"linalg"}}
 EVERYWHERE = {"Eigen/Core", "lora/version.hpp"}
@@ -32,6 +35,11 @@ EVERYWHERE = {"Eigen/Core", "lora/version.hpp"}
 def folder(header):
     """"lora/nn/mlp.hpp" is in "nn"; what lies directly in lora/ has no folder."""
     return header.split("/")[1] if header.count("/") > 1 else ""
+
+
+def is_internal(header):
+    """What no user includes."""
+    return "/detail/" in header or folder(header) == ENGINE
 
 
 def reachable(start, edges):
@@ -85,6 +93,8 @@ def check(include=INCLUDE):
                     errors.append(f"{name} includes {other}, which does not exist")
                 elif here and folder(other) not in {here} | reachable(here, BELOW):
                     errors.append(f"{name} includes {other}: {here} must not know {folder(other) or 'the umbrella'}")
+                elif "/detail/" in other and folder(other) != here:
+                    errors.append(f"{name} includes {other}, which is internal to {folder(other)}")
             for start, allowed in OUTSIDE.items():
                 if other.startswith(start) and here not in allowed:
                     errors.append(f"{name} includes {other}: only {', '.join(sorted(allowed))} may")
@@ -95,12 +105,17 @@ def check(include=INCLUDE):
 
     drawn_in = reachable("lora/lora.hpp", own)
     for name in sorted(drawn_in):
-        if folder(name) and folder(name) not in UMBRELLA:
+        if folder(name) and folder(name) not in UMBRELLA | {ENGINE}:
             errors.append(f"the umbrella lora.hpp draws in {name}")
-    for name in sorted(set(includes) - drawn_in):
-        if folder(name) in UMBRELLA and not any(folder(other) == "linalg" for other in reachable(name, own)):
+    listed = set(own["lora/lora.hpp"])
+    for name in sorted(includes):
+        if folder(name) not in UMBRELLA or is_internal(name):
+            if name in listed and folder(name):
+                errors.append(f"the umbrella lora.hpp lists {name}, which is internal")
+        elif name not in listed and not any(folder(other) == "linalg" for other in reachable(name, own)):
             errors.append(f"the umbrella lora.hpp lacks {name}")
-        if folder(name) == "io" and name not in reachable("lora/io.hpp", own):
+    for name in sorted(set(includes) - reachable("lora/io.hpp", own)):
+        if folder(name) == "io":
             errors.append(f"the umbrella io.hpp lacks {name}")
     return errors, len(includes)
 

@@ -23,7 +23,7 @@
 #include "files.hpp"
 #include "json.hpp"
 #include "lora/lora.hpp"
-#include "lora/peft/surgery.hpp"
+#include "lora/model/surgery.hpp"
 #include "table.hpp"
 #include "text.hpp"
 
@@ -94,13 +94,13 @@ void dense(Report& report, Index n) {
   table.add({"Eigen BDCSVD, float", milliseconds(peer), "1x"});
   table.add({"exact, verified, in double", milliseconds(exact), times(peer / exact)});
   for (const Index rank : {8, 64}) {
-    const lora::SvdOptions options{.rank = rank, .method = SvdMethod::randomised};
-    check("randomised", A, lora::truncated_svd(A, options));
-    const std::string name = "randomised_" + size + "_rank_" + std::to_string(rank);
+    const lora::SvdOptions options{.rank = rank, .method = SvdMethod::randomized};
+    check("randomized", A, lora::truncated_svd(A, options));
+    const std::string name = "randomized_" + size + "_rank_" + std::to_string(rank);
     const double seconds = report.time(name, fast, [&] { lora::truncated_svd(A, options); });
     report.json.set(name + "_speedup", peer / seconds);
     table.add(
-        {"randomised with certificate, r = " + std::to_string(rank), milliseconds(seconds), times(peer / seconds)});
+        {"randomized with certificate, r = " + std::to_string(rank), milliseconds(seconds), times(peer / seconds)});
   }
   std::cout << table.text() << "\n";
 }
@@ -111,7 +111,7 @@ void accuracy(Report& report, Index n) {
       {"error / optimum, " + std::to_string(n) + " x " + std::to_string(n), "r", "Frobenius", "spectral bound"});
   const auto add = [&](const std::string& name, const MatrixXf& A, const VectorXd& sigma) {
     for (const Index rank : {Index(8), n / 32, n / 16, n / 8}) {
-      const auto svd = lora::truncated_svd(A, {.rank = rank, .method = SvdMethod::randomised});
+      const auto svd = lora::truncated_svd(A, {.rank = rank, .method = SvdMethod::randomized});
       check(name, A, svd);
       const double ratio = svd.certificate.frobenius_error / lora::detail::tail(sigma, rank);
       report.json.set(name + "_rank_" + std::to_string(rank) + "_ratio", ratio);
@@ -142,10 +142,10 @@ void resize(Report& report, Index n, Index from, Index to) {
                              examples::significant(resized.certificate.frobenius_error, 8) + ", the factors' is " +
                              examples::significant(error, 8));
   }
-  const auto sketched = lora::truncated_svd(A, {.rank = to, .method = SvdMethod::randomised});
+  const auto sketched = lora::truncated_svd(A, {.rank = to, .method = SvdMethod::randomized});
   const double ours = report.time("resize", fast, [&] { lora::resize(adapter, {.rank = to}); });
-  const double randomised = report.time("resize_dense_randomised", slow, [&] {
-    lora::truncated_svd(product(), {.rank = to, .method = SvdMethod::randomised});
+  const double randomized = report.time("resize_dense_randomized", slow, [&] {
+    lora::truncated_svd(product(), {.rank = to, .method = SvdMethod::randomized});
   });
   const double peer = report.time("resize_dense_bdcsvd", once, [&] { bdcsvd(product(), to); });
   report.json.set("resize_speedup", peer / ours);
@@ -153,7 +153,7 @@ void resize(Report& report, Index n, Index from, Index to) {
                              " to " + std::to_string(to),
                          "ms", "BDCSVD / this", "relative error"});
   table.add({"product, Eigen BDCSVD, float", milliseconds(peer), "1x", "the optimum"});
-  table.add({"product, randomised", milliseconds(randomised), times(peer / randomised),
+  table.add({"product, randomized", milliseconds(randomized), times(peer / randomized),
              examples::fixed(sketched.certificate.relative_error(), 6)});
   table.add({"resize: exact, no product", milliseconds(ours), times(peer / ours),
              examples::fixed(resized.certificate.relative_error(), 6)});
@@ -180,7 +180,7 @@ void run(const std::filesystem::path& out, bool quick) {
 int main(int argc, char** argv) {
   std::string out;
   bool quick = false;
-  benchmarks::initialise(argc, argv);
+  benchmarks::initialize(argc, argv);
   examples::Arguments arguments("lowrank",
                                 "Compares truncated SVDs and the resizing of adapters with dense decompositions.");
   arguments.add("out", out, "folder for lowrank.json; without it none is written")

@@ -121,7 +121,7 @@ int main(int argc, char** argv) {
   arguments.add("out", out, "folder for packed.json; without it none is written")
       .add("quick", quick, "few cases and repetitions, to see that everything runs")
       .add("size", size, "d, if not those of the table");
-  benchmarks::initialise(argc, argv);
+  benchmarks::initialize(argc, argv);
   if (const auto status = arguments.parse(argc, argv)) return *status;
   try {
     run(out, quick, size);

@@ -33,12 +33,12 @@ using lora::Plan;
 
 const std::vector<Plan> ways = {{Copies::one, Delta::two_step},
                                 {Copies::two, Delta::two_step},
-                                {Copies::one, Delta::materialised},
-                                {Copies::two, Delta::materialised}};
+                                {Copies::one, Delta::materialized},
+                                {Copies::two, Delta::materialized}};
 
 std::string name(const Plan& plan) {
   return std::string(plan.copies == Copies::two ? "two copies" : "one copy") +
-         (plan.delta == Delta::materialised ? ", materialised" : "");
+         (plan.delta == Delta::materialized ? ", materialized" : "");
 }
 
 std::size_t position_of(const Plan& plan) {
@@ -75,7 +75,7 @@ std::vector<double> measure(const lora::PassShape& shape, const benchmarks::Effo
 void run(const std::filesystem::path& out, bool quick) {
   const benchmarks::Effort effort = {.repetitions = quick ? 3 : 7, .seconds = quick ? 1e-3 : 5e-3};
   examples::Table table(
-      {"d", "rank", "samples", "one copy, us", "two copies", "materialised", "fastest", "planned", "regret"});
+      {"d", "rank", "samples", "one copy, us", "two copies", "materialized", "fastest", "planned", "regret"});
   examples::JsonObject json;
   double worst = 0, sum = 0, lean = 0;
   int count = 0;
@@ -103,7 +103,7 @@ void run(const std::filesystem::path& out, bool quick) {
     }
   }
   json.set("mean_regret", sum / count).set("worst_regret", worst).set("mean_regret_of_one_copy", lean / count);
-  std::cout << "A training step, float; two copies and materialised as parts of the time with one copy\n\n"
+  std::cout << "A training step, float; two copies and materialized as parts of the time with one copy\n\n"
             << table.text() << "\nRegret of the planner that prefers speed: " << examples::percent(sum / count)
             << " on average, " << examples::percent(worst) << " at worst; of one copy in two steps, "
             << examples::percent(lean / count) << " on average\n";
@@ -120,7 +120,7 @@ int main(int argc, char** argv) {
   examples::Arguments arguments("plan", "A training step in every way that the planner can choose.");
   arguments.add("out", out, "folder for plan.json; without it none is written")
       .add("quick", quick, "few cases and repetitions, to see that everything runs");
-  benchmarks::initialise(argc, argv);
+  benchmarks::initialize(argc, argv);
   if (const auto status = arguments.parse(argc, argv)) return *status;
   try {
     run(out, quick);

@@ -212,7 +212,7 @@ Row mlp_case(Index rank, const Effort& effort) {
   return measure_case("MLP 64-128-128-10", rank, lora::account(shapes, samples), adapted, full, merged, effort);
 }
 
-/// A step of LoraLinear, forward and backward without optimiser, against the Eigen products it consists of.
+/// A step of LoraLinear, forward and backward without optimizer, against the Eigen products it consists of.
 std::vector<Timing> overhead(Index size, Index rank, const Effort& effort) {
   lora::Rng rng(1);
   const MatrixXf W = random_weight(size, size, rng), x = random_matrix(size, samples, 1, rng),
@@ -367,7 +367,7 @@ void run(const std::filesystem::path& out, bool quick) {
 int main(int argc, char** argv) {
   std::string out;
   bool quick = false;
-  benchmarks::initialise(argc, argv);
+  benchmarks::initialize(argc, argv);
   examples::Arguments arguments("savings", "Compares LoRA with full fine-tuning, and merged with unmerged inference.");
   arguments.add("out", out, "folder for savings.json; without it none is written")
       .add("quick", quick, "few repetitions, to see that everything runs");

@@ -161,7 +161,7 @@ void train_gradually(Learner& learner) {
         });
 }
 
-// 4. Rewards alone: proximal policy optimisation (Schulman et al. 2017, arXiv:1707.06347, eq. 7). The classifier is the
+// 4. Rewards alone: proximal policy optimization (Schulman et al. 2017, arXiv:1707.06347, eq. 7). The classifier is the
 //    policy: pi(a | x) = softmax(z)_a is the probability with which it guesses the digit a.
 
 void train_by_rewards(Learner& learner) {
@@ -206,7 +206,7 @@ void train_lora(Learner& learner) {
 // All of them
 
 struct Way {
-  std::string id, name, colour;
+  std::string id, name, color;
   void (*train)(Learner&);
 };
 
@@ -338,7 +338,7 @@ std::string chart_of(const Results& results) {
     for (const Way& way : all_ways()) {
       const auto& outcomes = of_ways.at(way.id);
       examples::PlanePath path{.name = way.name,
-                               .colour = way.colour,
+                               .color = way.color,
                                .x = mean_course(outcomes, &Course::turned),
                                .y = mean_course(outcomes, &Course::upright),
                                .x_spread = examples::spread(numbers_of(outcomes, &Outcome::turned)),

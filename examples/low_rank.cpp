@@ -18,10 +18,10 @@
 #include "support/table.hpp"
 #include "support/training.hpp"
 
-#include <lora/linalg/factored.hpp>
-#include <lora/linalg/nmf.hpp>
-#include <lora/linalg/pca.hpp>
-#include <lora/linalg/pivoted.hpp>
+#include <lora/linalg/factored_svd.hpp>
+#include <lora/linalg/factorizations/nmf.hpp>
+#include <lora/linalg/factorizations/pca.hpp>
+#include <lora/linalg/factorizations/pivoted.hpp>
 #include <lora/linalg/rank.hpp>
 #include <lora/linalg/truncated_svd.hpp>
 
@@ -86,7 +86,7 @@ std::vector<Method> measured_methods(const MatrixXd& A) {
   };
   std::vector<Method> methods = {
       {"truncated SVD", "svd", svd(SvdMethod::exact)},
-      {"randomised SVD", "randomised", svd(SvdMethod::randomised)},
+      {"randomized SVD", "randomized", svd(SvdMethod::randomized)},
       {"pivoted QR", "pivoted_qr", [](const MatrixXd& M, Index r) { return lora::pivoted_qr(M, r).matrix(); }},
       {"pivoted LU", "pivoted_lu", [](const MatrixXd& M, Index r) { return lora::pivoted_lu(M, r).matrix(); }}};
   const auto count = static_cast<Index>(methods.size());
@@ -136,7 +136,7 @@ std::string error_chart(const Numbers& theorem, const std::vector<Method>& metho
 }
 
 std::string error_table(const Numbers& theorem, const std::vector<Method>& methods) {
-  examples::Table table({"rank", "theorem", "truncated SVD", "randomised SVD", "pivoted QR", "pivoted LU"});
+  examples::Table table({"rank", "theorem", "truncated SVD", "randomized SVD", "pivoted QR", "pivoted LU"});
   for (const Index r : powers_of_two(static_cast<Index>(theorem.size()))) {
     std::vector<std::string> cells = {std::to_string(r), percent(at_rank(theorem, r), 2)};
     for (const Method& method : methods) cells.push_back(percent(at_rank(method.errors, r), 2));

@@ -22,7 +22,7 @@
 #include "support/training.hpp"
 
 #include <lora/io.hpp>
-#include <lora/peft/surgery.hpp>
+#include <lora/model/surgery.hpp>
 
 #include <algorithm>
 #include <cstdint>

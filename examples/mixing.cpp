@@ -5,7 +5,7 @@
 /// numbers are tried, twice: with a small budget and with a larger one. Those with LoRA give it the largest rank, the
 /// same in all of these layers, that the budget allows.
 ///
-/// Mixing needs nothing special: a plan is three lines of `prepare`, and one optimiser trains what is left trainable,
+/// Mixing needs nothing special: a plan is three lines of `prepare`, and one optimizer trains what is left trainable,
 /// with a learning rate of its own for the factors, by a parameter group.
 ///
 /// Then LoRA+ (Hayou et al. 2024, arXiv:2402.12354), which trains B faster than A: another parameter group. Is it
@@ -264,15 +264,15 @@ std::string plus_table(const Results& results, const Settings& settings) {
 
 std::string plan_chart(const Results& results, const Settings& settings) {
   const auto [blue, orange, green, red, violet, grey] = examples::palette;
-  const auto colour = [&, b = blue, o = orange](Choice choice) {
+  const auto color = [&, b = blue, o = orange](Choice choice) {
     return choice == Choice::frozen ? "#9aa1ac" : choice == Choice::factors ? b : o;
   };
   examples::ChoiceChart chart{.title = "Where is the budget best spent?",
                               .x_label = "held-out turned digits read",
                               .columns = {"fc1", "fc2", "fc3"},
-                              .legend = {{"frozen", colour(Choice::frozen)},
-                                         {"LoRA", colour(Choice::factors)},
-                                         {"all weights trained", colour(Choice::ordinary)}},
+                              .legend = {{"frozen", color(Choice::frozen)},
+                                         {"LoRA", color(Choice::factors)},
+                                         {"all weights trained", color(Choice::ordinary)}},
                               .panels = {}};
   for (std::size_t b = 0; b < settings.budgets.size(); ++b) {
     examples::ChoicePanel panel{.title = "At most " + examples::with_commas(settings.budgets[b]) + " trained numbers",
@@ -283,7 +283,7 @@ std::string plan_chart(const Results& results, const Settings& settings) {
                               .share = examples::mean(results.accuracies[b][p]),
                               .spread = examples::spread(results.accuracies[b][p])};
       for (std::size_t l = 0; l < plan.choices.size(); ++l) {
-        row.tiles.push_back({text_of(plan, l), colour(plan.choices[l])});
+        row.tiles.push_back({text_of(plan, l), color(plan.choices[l])});
       }
       panel.rows.push_back(std::move(row));
     }

@@ -29,7 +29,7 @@
 #include "support/weight_change.hpp"
 
 #include <lora/lora.hpp>
-#include <lora/peft/suggest_rank.hpp>
+#include <lora/model/suggest_rank.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -337,8 +337,8 @@ std::string advice_table(const std::vector<OfSeed>& results, const Settings& set
 
 /// A figure over the ranks, their sizes, or the dimensions.
 examples::Series curve(const std::vector<OfSeed>& results, const std::string& name, const Numbers& x,
-                       const std::string& colour, const auto& figure) {
-  examples::Series series{.name = name, .x = x, .y = {}, .colour = colour};
+                       const std::string& color, const auto& figure) {
+  examples::Series series{.name = name, .x = x, .y = {}, .color = color};
   for (std::size_t i = 0; i < x.size(); ++i) {
     const Numbers values = each(results, figure, i);
     series.y.push_back(examples::mean(values));
@@ -368,7 +368,7 @@ std::string rank_chart(const std::vector<OfSeed>& results, const Settings& setti
       {curve(results, "LoRA, scale α / r", ranks, examples::palette[0], figures::by_rank),
        curve(results, "LoRA, scale α / √r", ranks, examples::palette[1], figures::by_root),
        curve(results, "what all weights changed, cut down to rank r", ranks, examples::palette[3], figures::nearest),
-       {.name = "all weights", .x = {1, ranks.back()}, .y = {all, all}, .dashed = true, .colour = examples::ink}});
+       {.name = "all weights", .x = {1, ranks.back()}, .y = {all, all}, .dashed = true, .color = examples::ink}});
 }
 
 std::string dimension_chart(const std::vector<OfSeed>& results, const Settings& settings) {
@@ -380,16 +380,12 @@ std::string dimension_chart(const std::vector<OfSeed>& results, const Settings& 
       "How few numbers can the task be learned with?", "numbers trained", {16, 64, 256, 1024, 4096, 16384},
       {curve(results, "random subspace of all weights", dimensions, examples::palette[2], figures::subspace),
        curve(results, "LoRA of every rank", sizes, examples::palette[0], figures::by_rank),
-       {.name = "all weights",
-        .x = {all},
-        .y = {mean_of(results, figures::all)},
-        .dots = true,
-        .colour = examples::ink},
+       {.name = "all weights", .x = {all}, .y = {mean_of(results, figures::all)}, .dots = true, .color = examples::ink},
        {.name = "nine tenths of their gain",
         .x = {dimensions[0], std::max(all, sizes.back())},
         .y = {goal, goal},
         .dashed = true,
-        .colour = examples::palette[5]}});
+        .color = examples::palette[5]}});
 }
 
 std::string spectra_chart(const std::vector<OfSeed>& results) {
@@ -407,7 +403,7 @@ std::string spectra_chart(const std::vector<OfSeed>& results) {
                               .x = {},
                               .y = {},
                               .dashed = !changed,
-                              .colour = examples::palette[l % examples::palette.size()]};
+                              .color = examples::palette[l % examples::palette.size()]};
       for (Index i = 0; i < sigma.size() && sigma(i) >= 1e-3 * sigma(0); ++i) {
         series.x.push_back(static_cast<double>(i + 1));
         series.y.push_back(sigma(i) / sigma(0));

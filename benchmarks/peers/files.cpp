@@ -4,8 +4,8 @@
 /// they have, weight.0, weight.1, ...; the model of the adapter is 22 million numbers of a BERT type encoder.
 
 #include "lora/io.hpp"
+#include "lora/model/attach.hpp"
 #include "lora/nn/linear.hpp"
-#include "lora/peft/attach.hpp"
 
 #include <chrono>
 #include <cstdint>

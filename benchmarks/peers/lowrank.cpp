@@ -2,10 +2,10 @@
 ///
 /// Every function returns 0, or 1 after printing what was thrown. certificate: Frobenius error, spectral error, norm.
 
-#include "lora/linalg/nmf.hpp"
-#include "lora/linalg/pca.hpp"
+#include "lora/linalg/factorizations/nmf.hpp"
+#include "lora/linalg/factorizations/pca.hpp"
 #include "lora/linalg/truncated_svd.hpp"
-#include "lora/peft/surgery.hpp"
+#include "lora/model/surgery.hpp"
 
 #include <exception>
 #include <iostream>
@@ -36,9 +36,9 @@ void write(const lora::Certificate& certificate, double* to) {
 }
 
 template <class S>
-int svd(const S* A, Index rows, Index cols, Index rank, bool randomised, S* U, S* sigma, S* V, double* certificate) {
+int svd(const S* A, Index rows, Index cols, Index rank, bool randomized, S* U, S* sigma, S* V, double* certificate) {
   return run([&] {
-    const auto method = randomised ? lora::SvdMethod::randomised : lora::SvdMethod::exact;
+    const auto method = randomized ? lora::SvdMethod::randomized : lora::SvdMethod::exact;
     const auto found = lora::truncated_svd(Given<S>(A, rows, cols), {.rank = rank, .method = method});
     Result<S>(U, rows, rank) = found.U;
     Result<S>(sigma, rank, 1) = found.singular_values;
@@ -59,14 +59,14 @@ lora::Lora<float> adapter(const float* B, const float* A, Index out, Index in, I
 
 extern "C" {
 
-int truncated_svd_float(const float* A, Index rows, Index cols, Index rank, Index randomised, float* U, float* sigma,
+int truncated_svd_float(const float* A, Index rows, Index cols, Index rank, Index randomized, float* U, float* sigma,
                         float* V, double* certificate) {
-  return svd(A, rows, cols, rank, randomised != 0, U, sigma, V, certificate);
+  return svd(A, rows, cols, rank, randomized != 0, U, sigma, V, certificate);
 }
 
-int truncated_svd_double(const double* A, Index rows, Index cols, Index rank, Index randomised, double* U,
+int truncated_svd_double(const double* A, Index rows, Index cols, Index rank, Index randomized, double* U,
                          double* sigma, double* V, double* certificate) {
-  return svd(A, rows, cols, rank, randomised != 0, U, sigma, V, certificate);
+  return svd(A, rows, cols, rank, randomized != 0, U, sigma, V, certificate);
 }
 
 /// An adapter of scale 1, (out, from) and (from, in), cut down to (out, to) and (to, in).

@@ -44,12 +44,12 @@ class Ours:
     def __init__(self, library):
         self._library = library
 
-    def svd(self, A, rank, randomised):
+    def svd(self, A, rank, randomized):
         m, n = A.shape
         U, s, V = (np.empty(shape, A.dtype) for shape in ((m, rank), (rank,), (n, rank)))
         certificate = np.empty(3)
         function = self._library.truncated_svd_float if A.dtype == np.float32 else self._library.truncated_svd_double
-        function(A, m, n, rank, int(randomised), U, s, V, certificate)
+        function(A, m, n, rank, int(randomized), U, s, V, certificate)
         return U, s, V.T, certificate
 
     def resize(self, B, A, rank):
@@ -92,7 +92,7 @@ def spectra(n, rng):
     yield "flat, uniform entries", A, np.linalg.svd(A.astype(np.float64), compute_uv=False)
 
 
-def randomised(report, ours, quick):
+def randomized(report, ours, quick):
     """Truncation to a rank. The peers take ten more directions than the rank, as scikit-learn does by itself, and the
     fewest power iterations with which their excess over the least error is no larger than ours, or below 1e-5."""
     rows, seen = [], {}
@@ -132,7 +132,7 @@ def randomised(report, ours, quick):
             row |= {f"{key}_seconds": value for key, value in seconds.items()}
             row |= {f"{key}_over_ours": value / seconds["ours"] for key, value in seconds.items() if key != "ours"}
             rows.append(row)
-    report.table("randomised", {
+    report.table("randomized", {
         "matrix": ("float32 matrix", str), "rank": ("r", str), "ours_seconds": ("ours, ms", milliseconds),
         "our_ratio": ("above the least error", above),
         "sklearn_iterations": ("scikit-learn: iterations", str), "sklearn_ratio": ("above", above),
@@ -259,7 +259,7 @@ def components(report, ours, quick):
                          "covariance_eigh_over_ours": ("scikit-learn, by the covariance / ours", times)}, [row])
 
 
-def factorisation(report, ours, quick):
+def factorization(report, ours, quick):
     """Non-negative, from the same start, to the same tolerance; either side stops by its own measure of it."""
     X, rank, tolerance, iterations = digits(), 16, 1e-4, 200
     rng = np.random.default_rng(0)
@@ -297,7 +297,7 @@ def main():
     chosen = options(__doc__.splitlines()[0])
     ours = Ours(Library(chosen.library))
     report = Report("lowrank", ("numpy", "scikit-learn", "torch", "peft"))
-    for case in (combine, components, factorisation, exact, randomised, resize):
+    for case in (combine, components, factorization, exact, randomized, resize):
         case(report, ours, chosen.quick)
     report.write(chosen.out)
 

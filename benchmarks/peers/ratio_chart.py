@@ -36,12 +36,12 @@ def chart(rows):
     parts.append(text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 10, "samples in the batch", 'text-anchor="middle"'))
     for k, d in enumerate(sizes):
         line = sorted((row["n"], row["ratio"]) for row in rows if row["d"] == d)
-        colour = COLOURS[k % len(COLOURS)]
+        color = COLOURS[k % len(COLOURS)]
         points = " ".join(f"{x(n):.1f},{y(ratio):.1f}" for n, ratio in line)
-        parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        parts += [f'<circle cx="{x(n):.1f}" cy="{y(ratio):.1f}" r="3.5" fill="{colour}"/>' for n, ratio in line]
+        parts.append(f'<polyline points="{points}" fill="none" stroke="{color}" stroke-width="2"/>')
+        parts += [f'<circle cx="{x(n):.1f}" cy="{y(ratio):.1f}" r="3.5" fill="{color}"/>' for n, ratio in line]
         at = TOP + 22 * k + 8
-        parts.append(f'<line x1="{WIDTH - RIGHT + 22}" x2="{WIDTH - RIGHT + 44}" y1="{at}" y2="{at}" stroke="{colour}" '
+        parts.append(f'<line x1="{WIDTH - RIGHT + 22}" x2="{WIDTH - RIGHT + 44}" y1="{at}" y2="{at}" stroke="{color}" '
                      'stroke-width="2"/>')
         parts.append(text(WIDTH - RIGHT + 50, at + 4, f"{d} x {d}"))
     return "\n".join(parts) + "\n</svg>\n"

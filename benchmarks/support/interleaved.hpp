@@ -54,7 +54,7 @@ inline Timing summary(std::vector<double> seconds) {
 }  // namespace detail
 
 /// Before the first measure(): hands the flags --benchmark_... over to Google Benchmark and takes them out of argv.
-inline void initialise(int& argc, char** argv) {
+inline void initialize(int& argc, char** argv) {
   // Repetitions of all functions in random order, so that a slow minute of the machine hits them alike.
   static std::string interleaving = "--benchmark_enable_random_interleaving=true";
   std::vector<char*> own = {argv[0]}, theirs = {argv[0], interleaving.data()};

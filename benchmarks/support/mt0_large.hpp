@@ -5,7 +5,7 @@
 /// of 250,112 with an output head of its own, no biases, norms with a weight only.
 /// Source: Muennighoff et al. 2022, arXiv:2211.01786; the architecture is mT5's, Xue et al. 2020, arXiv:2010.11934.
 
-#include "lora/peft/accounting.hpp"
+#include "lora/model/accounting.hpp"
 
 #include <string>
 #include <vector>

@@ -1,8 +1,8 @@
 #pragma once
 /// What the machine could do at most, measured beside what is done: multiply-adds and bytes read, of one thread.
 
-#include "lora/core/huge_pages.hpp"
-#include "lora/core/packet.hpp"
+#include "lora/kernels/huge_pages.hpp"
+#include "lora/kernels/packet.hpp"
 
 #include <algorithm>
 #include <chrono>

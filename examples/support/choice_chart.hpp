@@ -1,5 +1,5 @@
 #pragma once
-/// Choices as rows of coloured tiles, and what each of them reached as a dot with arms, as SVG.
+/// Choices as rows of colored tiles, and what each of them reached as a dot with arms, as SVG.
 
 #include <algorithm>
 #include <cmath>
@@ -15,7 +15,7 @@
 namespace examples {
 
 struct Tile {
-  std::string text, colour;
+  std::string text, color;
 };
 
 struct ChoiceRow {
@@ -54,7 +54,7 @@ inline std::string choice_chart(const ChoiceChart& chart) {
   svg.text(margin, 36, chart.title, "start", 17, ink, " font-weight=\"600\"");
   double entry = margin;
   for (const Tile& name : chart.legend) {
-    svg.rectangle(entry, 55, 16, 16, name.colour);
+    svg.rectangle(entry, 55, 16, 16, name.color);
     svg.text(entry + 24, 68, name.text, "start", 13, ink);
     entry += 48 + character_width * static_cast<double>(width_of(name.text));
   }
@@ -71,7 +71,7 @@ inline std::string choice_chart(const ChoiceChart& chart) {
     const double end = top + step * static_cast<double>(panel.rows.size());
     for (int percent = 100; percent >= low; percent -= tick) {
       const double x = to_x(percent / 100.0);
-      svg.line(x, top - 6, x, end, grid_colour);
+      svg.line(x, top - 6, x, end, grid_color);
       svg.text(x, end + 18, std::to_string(percent) + " %", "middle", 12, faint);
     }
     svg.text(from + axis / 2, end + 42, chart.x_label, "middle", 13, ink);
@@ -84,11 +84,11 @@ inline std::string choice_chart(const ChoiceChart& chart) {
       const double y = top + step * static_cast<double>(r);
       for (std::size_t c = 0; c < row.tiles.size(); ++c) {
         const double x = left + tile * static_cast<double>(c);
-        svg.rectangle(x + 1, y, tile - 2, height, row.tiles[c].colour);
+        svg.rectangle(x + 1, y, tile - 2, height, row.tiles[c].color);
         svg.text(x + tile / 2, y + 15, row.tiles[c].text, "middle", 12, "#ffffff");
       }
       const double middle = y + height / 2;
-      svg.line(from, middle, to_x(row.share), middle, grid_colour);
+      svg.line(from, middle, to_x(row.share), middle, grid_color);
       svg.line(to_x(row.share - row.spread), middle, to_x(row.share + row.spread), middle, ink, 1.5);
       svg.dot(to_x(row.share), middle, ink, 4);
       svg.text(from + axis + 62, middle + 4, percent(row.share), "end", 12, ink);

@@ -1,5 +1,5 @@
 #pragma once
-/// Tables of shares as squares of colour, side by side, as SVG.
+/// Tables of shares as squares of color, side by side, as SVG.
 
 #include <algorithm>
 #include <array>
@@ -28,16 +28,16 @@ struct HeatMap {
 namespace detail {
 
 /// From white over blue to dark blue.
-inline std::string heat_colour(double share) {
+inline std::string heat_color(double share) {
   constexpr std::array<std::array<double, 3>, 3> stops = {{{248, 250, 252}, {86, 137, 188}, {23, 52, 94}}};
   const double place = 2 * std::clamp(share, 0.0, 1.0);
   const std::size_t low = place < 1 ? 0 : 1;
-  std::string colour = "rgb(";
+  std::string color = "rgb(";
   for (std::size_t c = 0; c < 3; ++c) {
     const double value = stops[low][c] + (place - static_cast<double>(low)) * (stops[low + 1][c] - stops[low][c]);
-    colour += (c == 0 ? "" : ",") + fixed(value, 0);
+    color += (c == 0 ? "" : ",") + fixed(value, 0);
   }
-  return colour + ")";
+  return color + ")";
 }
 
 }  // namespace detail
@@ -69,7 +69,7 @@ inline std::string heat_map(const HeatMap& map) {
         const double value = panel.values[i][j];
         if (!std::isfinite(value)) continue;
         const double at = x + cell * static_cast<double>(j);
-        svg.rectangle(at + 1, y + 1, cell - 2, cell - 2, detail::heat_colour(value));
+        svg.rectangle(at + 1, y + 1, cell - 2, cell - 2, detail::heat_color(value));
         svg.text(at + cell / 2, y + cell / 2 + 4, fixed(100 * value, 0), "middle", 12, value > 0.4 ? "#ffffff" : ink);
       }
     }

@@ -24,7 +24,7 @@ struct Series {
   bool dashed = false;
   bool dots = false;                // no line between the points
   std::vector<double> spread = {};  // arms above and below each point; none, or as many as points
-  std::string colour = {};          // the palette's next where empty
+  std::string color = {};           // the palette's next where empty
 };
 
 struct LineChart {
@@ -150,7 +150,7 @@ inline std::string line_chart(const LineChart& chart) {
   svg.text(left, 34, chart.title, "start", 17, ink, " font-weight=\"600\"");
   for (const auto& [y, label] :
        chart.log_y ? detail::log_ticks(y_range) : detail::linear_ticks(y_range, chart.percent_y)) {
-    svg.line(left, to_y(y), right, to_y(y), grid_colour);
+    svg.line(left, to_y(y), right, to_y(y), grid_color);
     svg.text(left - 8, to_y(y) + 4, label, "end", 12, faint);
   }
   std::vector<detail::Tick> x_ticks = chart.log_x ? detail::log_ticks(x_range) : detail::linear_ticks(x_range, false);
@@ -167,28 +167,28 @@ inline std::string line_chart(const LineChart& chart) {
 
   for (std::size_t i = 0; i < chart.series.size(); ++i) {
     const Series& series = chart.series[i];
-    const std::string colour = series.colour.empty() ? palette[i % palette.size()] : series.colour;
+    const std::string color = series.color.empty() ? palette[i % palette.size()] : series.color;
     std::vector<std::pair<double, double>> points;
     for (std::size_t k = 0; k <= series.x.size(); ++k) {
       if (k < series.x.size() && drawable(series.x[k], series.y[k])) {
         points.emplace_back(to_x(scaled_x(series.x[k])), to_y(scaled(series.y[k])));
         if (!series.spread.empty()) {
           const auto arm = [&](double sign) { return to_y(scaled(series.y[k] + sign * series.spread[k])); };
-          svg.line(points.back().first, arm(-1), points.back().first, arm(1), colour, 1.5);
-          svg.dot(points.back().first, points.back().second, colour);
+          svg.line(points.back().first, arm(-1), points.back().first, arm(1), color, 1.5);
+          svg.dot(points.back().first, points.back().second, color);
         }
-        if (series.dots) svg.dot(points.back().first, points.back().second, colour, 4);
+        if (series.dots) svg.dot(points.back().first, points.back().second, color, 4);
         continue;
       }
-      if (points.size() > 1 && !series.dots) svg.polyline(points, colour, series.dashed);
-      if (!points.empty() && !series.dots) svg.dot(points.back().first, points.back().second, colour);
+      if (points.size() > 1 && !series.dots) svg.polyline(points, color, series.dashed);
+      if (!points.empty() && !series.dots) svg.dot(points.back().first, points.back().second, color);
       points.clear();
     }
     const auto [x, y] = legend[i];
     if (series.dots) {
-      svg.dot(x + 14, y, colour, 4);
+      svg.dot(x + 14, y, color, 4);
     } else {
-      svg.line(x, y, x + 22, y, colour, 3, series.dashed);
+      svg.line(x, y, x + 22, y, color, 3, series.dashed);
     }
     svg.text(x + 28, y + 4, series.name, "start", 13, ink);
   }

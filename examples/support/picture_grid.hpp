@@ -40,21 +40,21 @@ struct PictureGrid {
 
 namespace detail {
 
-/// The colour of a pixel.
-inline std::array<long, 3> colour_of(float value, bool has_sign) {
+/// The color of a pixel.
+inline std::array<long, 3> color_of(float value, bool has_sign) {
   constexpr std::array<float, 3> black = {0, 0, 0}, blue = {24, 78, 140}, orange = {200, 90, 20};
   const float strength = std::clamp(has_sign ? std::abs(value) : value, 0.0f, 1.0f);
   const auto& full = !has_sign ? black : value < 0 ? orange : blue;
-  std::array<long, 3> colour{};
-  for (std::size_t i = 0; i < 3; ++i) colour[i] = std::lround(255 - strength * (255 - full[i]));
-  return colour;
+  std::array<long, 3> color{};
+  for (std::size_t i = 0; i < 3; ++i) color[i] = std::lround(255 - strength * (255 - full[i]));
+  return color;
 }
 
-/// One path for every colour; white is the background.
-inline std::map<std::string, std::string> colour_paths(const Picture& picture, std::size_t side) {
+/// One path for every color; white is the background.
+inline std::map<std::string, std::string> color_paths(const Picture& picture, std::size_t side) {
   std::map<std::string, std::string> paths;
   for (std::size_t i = 0; i < picture.pixels.size(); ++i) {
-    const auto [red, green, blue] = colour_of(picture.pixels[i], picture.has_sign);
+    const auto [red, green, blue] = color_of(picture.pixels[i], picture.has_sign);
     if (red == 255 && green == 255 && blue == 255) continue;
     paths["rgb(" + std::to_string(red) + "," + std::to_string(green) + "," + std::to_string(blue) + ")"] +=
         "M" + std::to_string(i % side) + " " + std::to_string(i / side) + "h1v1h-1z";
@@ -96,9 +96,9 @@ inline std::string picture_grid(const PictureGrid& grid) {
   Svg svg;
   svg.text(margin, 36, grid.title, "start", 17, ink, " font-weight=\"600\"");
   if (framed) {
-    svg.frame(right - 130, 24, 13, right_colour, 2.5, false);
+    svg.frame(right - 130, 24, 13, right_color, 2.5, false);
     svg.text(right - 111, 35, "right", "start", 13, ink);
-    svg.frame(right - 62, 24, 13, wrong_colour, 2.5, true);
+    svg.frame(right - 62, 24, 13, wrong_color, 2.5, true);
     svg.text(right - 43, 35, "wrong", "start", 13, ink);
   }
   double y = 62;
@@ -112,13 +112,13 @@ inline std::string picture_grid(const PictureGrid& grid) {
         throw std::invalid_argument("picture_grid: " + std::to_string(picture.pixels.size()) +
                                     " pixels, expected a square");
       }
-      svg.mosaic(x, y, size / static_cast<double>(side), detail::colour_paths(picture, side));
-      const std::string colour = picture.frame == Frame::right   ? right_colour
-                                 : picture.frame == Frame::wrong ? wrong_colour
-                                                                 : grid_colour;
+      svg.mosaic(x, y, size / static_cast<double>(side), detail::color_paths(picture, side));
+      const std::string color = picture.frame == Frame::right   ? right_color
+                                : picture.frame == Frame::wrong ? wrong_color
+                                                                : grid_color;
       const bool plain = picture.frame == Frame::none;
-      svg.frame(x - 3, y - 3, size + 6, colour, plain ? 1 : 2.5, picture.frame == Frame::wrong);
-      svg.text(x + size / 2, y + size + 20, picture.caption, "middle", 13, plain ? faint : colour);
+      svg.frame(x - 3, y - 3, size + 6, color, plain ? 1 : 2.5, picture.frame == Frame::wrong);
+      svg.text(x + size / 2, y + size + 20, picture.caption, "middle", 13, plain ? faint : color);
       captioned = captioned || !picture.caption.empty();
       x += size + gap;
     }

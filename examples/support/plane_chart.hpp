@@ -16,7 +16,7 @@ namespace examples {
 
 /// One way through the plane: x and y from 0 to 1, from the start, which all paths share, to a dot at the end.
 struct PlanePath {
-  std::string name, colour;
+  std::string name, color;
   std::vector<double> x, y;                            // as many of one as of the other
   double x_spread = 0, y_spread = 0;                   // arms of the end, to both sides
   bool strong = false;                                 // drawn broader and on top
@@ -42,10 +42,10 @@ struct PlaneChart {
 
 namespace detail {
 
-inline void draw_ring(Svg& svg, double x, double y, const std::string& colour) {
-  svg.dot(x, y, colour, 8);
+inline void draw_ring(Svg& svg, double x, double y, const std::string& color) {
+  svg.dot(x, y, color, 8);
   svg.dot(x, y, "#ffffff", 5);
-  svg.dot(x, y, colour, 2);
+  svg.dot(x, y, color, 2);
 }
 
 inline void draw_path(Svg& svg, const PlanePath& path, const auto& to_x, const auto& to_y) {
@@ -57,13 +57,13 @@ inline void draw_path(Svg& svg, const PlanePath& path, const auto& to_x, const a
   for (std::size_t i = 0; i < path.x.size(); ++i) points.emplace_back(to_x(path.x[i]), to_y(path.y[i]));
   const auto [x, y] = points.back();
   if (path.goal) {
-    svg.line(x, y, to_x(path.goal->first), to_y(path.goal->second), path.colour, 2, true);
-    draw_ring(svg, to_x(path.goal->first), to_y(path.goal->second), path.colour);
+    svg.line(x, y, to_x(path.goal->first), to_y(path.goal->second), path.color, 2, true);
+    draw_ring(svg, to_x(path.goal->first), to_y(path.goal->second), path.color);
   }
-  svg.polyline(points, path.colour, false, path.strong ? 3.5 : 2);
-  svg.line(to_x(path.x.back() - path.x_spread), y, to_x(path.x.back() + path.x_spread), y, path.colour, 1.5);
-  svg.line(x, to_y(path.y.back() - path.y_spread), x, to_y(path.y.back() + path.y_spread), path.colour, 1.5);
-  svg.dot(x, y, path.colour, path.strong ? 6 : 5);
+  svg.polyline(points, path.color, false, path.strong ? 3.5 : 2);
+  svg.line(to_x(path.x.back() - path.x_spread), y, to_x(path.x.back() + path.x_spread), y, path.color, 1.5);
+  svg.line(x, to_y(path.y.back() - path.y_spread), x, to_y(path.y.back() + path.y_spread), path.color, 1.5);
+  svg.dot(x, y, path.color, path.strong ? 6 : 5);
 }
 
 }  // namespace detail
@@ -91,11 +91,11 @@ inline std::string plane_chart(const PlaneChart& chart) {
   if (!chart.panels.empty()) {
     for (const PlanePath& path : chart.panels[0].paths) {
       name(path.name, [&](double x, double y) {
-        svg.line(x, y, x + 22, y, path.colour, path.strong ? 4 : 2.5);
-        svg.dot(x + 22, y, path.colour, path.strong ? 5 : 4);
+        svg.line(x, y, x + 22, y, path.color, path.strong ? 4 : 2.5);
+        svg.dot(x + 22, y, path.color, path.strong ? 5 : 4);
       });
       if (!path.goal) continue;
-      name(chart.goal_label, [&](double x, double y) { detail::draw_ring(svg, x + 14, y, path.colour); });
+      name(chart.goal_label, [&](double x, double y) { detail::draw_ring(svg, x + 14, y, path.color); });
     }
   }
 
@@ -108,8 +108,8 @@ inline std::string plane_chart(const PlaneChart& chart) {
     svg.text(from, top - 16, panel.title, "start", 14, ink, " font-weight=\"600\"");
     for (int tick = 0; tick <= 100; tick += 20) {
       const double share = tick / 100.0;
-      svg.line(from, to_y(share), from + side, to_y(share), grid_colour);
-      svg.line(to_x(share), top, to_x(share), bottom, grid_colour);
+      svg.line(from, to_y(share), from + side, to_y(share), grid_color);
+      svg.line(to_x(share), top, to_x(share), bottom, grid_color);
       svg.text(to_x(share), bottom + 20, std::to_string(tick) + " %", "middle", 12, faint);
       if (p == 0) svg.text(from - 10, to_y(share) + 4, std::to_string(tick) + " %", "end", 12, faint);
     }

@@ -23,7 +23,7 @@ namespace examples {
 /// What the other end of a stream can show.
 struct Terminal {
   bool interactive = false;  // a line can be drawn again
-  bool colour = false;
+  bool color = false;
   int width = 80;  // in characters
 
   /// Asks the system about stderr (2) or stdout (1). NO_COLOR (no-color.org) and TERM=dumb are honoured.
@@ -33,7 +33,7 @@ struct Terminal {
     const char* term = std::getenv("TERM");
     const char* no_color = std::getenv("NO_COLOR");
     terminal.interactive = isatty(descriptor) == 1 && term != nullptr && std::string_view(term) != "dumb";
-    terminal.colour = terminal.interactive && (no_color == nullptr || *no_color == '\0');
+    terminal.color = terminal.interactive && (no_color == nullptr || *no_color == '\0');
     winsize size{};
     if (ioctl(descriptor, TIOCGWINSZ, &size) == 0 && size.ws_col > 0) terminal.width = size.ws_col;
 #else
@@ -110,11 +110,11 @@ class Progress {
     const auto filled = static_cast<int>(bar_width * done / total_);
     std::string bar;
     for (int i = 0; i < bar_width; ++i) {
-      if (i == 0 && terminal_.colour) bar += "\x1b[36m";
-      if (i == filled && terminal_.colour) bar += "\x1b[90m";
+      if (i == 0 && terminal_.color) bar += "\x1b[36m";
+      if (i == filled && terminal_.color) bar += "\x1b[90m";
       bar += i < filled ? "\u2588" : "\u2591";
     }
-    if (terminal_.colour) bar += "\x1b[0m";
+    if (terminal_.color) bar += "\x1b[0m";
     // What does not fit would wrap, and a wrapped line cannot be drawn again.
     const auto used = static_cast<int>(width_of(label_)) + bar_width + 11;
     std::string tail(note);

@@ -1,5 +1,5 @@
 #pragma once
-/// A classifier that learns from rewards: proximal policy optimisation, for guesses that stand alone.
+/// A classifier that learns from rewards: proximal policy optimization, for guesses that stand alone.
 ///
 ///   pi(a | x) = softmax(z)_a                     the probability of guessing class a for the picture x
 ///   L = 1/n sum_j -min(r_j A_j, clip(r_j, 1 - clip, 1 + clip) A_j) + kl KL(pi(. | x_j), pi_0(. | x_j))

@@ -49,12 +49,12 @@ inline std::string share_table(const ShareTable& table) {
     svg.text(margin, y + cell_height / 2 + 5, table.rows[static_cast<std::size_t>(i)], "start", 13, ink);
     for (std::ptrdiff_t j = 0; j < columns; ++j) {
       const double x = left + static_cast<double>(j) * cell_width, share = table.shares(i, j);
-      std::string colour;
+      std::string color;
       for (const double channel : full) {
-        colour += (colour.empty() ? "rgb(" : ",") +
-                  std::to_string(std::lround(255 - std::clamp(share, 0.0, 1.0) * (255 - channel)));
+        color += (color.empty() ? "rgb(" : ",") +
+                 std::to_string(std::lround(255 - std::clamp(share, 0.0, 1.0) * (255 - channel)));
       }
-      svg.rectangle(x + 1, y + 1, cell_width - 2, cell_height - 2, colour + ")");
+      svg.rectangle(x + 1, y + 1, cell_width - 2, cell_height - 2, color + ")");
       svg.text(x + cell_width / 2, y + cell_height / 2 + 5, percent(share), "middle", 13,
                share > 0.55 ? "#ffffff" : ink);
     }

@@ -15,12 +15,12 @@ namespace examples {
 /// A character's width at font size 13, generously: SVG does not tell how wide a text becomes.
 inline constexpr double character_width = 7.2;
 
-/// Muted colours; where a difference matters, a dash says it as well.
+/// Muted colors; where a difference matters, a dash says it as well.
 inline constexpr const char* ink = "#2b2f36";
 inline constexpr const char* faint = "#6b7280";
-inline constexpr const char* grid_colour = "#e5e7eb";
-inline constexpr const char* right_colour = "#2a8c7f";
-inline constexpr const char* wrong_colour = "#c8553d";
+inline constexpr const char* grid_color = "#e5e7eb";
+inline constexpr const char* right_color = "#2a8c7f";
+inline constexpr const char* wrong_color = "#c8553d";
 inline constexpr std::array<const char*, 6> palette = {"#3b6ea5", "#d98032", "#2a8c7f",
                                                        "#b5485d", "#7d5ba6", "#8a8d91"};
 
@@ -43,46 +43,45 @@ inline std::string escaped(std::string_view text) {
 /// Collects elements; coordinates are in pixels, to a hundredth.
 class Svg {
  public:
-  void line(double x1, double y1, double x2, double y2, const std::string& colour, double width = 1,
+  void line(double x1, double y1, double x2, double y2, const std::string& color, double width = 1,
             bool dashed = false) {
     body_ +=
-        "<line" + at("x1", x1) + at("y1", y1) + at("x2", x2) + at("y2", y2) + stroke(colour, width, dashed) + "/>\n";
+        "<line" + at("x1", x1) + at("y1", y1) + at("x2", x2) + at("y2", y2) + stroke(color, width, dashed) + "/>\n";
   }
 
-  void polyline(const std::vector<std::pair<double, double>>& points, const std::string& colour, bool dashed,
+  void polyline(const std::vector<std::pair<double, double>>& points, const std::string& color, bool dashed,
                 double width = 2) {
     std::string path;
     for (const auto& [x, y] : points) path += (path.empty() ? "" : " ") + fixed(x, 2) + "," + fixed(y, 2);
     body_ += "<polyline points=\"" + path + "\" fill=\"none\" stroke-linejoin=\"round\"" +
-             stroke(colour, width, dashed) + "/>\n";
+             stroke(color, width, dashed) + "/>\n";
   }
 
-  void dot(double x, double y, const std::string& colour, int radius = 3) {
-    body_ +=
-        "<circle" + at("cx", x) + at("cy", y) + " r=\"" + std::to_string(radius) + "\" fill=\"" + colour + "\"/>\n";
+  void dot(double x, double y, const std::string& color, int radius = 3) {
+    body_ += "<circle" + at("cx", x) + at("cy", y) + " r=\"" + std::to_string(radius) + "\" fill=\"" + color + "\"/>\n";
   }
 
-  void rectangle(double x, double y, double width, double height, const std::string& colour) {
+  void rectangle(double x, double y, double width, double height, const std::string& color) {
     body_ += "<rect" + at("x", x) + at("y", y) + at("width", width) + at("height", height) + " rx=\"3\" fill=\"" +
-             colour + "\"/>\n";
+             color + "\"/>\n";
   }
 
-  void frame(double x, double y, double size, const std::string& colour, double width, bool dashed) {
+  void frame(double x, double y, double size, const std::string& color, double width, bool dashed) {
     body_ += "<rect" + at("x", x) + at("y", y) + at("width", size) + at("height", size) + " rx=\"2\" fill=\"none\"" +
-             stroke(colour, width, dashed) + "/>\n";
+             stroke(color, width, dashed) + "/>\n";
   }
 
-  void text(double x, double y, std::string_view text, const std::string& anchor, double size,
-            const std::string& colour, const std::string& more = "") {
+  void text(double x, double y, std::string_view text, const std::string& anchor, double size, const std::string& color,
+            const std::string& more = "") {
     body_ += "<text" + at("x", x) + at("y", y) + " text-anchor=\"" + anchor + "\"" + at("font-size", size) +
-             " fill=\"" + colour + "\"" + more + ">" + escaped(text) + "</text>\n";
+             " fill=\"" + color + "\"" + more + ">" + escaped(text) + "</text>\n";
   }
 
-  /// A small picture: for every colour one path in units of the picture's pixels.
+  /// A small picture: for every color one path in units of the picture's pixels.
   void mosaic(double x, double y, double scale, const std::map<std::string, std::string>& paths) {
     body_ += "<g transform=\"translate(" + fixed(x, 2) + " " + fixed(y, 2) + ") scale(" + fixed(scale, 4) +
              ")\" shape-rendering=\"crispEdges\">\n";
-    for (const auto& [colour, path] : paths) body_ += "<path fill=\"" + colour + "\" d=\"" + path + "\"/>\n";
+    for (const auto& [color, path] : paths) body_ += "<path fill=\"" + color + "\" d=\"" + path + "\"/>\n";
     body_ += "</g>\n";
   }
 
@@ -105,8 +104,8 @@ class Svg {
  private:
   static std::string at(const std::string& name, double value) { return " " + name + "=\"" + fixed(value, 2) + "\""; }
 
-  static std::string stroke(const std::string& colour, double width, bool dashed) {
-    return " stroke=\"" + colour + "\"" + at("stroke-width", width) + (dashed ? " stroke-dasharray=\"5 4\"" : "");
+  static std::string stroke(const std::string& color, double width, bool dashed) {
+    return " stroke=\"" + color + "\"" + at("stroke-width", width) + (dashed ? " stroke-dasharray=\"5 4\"" : "");
   }
 
   std::string body_;

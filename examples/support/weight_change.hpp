@@ -4,7 +4,7 @@
 #include "training.hpp"
 
 #include <lora/lora.hpp>
-#include <lora/peft/surgery.hpp>
+#include <lora/model/surgery.hpp>
 
 #include <algorithm>
 #include <cmath>

@@ -1,55 +1,46 @@
 #pragma once
-/// Low-rank adaptation for C++. This header includes all that needs only Eigen/Core, in reading order.
+/// Low-rank adaptation for C++. This header includes all that needs only Eigen/Core, in reading order. By name come
+/// lora/linalg/*.hpp (singular values and what follows from them), the adapters that start from them (pissa.hpp,
+/// olora.hpp), lora/parallel/*.hpp (threads), lora/testing/*.hpp (laws for types of your own), lora/io.hpp (files).
 
 #include "lora/version.hpp"
 
-// What everything stands on: numbers and orientation, errors, random numbers, parameters and their listing.
-#include "lora/core/buffer.hpp"
-#include "lora/core/denormals.hpp"
-#include "lora/core/error.hpp"
-#include "lora/core/huge_pages.hpp"
-#include "lora/core/packet.hpp"
-#include "lora/core/parameter.hpp"
-#include "lora/core/parameters.hpp"
-#include "lora/core/path.hpp"
-#include "lora/core/random.hpp"
-#include "lora/core/scalar.hpp"
-#include "lora/core/visit.hpp"
+// What everything stands on.
+#include "lora/core/buffer.hpp"      // memory of a pass that grows and never shrinks
+#include "lora/core/denormals.hpp"   // tiny numbers taken as zero
+#include "lora/core/error.hpp"       // what is thrown
+#include "lora/core/parameter.hpp"   // a tensor and its gradient
+#include "lora/core/parameters.hpp"  // what follows from it: count, freeze, zero, gather
+#include "lora/core/pass.hpp"        // what a pass adds: training, seed, step
+#include "lora/core/path.hpp"        // names such as "layers.3.fc1.weight"
+#include "lora/core/random.hpp"      // the same random numbers on every machine
+#include "lora/core/scalar.hpp"      // which numbers; W is (out, in), samples are columns
+#include "lora/core/visit.hpp"       // one listing per type
 
 // The frozen weight.
-#include "lora/base/concept.hpp"
-#include "lora/base/dense.hpp"
-#include "lora/base/frozen.hpp"
-#include "lora/base/merged_panels.hpp"
-#include "lora/base/packed.hpp"
-#include "lora/base/packed_product.hpp"
-#include "lora/base/packed_transposed.hpp"
-#include "lora/base/panel_layout.hpp"
-#include "lora/base/plan.hpp"
-#include "lora/base/side_by_side.hpp"
-#include "lora/base/streamed_transposed.hpp"
-#include "lora/base/thin.hpp"
-#include "lora/base/tile_kernel.hpp"
-#include "lora/base/tile_store.hpp"
-#include "lora/base/unpacked_product.hpp"
+#include "lora/base/dense.hpp"        // a plain matrix
+#include "lora/base/frozen.hpp"       // the one that layers hold
+#include "lora/base/frozen_base.hpp"  // the concept
+#include "lora/base/packed.hpp"       // in the order in which products read it
+#include "lora/base/plan.hpp"         // one copy or two
 
 // What is trained beside it.
-#include "lora/adapters/adapted.hpp"
-#include "lora/adapters/adapter_set.hpp"
-#include "lora/adapters/concept.hpp"
-#include "lora/adapters/config.hpp"
-#include "lora/adapters/dropout.hpp"
-#include "lora/adapters/full_weight.hpp"
-#include "lora/adapters/init.hpp"
-#include "lora/adapters/lora.hpp"
-#include "lora/adapters/module_names.hpp"
-#include "lora/adapters/no_adapter.hpp"
-#include "lora/adapters/offset_lora.hpp"
-#include "lora/adapters/pass.hpp"
+#include "lora/adapters/adapted.hpp"        // one of them, by value
+#include "lora/adapters/adapter.hpp"        // the concept
+#include "lora/adapters/adapter_set.hpp"    // any number of them, by name
+#include "lora/adapters/dropout.hpp"        // masks that need no memory
+#include "lora/adapters/full_weight.hpp"    // a trained copy
+#include "lora/adapters/init.hpp"           // how A starts
+#include "lora/adapters/lora.hpp"           // y = W0 x + s B (A x)
+#include "lora/adapters/lora_config.hpp"    // rank, alpha, dropout, ...
+#include "lora/adapters/module_names.hpp"   // which layers
+#include "lora/adapters/no_adapter.hpp"     // nothing
+#include "lora/adapters/residual_lora.hpp"  // the same from a part of W0
 
 // Enough network to use it.
 #include "lora/nn/activations.hpp"
-#include "lora/nn/linear.hpp"
+#include "lora/nn/linear.hpp"       // the layer of a model
+#include "lora/nn/lora_linear.hpp"  // one frozen matrix with LoRA
 #include "lora/nn/mlp.hpp"
 
 // What training needs besides.
@@ -57,16 +48,18 @@
 #include "lora/losses/softmax_cross_entropy.hpp"
 #include "lora/optim/adam.hpp"
 #include "lora/optim/clip.hpp"
+#include "lora/optim/optimizer.hpp"  // the concept
+#include "lora/optim/optimizer_state.hpp"
 #include "lora/optim/parameter_group.hpp"
 #include "lora/optim/schedule.hpp"
 #include "lora/optim/sgd.hpp"
 
 // Whole models: adapters by name, and what they cost.
-#include "lora/peft/accounting.hpp"
-#include "lora/peft/adaptable.hpp"
-#include "lora/peft/attach.hpp"
-#include "lora/peft/match.hpp"
-#include "lora/peft/merge.hpp"
-#include "lora/peft/pattern.hpp"
-#include "lora/peft/pattern_syntax.hpp"
-#include "lora/peft/report.hpp"
+#include "lora/model/accounting.hpp"  // parameters, bytes, operations
+#include "lora/model/adaptable.hpp"   // which layers take adapters
+#include "lora/model/attach.hpp"      // attach, select, detach
+#include "lora/model/match.hpp"       // target_modules and its relatives
+#include "lora/model/merge.hpp"       // into the weights
+#include "lora/model/pattern.hpp"     // regular expressions for their names
+#include "lora/model/report.hpp"      // as text
+#include "lora/model/shapes.hpp"      // of a model

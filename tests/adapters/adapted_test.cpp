@@ -1,4 +1,4 @@
-#include "lora/adapters/adapted.hpp"
+#include "lora/nn/lora_linear.hpp"
 
 #include "lora/core/parameters.hpp"
 #include "lora/testing/generic.hpp"

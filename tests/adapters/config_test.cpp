@@ -1,4 +1,4 @@
-#include "lora/adapters/config.hpp"
+#include "lora/adapters/lora_config.hpp"
 
 #include "support/catch.hpp"
 

@@ -1,6 +1,6 @@
 // The gradient law for LoRA, over shapes, ranks, samples, dropout and scalings.
 
-#include "lora/adapters/adapted.hpp"
+#include "lora/nn/lora_linear.hpp"
 #include "lora/testing/gradient.hpp"
 #include "support/catch.hpp"
 #include "support/laws.hpp"

@@ -3,6 +3,7 @@
 #include "support/heap.hpp"
 #include "lora/adapters/adapted.hpp"
 #include "lora/core/parameters.hpp"
+#include "lora/nn/lora_linear.hpp"
 #include "lora/testing/generic.hpp"
 #include "support/catch.hpp"
 

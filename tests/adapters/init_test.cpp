@@ -10,17 +10,17 @@ using lora::Index;
 using lora::Init;
 using lora::Rng;
 
-Eigen::MatrixXd initialised(Init init, Index rank, Index in, std::uint64_t seed) {
+Eigen::MatrixXd initialized(Init init, Index rank, Index in, std::uint64_t seed) {
   Rng rng(seed);
   Eigen::MatrixXd A(rank, in);
-  lora::initialise_a(A, init, rng);
+  lora::initialize_a(A, init, rng);
   return A;
 }
 
 }  // namespace
 
 TEST_CASE("init: gaussian has mean 0 and standard deviation 1/rank") {
-  const auto A = initialised(Init::gaussian, 8, 4000, 1);
+  const auto A = initialized(Init::gaussian, 8, 4000, 1);
   const double n = static_cast<double>(A.size());
   const double deviation = std::sqrt(A.squaredNorm() / n);
   CHECK(std::abs(A.mean()) < 3 * 0.125 / std::sqrt(n));
@@ -29,7 +29,7 @@ TEST_CASE("init: gaussian has mean 0 and standard deviation 1/rank") {
 }
 
 TEST_CASE("init: Kaiming-uniform fills (-1/sqrt(in), 1/sqrt(in)) evenly") {
-  const auto A = initialised(Init::kaiming_uniform, 20, 1600, 2);
+  const auto A = initialized(Init::kaiming_uniform, 20, 1600, 2);
   const double bound = 1.0 / 40;
   const double n = static_cast<double>(A.size());
   CHECK(A.maxCoeff() < bound);
@@ -58,7 +58,7 @@ TEST_CASE("init: float starts from the same numbers, rounded") {
   for (const Init init : {Init::gaussian, Init::kaiming_uniform}) {
     Rng rng(4);
     Eigen::MatrixXf A(4, 8);  // powers of two: the factors are exact
-    lora::initialise_a(A, init, rng);
-    CHECK((A.cast<double>() - initialised(init, 4, 8, 4)).norm() < 1e-7);
+    lora::initialize_a(A, init, rng);
+    CHECK((A.cast<double>() - initialized(init, 4, 8, 4)).norm() < 1e-7);
   }
 }

@@ -1,6 +1,7 @@
 // The laws of testing/adapter_laws.hpp for LoRA, over shapes, ranks, samples and scalars.
 
 #include "support/laws.hpp"
+#include "lora/nn/lora_linear.hpp"
 #include "lora/testing/adapter_laws.hpp"
 #include "support/catch.hpp"
 #include "support/heap.hpp"

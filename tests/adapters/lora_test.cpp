@@ -1,4 +1,5 @@
 #include "lora/adapters/lora.hpp"
+#include "lora/nn/lora_linear.hpp"
 
 #include "adapters/oracle.hpp"
 #include "lora/testing/generic.hpp"

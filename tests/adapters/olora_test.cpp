@@ -14,7 +14,7 @@ namespace {
 
 using lora::Index;
 using lora::LoraConfig;
-using lora::OffsetLora;
+using lora::ResidualLora;
 using lora::testing::random_matrix;
 
 template <class E>
@@ -53,7 +53,7 @@ TEST_CASE("olora: four by three, by hand") {
   CHECK(other.B0() == adapter.B0());
   lora::Linear<double> layer(W0);
   layer.attach("olora", adapter);
-  auto& own = std::get<OffsetLora<double>>(layer.adapter("olora").adapter);
+  auto& own = std::get<ResidualLora<double>>(layer.adapter("olora").adapter);
   own.trained.B.value.setZero();  // what is left is the residual base
   CHECK((layer.merged() - (W0 - 4 * Q.leftCols(2) * R.topRows(2))).norm() <= 1e-13);
 }
@@ -75,7 +75,7 @@ TEMPLATE_TEST_CASE("olora: starts as the projection onto the first columns, and 
     CHECK((start - exact).leftCols(rank).norm() <= 8 * epsilon * exact.norm());
     CHECK((start.transpose() * (exact - start)).norm() <= 8 * epsilon * exact.squaredNorm());
     if (rank == 9) CHECK((start - exact).norm() <= 8 * epsilon * exact.norm());
-    const lora::Adapted<lora::Dense<S>, OffsetLora<S>> layer(W0, adapter);
+    const lora::Adapted<lora::Dense<S>, ResidualLora<S>> layer(W0, adapter);
     const auto x = random_matrix<S>(11, 5, rng);
     CHECK((layer(x) - W0 * x).norm() <= S(16) * std::numeric_limits<S>::epsilon() * W0.norm() * x.norm());
   }

@@ -1,7 +1,7 @@
 #pragma once
 /// What LoRA should compute, written out with loops in long double and with W0, B and A as dense matrices.
 
-#include "lora/adapters/adapted.hpp"
+#include "lora/nn/lora_linear.hpp"
 
 #include <cmath>
 

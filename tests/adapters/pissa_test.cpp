@@ -2,9 +2,10 @@
 
 #include "lora/adapters/adapted.hpp"
 #include "lora/losses/mean_squared_error.hpp"
+#include "lora/model/attach.hpp"
+#include "lora/nn/lora_linear.hpp"
 #include "lora/nn/mlp.hpp"
 #include "lora/optim/sgd.hpp"
-#include "lora/peft/attach.hpp"
 #include "lora/testing/generic.hpp"
 #include "support/catch.hpp"
 #include "support/svd.hpp"
@@ -21,7 +22,7 @@ namespace {
 
 using lora::Index;
 using lora::LoraConfig;
-using lora::OffsetLora;
+using lora::ResidualLora;
 using lora::Scaling;
 using lora::testing::random_matrix;
 
@@ -43,7 +44,7 @@ std::string message(auto&& f) {
 
 /// s B A of the trained pair, in double.
 template <class S>
-Eigen::MatrixXd product(const OffsetLora<S>& adapter) {
+Eigen::MatrixXd product(const ResidualLora<S>& adapter) {
   return static_cast<double>(adapter.scale()) * adapter.trained.B.value.template cast<double>() *
          adapter.trained.A.value.template cast<double>();
 }
@@ -89,7 +90,7 @@ TEMPLATE_TEST_CASE("pissa: starts as the nearest matrix of its rank, with factor
       const auto block = W0.middleCols(1, in);
       const LoraConfig config{.rank = rank, .alpha = 5, .dropout = 0.1, .scaling = scaling};
       lora::Rng same = rng;
-      const OffsetLora<S> adapter = lora::pissa(block, config, rng);
+      const ResidualLora<S> adapter = lora::pissa(block, config, rng);
       const lora::Lora<S> plain(out, in, config, same);
       CHECK(adapter.trained.stream == plain.stream);
       CHECK(rng() == same());  // as many random numbers as a new Lora
@@ -116,15 +117,15 @@ TEMPLATE_TEST_CASE("pissa: starts as the nearest matrix of its rank, with factor
   }
 }
 
-TEST_CASE("pissa: any start is exact, also a randomised one, which is nearly the best") {
+TEST_CASE("pissa: any start is exact, also a randomized one, which is nearly the best") {
   lora::Rng rng(3);
   const auto W0 = random_matrix(60, 50, rng);
-  const auto adapter = lora::pissa(W0, {.rank = 4}, rng, {.method = lora::SvdMethod::randomised, .seed = 1});
+  const auto adapter = lora::pissa(W0, {.rank = 4}, rng, {.method = lora::SvdMethod::randomized, .seed = 1});
   const double best = lora::truncated_svd(W0, {.rank = 4}).certificate.frobenius_error;
   const double found = (W0 - product(adapter)).norm();
   CHECK(found > best);
   CHECK(found <= 1.02 * best);
-  const lora::Adapted<lora::Dense<double>, OffsetLora<double>> layer(W0, adapter);
+  const lora::Adapted<lora::Dense<double>, ResidualLora<double>> layer(W0, adapter);
   const auto x = random_matrix(50, 5, rng);
   CHECK((layer(x) - W0 * x).norm() <= 1e-13 * (W0 * x).norm());
 }
@@ -139,7 +140,7 @@ TEST_CASE("pissa: trains as on the residual base, number for number, and leaves 
     lora::Linear<double> layer(W0);
     layer.attach("pissa", lora::pissa(layer.dense(), config, rng));
     const double* const held = layer.base().data();
-    const auto& own = std::get<OffsetLora<double>>(layer.adapter("pissa").adapter);
+    const auto& own = std::get<ResidualLora<double>>(layer.adapter("pissa").adapter);
     const Eigen::MatrixXd A0 = own.A0(), B0 = own.B0();
     // the same by hand: W0 is overwritten with what the factors do not hold
     lora::LoraLinear<double> residual(W0 - product(own), own.trained);

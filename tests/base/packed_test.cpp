@@ -1,6 +1,7 @@
 #include "lora/base/packed.hpp"
 
 #include "lora/adapters/adapted.hpp"
+#include "lora/nn/lora_linear.hpp"
 #include "lora/testing/adapter_laws.hpp"
 #include "lora/testing/base_laws.hpp"
 #include "lora/testing/gradient.hpp"

@@ -36,7 +36,7 @@ Index count_two_step(Index out, Index in, Index rank, Index samples) {
   }
   return count;
 }
-Index count_materialised(Index out, Index in, Index rank) {
+Index count_materialized(Index out, Index in, Index rank) {
   Index count = 0;
   for (Index i = 0; i < out; ++i) count += in * (rank + 24);
   return count;
@@ -44,19 +44,19 @@ Index count_materialised(Index out, Index in, Index rank) {
 
 }  // namespace
 
-TEST_CASE("plan: materialised from the sample on where it takes fewer multiply-adds") {
+TEST_CASE("plan: materialized from the sample on where it takes fewer multiply-adds") {
   for (const auto& [out, in] : std::vector<std::pair<Index, Index>>{{64, 64}, {256, 256}, {30, 200}, {200, 30}}) {
     for (const Index rank : {1, 8, 64}) {
       CAPTURE(out, in, rank);
       Index samples = 1;
-      while (count_two_step(out, in, rank, samples) <= count_materialised(out, in, rank)) ++samples;
-      CHECK(delta(out, in, rank, samples) == Delta::materialised);
+      while (count_two_step(out, in, rank, samples) <= count_materialized(out, in, rank)) ++samples;
+      CHECK(delta(out, in, rank, samples) == Delta::materialized);
       CHECK(delta(out, in, rank, samples - 1) == Delta::two_step);
     }
   }
   // d = 256: 88 ranks' worth of forming against 128 per 64 ranks and sample
   CHECK(delta(256, 256, 64, 176) == Delta::two_step);
-  CHECK(delta(256, 256, 64, 177) == Delta::materialised);
+  CHECK(delta(256, 256, 64, 177) == Delta::materialized);
 }
 
 TEST_CASE("plan: those who prefer memory hold W0 once, whatever the shape") {
@@ -75,7 +75,7 @@ TEST_CASE("plan: a second copy where it is faster") {
   CHECK(copies(384, 13) == Copies::one);
   CHECK(copies(256, 1) == Copies::two);
   CHECK(copies(385, 12) == Copies::one);   // two do not stay in the caches
-  CHECK(copies(64, 4096) == Copies::one);  // materialised: it would not be read
+  CHECK(copies(64, 4096) == Copies::one);  // materialized: it would not be read
 }
 
 TEST_CASE("plan: says why") {
@@ -83,7 +83,7 @@ TEST_CASE("plan: says why") {
   CHECK(lora::explain({64, 64, 8, 8}, Prefer::speed) ==
         "two copies are faster; two-step: 8192 multiply-adds for the adapter's term, against 131072");
   CHECK(lora::explain({64, 64, 64, 512}, Prefer::speed) ==
-        "one copy is as fast; materialised: 360448 multiply-adds for the adapter's term, against 4194304");
+        "one copy is as fast; materialized: 360448 multiply-adds for the adapter's term, against 4194304");
 }
 
 TEST_CASE("plan: no adapter, nothing to form") { CHECK(delta(64, 64, 0, 100000) == Delta::two_step); }
@@ -92,12 +92,12 @@ TEST_CASE("plan: can be read from the base, and what is given is done") {
   lora::Rng rng(1);
   const auto W0 = random_matrix<float>(40, 24, rng);
   const Packed<float> lean(W0), fast(W0, Plan{Copies::two, Delta::whichever_is_faster});
-  const Packed<float> forced(W0, Plan{Copies::one, Delta::materialised});
+  const Packed<float> forced(W0, Plan{Copies::one, Delta::materialized});
   CHECK(lean.plan(64, 10000).delta == Delta::two_step);
-  CHECK(fast.plan(64, 10000).delta == Delta::materialised);
+  CHECK(fast.plan(64, 10000).delta == Delta::materialized);
   CHECK(fast.plan(64, 1).delta == Delta::two_step);
   CHECK(fast.plan(64, 1).copies == Copies::two);
-  CHECK(forced.plan(1, 1).delta == Delta::materialised);
+  CHECK(forced.plan(1, 1).delta == Delta::materialized);
 
   const auto x = random_matrix<float>(24, 3, rng), U = random_matrix<float>(40, 2, rng);
   const lora::RowMajorMatrix<float> V = random_matrix<float>(2, 24, rng);
@@ -131,7 +131,7 @@ TEMPLATE_TEST_CASE("plan: what is formed is W0 + s U V, exactly for integers, at
       CAPTURE(out, in, rank);
       const Matrix<S> W0 = integers(out, in), U = integers(out, rank), x = integers(in, 3), dy = integers(out, 5);
       const lora::RowMajorMatrix<S> V = integers(rank, in);
-      const Packed<S> base(W0, Plan{Copies::one, Delta::materialised});
+      const Packed<S> base(W0, Plan{Copies::one, Delta::materialized});
       const Matrix<S> W = W0 + S(2) * U.lazyProduct(V);
       lora::MergedWeight<S> merged;
       Matrix<S> y(out, 3), dx(in, 5);
@@ -143,11 +143,11 @@ TEMPLATE_TEST_CASE("plan: what is formed is W0 + s U V, exactly for integers, at
   }
 }
 
-TEST_CASE("plan: a materialised layer keeps the laws and gradients of any layer") {
+TEST_CASE("plan: a materialized layer keeps the laws and gradients of any layer") {
   lora::Rng rng(3);
   for (const double dropout : {0.0, 0.4}) {
     CAPTURE(dropout);
-    Layer<double> layer(Packed<double>(random_matrix(37, 29, rng), Plan{Copies::one, Delta::materialised}),
+    Layer<double> layer(Packed<double>(random_matrix(37, 29, rng), Plan{Copies::one, Delta::materialized}),
                         {.rank = 5, .alpha = 3, .dropout = dropout}, rng);
     lora::testing::fill_parameters(layer, rng);
     const auto x = random_matrix(29, 6, rng);
@@ -157,9 +157,9 @@ TEST_CASE("plan: a materialised layer keeps the laws and gradients of any layer"
   }
 }
 
-TEST_CASE("plan: a cache goes from a materialised pass to one with dropout and back") {
+TEST_CASE("plan: a cache goes from a materialized pass to one with dropout and back") {
   lora::Rng rng(4);
-  Layer<double> layer(Packed<double>(random_matrix(20, 31, rng), Plan{Copies::one, Delta::materialised}),
+  Layer<double> layer(Packed<double>(random_matrix(20, 31, rng), Plan{Copies::one, Delta::materialized}),
                       {.rank = 3, .alpha = 2, .dropout = 0.5}, rng);
   lora::testing::fill_parameters(layer, rng);
   const auto x = random_matrix(31, 4, rng), dy = random_matrix(20, 4, rng);
@@ -175,7 +175,7 @@ TEST_CASE("plan: a cache goes from a materialised pass to one with dropout and b
 
 TEST_CASE("plan: what is formed is counted in the cache, and formed again without the heap") {
   lora::Rng rng(5);
-  Layer<float> layer(Packed<float>(random_matrix<float>(64, 48, rng), Plan{Copies::one, Delta::materialised}),
+  Layer<float> layer(Packed<float>(random_matrix<float>(64, 48, rng), Plan{Copies::one, Delta::materialized}),
                      {.rank = 4, .alpha = 8}, rng);
   const auto x = random_matrix<float>(48, 9, rng);
   Layer<float>::Cache<> cache;

@@ -1,5 +1,5 @@
 // expect: discards qualifiers|marked const
-#include "lora/adapters/adapted.hpp"
+#include "lora/nn/lora_linear.hpp"
 
 using Layer = lora::LoraLinear<float>;
 #ifdef LORA_CONTROL

@@ -1,5 +1,5 @@
 // expect: lora: the scalar must be float, double, or a real number type
-#include "lora/adapters/adapted.hpp"
+#include "lora/nn/lora_linear.hpp"
 
 #ifdef LORA_CONTROL
 using S = double;

@@ -1,5 +1,5 @@
 // expect: ranks
-#include "lora/adapters/config.hpp"
+#include "lora/adapters/lora_config.hpp"
 
 #ifdef LORA_CONTROL
 const lora::LoraConfig config{.rank = 8, .alpha = 16};

@@ -1,5 +1,5 @@
 // expect: lora: x and dy must have the layer's own scalar
-#include "lora/adapters/adapted.hpp"
+#include "lora/nn/lora_linear.hpp"
 
 #ifdef LORA_CONTROL
 using Input = Eigen::MatrixXf;

@@ -1,5 +1,5 @@
 // expect: lora: a matrix with compile-time sizes lives inside its object and may take at most 128 KiB
-#include "lora/adapters/adapted.hpp"
+#include "lora/nn/lora_linear.hpp"
 
 #ifdef LORA_CONTROL
 constexpr int size = 128;  // 64 KiB

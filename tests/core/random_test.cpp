@@ -224,7 +224,7 @@ TEST_CASE("random: samples have the distribution they should have") {
   CHECK(std::abs(mean_product(squares, squares) - 3) < 3 * std::sqrt(96.0) / root);
 }
 
-TEST_CASE("random: streams, seeds and neighbouring draws are uncorrelated") {
+TEST_CASE("random: streams, seeds and neighboring draws are uncorrelated") {
   constexpr std::size_t n = 100000;
   const double limit = 3 / std::sqrt(static_cast<double>(n));
   const auto normals = [&](std::uint64_t seed, std::uint64_t stream) {

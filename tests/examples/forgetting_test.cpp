@@ -184,7 +184,7 @@ TEST_CASE("statistics: mean and spread") {
 }
 
 TEST_CASE("plane chart: paths end where their shares say") {
-  examples::PlanePath path{.name = "path <1>", .colour = "#123456", .x = {0, 0.5}, .y = {1, 0.5}};
+  examples::PlanePath path{.name = "path <1>", .color = "#123456", .x = {0, 0.5}, .y = {1, 0.5}};
   path.goal = {0.5, 1};
   examples::PlaneChart chart{.title = "T",
                              .x_label = "x",

@@ -39,9 +39,9 @@ TEST_CASE("progress: elsewhere than on a terminal, every quarter is a plain line
 }
 
 TEST_CASE("progress: on a terminal one line is drawn again") {
-  const auto drawn = [](bool colour, int width, std::chrono::hours interval) {
+  const auto drawn = [](bool color, int width, std::chrono::hours interval) {
     std::ostringstream out;
-    Progress progress("LoRA", 24, out, Terminal{true, colour, width}, interval);
+    Progress progress("LoRA", 24, out, Terminal{true, color, width}, interval);
     for (int i = 0; i < 24; ++i) progress.update(i, "losß 0.5");
     progress.finish();
     return out.str();
@@ -52,7 +52,7 @@ TEST_CASE("progress: on a terminal one line is drawn again") {
   CHECK(count(plain, '\n') == 1);
   CHECK_THAT(plain, contains("\rLoRA  █░░░░░░░░░░░░░░░░░░░░░░░    4 %  losß 0.5\x1b[K\r"));
   CHECK_THAT(plain, contains("\rLoRA  ████████████████████████  100 %  0."));
-  CHECK(plain.find('m') == std::string::npos);  // no colour
+  CHECK(plain.find('m') == std::string::npos);  // no color
   CHECK_THAT(drawn(true, 80, hours(0)), contains("\rLoRA  \x1b[36m█\x1b[90m░"));
   CHECK_THAT(drawn(false, 43, hours(0)), contains("  4 %  los\x1b[K\r"));   // 42 characters: the last column stays free
   CHECK_THAT(drawn(false, 44, hours(0)), contains("  4 %  losß\x1b[K\r"));  // a character is kept or dropped whole
@@ -85,9 +85,9 @@ TEST_CASE("progress: NO_COLOR and dumb terminals are honoured") {
     no_color == nullptr ? unsetenv("NO_COLOR") : setenv("NO_COLOR", no_color, 1);
     return Terminal::of(terminal);
   };
-  CHECK((with("xterm", nullptr).interactive && with("xterm", nullptr).colour));
-  CHECK((with("xterm", "1").interactive && !with("xterm", "1").colour));
-  CHECK(with("xterm", "").colour);  // no-color.org: present and not empty
+  CHECK((with("xterm", nullptr).interactive && with("xterm", nullptr).color));
+  CHECK((with("xterm", "1").interactive && !with("xterm", "1").color));
+  CHECK(with("xterm", "").color);  // no-color.org: present and not empty
   CHECK_FALSE(with("dumb", nullptr).interactive);
   CHECK(Terminal::of(terminal).width == 80);
   CHECK_FALSE(Terminal::of(-1).interactive);

@@ -132,12 +132,12 @@ TEST_CASE("heat map: a square for every value, none for what is missing") {
   CHECK_THROWS_AS(examples::heat_map(map), std::invalid_argument);
 }
 
-TEST_CASE("line chart: arms, own ticks and colours") {
+TEST_CASE("line chart: arms, own ticks and colors") {
   examples::LineChart chart{
       .title = "T",
       .x_label = "x",
       .y_label = "y",
-      .series = {{.name = "s", .x = {1, 2}, .y = {0.5, 0.5}, .spread = {0.5, 0}, .colour = "#abcdef"}},
+      .series = {{.name = "s", .x = {1, 2}, .y = {0.5, 0.5}, .spread = {0.5, 0}, .color = "#abcdef"}},
       .y_low = 0.0,
       .y_high = 1.0,
       .x_ticks = {1, 1.5}};

@@ -157,8 +157,8 @@ TEST_CASE("picture grid: pixels, captions and frames") {
                       "d=\"M0 1h1v1h-1z\"/>"));
   CHECK(count(svg, ">7</text>") == 2);
   CHECK(count(svg, ">1, not 7</text>") == 1);
-  CHECK(count(svg, wrong_colour) == 3);  // the frame, its caption, the legend
-  CHECK(count(picture_grid({"", {{"", {{{0, 0, 0, 0}, "", Frame::none}}}}}), wrong_colour) == 0);
+  CHECK(count(svg, wrong_color) == 3);  // the frame, its caption, the legend
+  CHECK(count(picture_grid({"", {{"", {{{0, 0, 0, 0}, "", Frame::none}}}}}), wrong_color) == 0);
   CHECK(well_formed(picture_grid({})));
   CHECK_THROWS_AS(picture_grid({"", {{"", {{{0, 1}, "", Frame::none}}}}}), std::invalid_argument);
   CHECK_THROWS_AS(picture_grid({"", {{"", {{{}, "", Frame::none}}}}}), std::invalid_argument);

@@ -17,7 +17,7 @@ using namespace examples;
 
 TEST_CASE("text: numbers") {
   CHECK(fixed(3.14159, 2) == "3.14");
-  CHECK(fixed(-0.5, 0) == "-0");  // to the even neighbour, and the sign is kept
+  CHECK(fixed(-0.5, 0) == "-0");  // to the even neighbor, and the sign is kept
   CHECK(fixed(std::numeric_limits<double>::max(), 2).size() == 312);
   CHECK(significant(0.0021, 6) == "0.0021");
   CHECK(significant(1e-9, 6) == "1e-09");

@@ -111,7 +111,7 @@ def outputs_of(peft_model, base):
     return results
 
 
-def randomise(peft_model):
+def randomize(peft_model):
     torch.manual_seed(5)
     for name, parameter in peft_model.named_parameters():
         if parameter.requires_grad:
@@ -138,7 +138,7 @@ def adapted(make, settings):
     model = seeded(make)
     base = base_tensors(model)
     model = peft.get_peft_model(model, peft.LoraConfig(**settings))
-    randomise(model)
+    randomize(model)
     return model.eval(), base
 
 

@@ -6,11 +6,11 @@
 
 #include "io/files.hpp"
 #include "lora/losses/softmax_cross_entropy.hpp"
+#include "lora/model/attach.hpp"
 #include "lora/nn/mlp.hpp"
 #include "lora/optim/adam.hpp"
 #include "lora/optim/schedule.hpp"
 #include "lora/optim/sgd.hpp"
-#include "lora/peft/attach.hpp"
 #include "lora/testing/gradient.hpp"
 #include "support/catch.hpp"
 

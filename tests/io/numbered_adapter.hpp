@@ -5,7 +5,7 @@
 #include "io/peft_models.hpp"
 #include "lora/io/load_adapter.hpp"
 #include "lora/io/save_adapter.hpp"
-#include "lora/peft/attach.hpp"
+#include "lora/model/attach.hpp"
 
 #include <stdexcept>
 #include <variant>

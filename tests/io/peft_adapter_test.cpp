@@ -159,7 +159,7 @@ TEST_CASE("An adapter that starts from a part of the weight becomes one of twice
   lora::Rng rng(5);
   lora::Lora<double> start(6, 4, {.rank = 2, .alpha = 3}, rng);
   start.B.value.setRandom();
-  model["fc1"].attach("default", lora::OffsetLora<double>(start));
+  model["fc1"].attach("default", lora::ResidualLora<double>(start));
   lora_test::change_adapters(model);
   lora::save_adapter(model, folder / "a");
   auto other = small_model<double>();

@@ -7,8 +7,8 @@
 #include "io/files.hpp"
 #include "lora/adapters/adapted.hpp"
 #include "lora/base/packed.hpp"
+#include "lora/model/attach.hpp"
 #include "lora/nn/mlp.hpp"
-#include "lora/peft/attach.hpp"
 #include "lora/testing/gradient.hpp"
 #include "support/catch.hpp"
 

@@ -1,4 +1,4 @@
-#include "lora/linalg/factored.hpp"
+#include "lora/linalg/factored_svd.hpp"
 
 #include "linalg/kinds.hpp"
 #include "lora/linalg/rank.hpp"

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Non-negative factorisation of the handwritten digits, k = 16, against scikit-learn from the same starts.
+"""Non-negative factorization of the handwritten digits, k = 16, against scikit-learn from the same starts.
 
     nmf_oracle.py --program PROGRAM [--starts 20] [--rounds 5] [--no-time]
 
-PROGRAM is oracle/nmf.cpp. Times mean something if it is optimised, without assertions and for this processor (-O3 -DNDEBUG
+PROGRAM is oracle/nmf.cpp. Times mean something if it is optimized, without assertions and for this processor (-O3 -DNDEBUG
 -march=native), since numpy chooses its instructions when it runs.
 X (64, 1797) is examples/data/optdigits.txt over 16, in double. Starts: scikit-learn's NNDSVD, then random ones; for the
 divergence NNDSVD with zeros filled, as scikit-learn cannot leave zero. Both get tolerance 1e-4 and 200 iterations at most.

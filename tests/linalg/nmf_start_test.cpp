@@ -1,9 +1,9 @@
-#include "lora/linalg/nmf_start.hpp"
+#include "lora/linalg/factorizations/detail/nmf_start.hpp"
 
 #include "linalg/kinds.hpp"
 #include "support/catch.hpp"
 
-#include "lora/linalg/nmf.hpp"
+#include "lora/linalg/factorizations/nmf.hpp"
 
 #include <cmath>
 

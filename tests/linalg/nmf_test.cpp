@@ -1,4 +1,4 @@
-#include "lora/linalg/nmf.hpp"
+#include "lora/linalg/factorizations/nmf.hpp"
 
 #include "examples/support/digits.hpp"
 #include "linalg/kinds.hpp"

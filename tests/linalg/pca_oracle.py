@@ -6,7 +6,7 @@
 PROGRAM is oracle/pca.cpp. In double, everything must agree to 1e-10: relative to the largest standard deviation what
 has the data's size, absolutely what has not. Components are compared up to their sign, and those only that are
 determined: with variance (1e-4 of the largest deviation) and without an equal one (1e-4 apart). Three pixels of the
-digits are constant. The randomised method is asked about data of exactly the rank that it looks for. Ends with status
+digits are constant. The randomized method is asked about data of exactly the rank that it looks for. Ends with status
 1 after any failure.
 """
 
@@ -31,7 +31,7 @@ def digits():
 
 
 def cases(count, seed):
-    """Name, data (samples, features), rank, whether randomised."""
+    """Name, data (samples, features), rank, whether randomized."""
     X = digits()
     for rank in (1, 2, 16, 61, 64):
         yield "digits", X, rank, False
@@ -53,7 +53,7 @@ def judge(X, rank, mean, C, variance, ratio, Z, white, back, white_back):
     wrong = []
     judged = PCA(rank, svd_solver="full").fit(X)
     size = np.sqrt(judged.explained_variance_[0])
-    # what rounding alone does to the centred data is out of proportion where the mean is far larger than the deviation
+    # what rounding alone does to the centered data is out of proportion where the mean is far larger than the deviation
     size = max(size, 1e-2 * np.abs(X).max())
 
     def same(name, given, expected, scale):
@@ -92,13 +92,13 @@ def main():
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         with open(folder / "input", "wb") as file:
-            for _, X, rank, randomised in given:
-                head = struct.pack("<4q", randomised, X.shape[1], X.shape[0], rank)
+            for _, X, rank, randomized in given:
+                head = struct.pack("<4q", randomized, X.shape[1], X.shape[0], rank)
                 file.write(head + np.ascontiguousarray(X).tobytes())
         subprocess.run([options.program, folder / "input", folder / "output"], check=True)
         data = np.fromfile(folder / "output")
     failures = compared = at = 0
-    for name, X, rank, randomised in given:
+    for name, X, rank, randomized in given:
         samples, features = X.shape
         shapes = ((features, 1), (features, rank), (rank, 1), (rank, 1), (rank, samples), (rank, samples),
                   (features, samples), (features, samples))
@@ -112,7 +112,7 @@ def main():
         compared += determined
         for text in wrong:
             print(f"{name}, {samples} samples of {features} features, rank {rank}"
-                  f"{', randomised' if randomised else ''}: {text}")
+                  f"{', randomized' if randomized else ''}: {text}")
             failures += 1
     print(f"{len(given)} sets of data, {compared} components compared, {failures} failures")
     return failures > 0 or at != data.size

@@ -1,4 +1,4 @@
-#include "lora/linalg/pca.hpp"
+#include "lora/linalg/factorizations/pca.hpp"
 
 #include "linalg/kinds.hpp"
 #include "support/catch.hpp"
@@ -23,8 +23,8 @@ std::string message(auto&& f) {
 }
 
 MatrixXd covariance(const MatrixXd& X) {
-  const MatrixXd centred = X.colwise() - X.rowwise().mean();
-  return centred * centred.transpose() / static_cast<double>(X.cols() - 1);
+  const MatrixXd centered = X.colwise() - X.rowwise().mean();
+  return centered * centered.transpose() / static_cast<double>(X.cols() - 1);
 }
 
 }  // namespace
@@ -54,7 +54,7 @@ TEMPLATE_TEST_CASE("pca: what the components keep and leave", "", float, double)
   data.row(3).setConstant(7);  // a pixel that never changes
   const lora::Matrix<S> X = data.cast<S>();
   const MatrixXd expected = covariance(X.template cast<double>());
-  for (const auto method : {lora::SvdMethod::exact, lora::SvdMethod::randomised}) {
+  for (const auto method : {lora::SvdMethod::exact, lora::SvdMethod::randomized}) {
     const auto found = pca(X, {.rank = 5, .method = method});
     CHECK(found.method == method);
     CHECK(found.converged);
@@ -98,7 +98,7 @@ TEMPLATE_TEST_CASE("pca: variance that is rounding is not blown up", "", float, 
   lora::Matrix<S> repeated = lora_test::normal(4, 30, rng).cast<S>();
   repeated.row(2) = S(3.1) * repeated.row(1);
   for (const auto& X : {few, repeated}) {
-    for (const auto method : {lora::SvdMethod::exact, lora::SvdMethod::randomised}) {
+    for (const auto method : {lora::SvdMethod::exact, lora::SvdMethod::randomized}) {
       const auto found = pca(X, {.rank = 4, .method = method});
       CHECK(found.significant == 3);
       const MatrixXd whitened = found.whiten(X).template cast<double>();

@@ -1,7 +1,7 @@
 #include "lora/linalg/rank.hpp"
 
 #include "linalg/kinds.hpp"
-#include "lora/linalg/pivoted.hpp"
+#include "lora/linalg/factorizations/pivoted.hpp"
 #include "lora/linalg/truncated_svd.hpp"
 #include "support/catch.hpp"
 

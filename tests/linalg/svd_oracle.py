@@ -6,7 +6,7 @@
 PROGRAM is oracle/truncate.cpp. For each scalar, `count` matrices of random sizes from 1 x 1 to 96 x 96 and a random
 rank. A failure is: a program that crashes, a result that is not verified, factors that are not orthonormal, a
 certificate that differs from the error of the factors, an error above LAPACK's optimum; the tolerance is 1e-12 (double)
-or 1e-5 (float) of the matrix's Frobenius norm. Every fourth matrix goes to the randomised method, which must keep its
+or 1e-5 (float) of the matrix's Frobenius norm. Every fourth matrix goes to the randomized method, which must keep its
 certificate and its spectral bound. Ends with status 1 after any failure.
 """
 
@@ -55,7 +55,7 @@ def cases(count, is_float, seed):
         yield kind, np.asfortranarray(matrix), int(rng.integers(1, min(matrix.shape) + 1)), k % 4 == 3
 
 
-def judge(A, rank, randomised, tolerance, converged, U, sigma, V, certificate):
+def judge(A, rank, randomized, tolerance, converged, U, sigma, V, certificate):
     """What is wrong with a result, as a list of texts."""
     frobenius, spectral, norm = certificate
     scale = np.abs(A).max() or 1.0
@@ -74,7 +74,7 @@ def judge(A, rank, randomised, tolerance, converged, U, sigma, V, certificate):
         wrong.append(f"norm {norm}, LAPACK {total * scale}")
     if bad(frobenius / scale, error):
         wrong.append(f"certified {frobenius}, the factors' error is {error * scale}")
-    if randomised:
+    if randomized:
         if not spectral / scale >= np.linalg.norm(E, 2) - tolerance * total:
             wrong.append(f"spectral bound {spectral}, the factors' error is {np.linalg.norm(E, 2) * scale}")
     else:
@@ -97,12 +97,12 @@ def main():
         for is_float in (True, False):
             given = list(cases(options.count, is_float, options.seed))
             with open(folder / "input", "wb") as file:
-                for _, A, rank, randomised in given:
-                    file.write(struct.pack("<5q", is_float, randomised, *A.shape, rank) + A.tobytes(order="F"))
+                for _, A, rank, randomized in given:
+                    file.write(struct.pack("<5q", is_float, randomized, *A.shape, rank) + A.tobytes(order="F"))
             crashed = subprocess.run([options.program, folder / "input", folder / "output"]).returncode
             data = (folder / "output").read_bytes()
             at = 0
-            for k, (kind, A, rank, randomised) in enumerate(given):
+            for k, (kind, A, rank, randomized) in enumerate(given):
                 m, n = A.shape
                 size = 8 * (1 + (m + n + 1) * rank + 3)
                 if at + size > len(data):
@@ -113,7 +113,7 @@ def main():
                 (converged,) = struct.unpack("<q", data[at:at + 8])
                 at += size
                 U, sigma, V, certificate = np.split(values, np.cumsum([m * rank, rank, n * rank]))
-                for text in judge(A, rank, randomised, 1e-5 if is_float else 1e-12, converged,
+                for text in judge(A, rank, randomized, 1e-5 if is_float else 1e-12, converged,
                                   U.reshape((m, rank), order="F"), sigma, V.reshape((n, rank), order="F"), certificate):
                     print(f"matrix {k} ({kind}, {m} x {n}, rank {rank}): {text}")
                     failures += 1

@@ -120,7 +120,7 @@ TEMPLATE_TEST_CASE("truncated_svd: thirteen kinds of matrices, and the certifica
       CAPTURE(kind, rows, cols, rank);
       const lora::Matrix<S> A = make(kind, rows, cols, rng).template cast<S>();
       check<S>(A.template cast<double>(), truncated_svd(A, {.rank = rank}), rank);
-      check<S>(A.template cast<double>(), truncated_svd(A, {.rank = rank, .method = SvdMethod::randomised}), rank);
+      check<S>(A.template cast<double>(), truncated_svd(A, {.rank = rank, .method = SvdMethod::randomized}), rank);
     }
   }
 }
@@ -179,7 +179,7 @@ TEST_CASE("truncated_svd: the singular values of a matrix that was built from th
 TEST_CASE("truncated_svd: any storage order, stride, block, expression and compile-time size") {
   lora::Rng rng(4);
   const Eigen::MatrixXd A = lora_test::normal(7, 5, rng);
-  for (const SvdMethod method : {SvdMethod::exact, SvdMethod::randomised}) {
+  for (const SvdMethod method : {SvdMethod::exact, SvdMethod::randomized}) {
     const lora::SvdOptions options{.rank = 2, .method = method};
     const Eigen::MatrixXd expected = truncated_svd(A, options).matrix();
     const auto same = [&](const auto& given) {
@@ -206,7 +206,7 @@ TEST_CASE("truncated_svd: any storage order, stride, block, expression and compi
 TEST_CASE("truncated_svd: a power of two before the matrix changes nothing but the singular values") {
   lora::Rng rng(5);
   const Eigen::MatrixXf A = lora_test::normal(30, 20, rng).cast<float>();
-  for (const SvdMethod method : {SvdMethod::exact, SvdMethod::randomised}) {
+  for (const SvdMethod method : {SvdMethod::exact, SvdMethod::randomized}) {
     for (const float factor : {0x1p-110f, 0x1p100f}) {
       const auto plain = truncated_svd(A, {.rank = 4, .method = method});
       const auto scaled = truncated_svd(factor * A, {.rank = 4, .method = method});
@@ -219,40 +219,40 @@ TEST_CASE("truncated_svd: a power of two before the matrix changes nothing but t
   }
 }
 
-TEMPLATE_TEST_CASE("truncated_svd: randomised, reproducible and near the best", "", float, double) {
+TEMPLATE_TEST_CASE("truncated_svd: randomized, reproducible and near the best", "", float, double) {
   using S = TestType;
   lora::Rng rng(6);
   Eigen::VectorXd sigma(100);
   for (Index i = 0; i < 100; ++i) sigma(i) = std::pow(0.9, static_cast<double>(i));
   const lora::Matrix<S> A = lora_test::with_spectrum(sigma, 150, 100, rng).cast<S>();
-  const lora::SvdOptions options{.rank = 8, .method = SvdMethod::randomised, .seed = 9};
+  const lora::SvdOptions options{.rank = 8, .method = SvdMethod::randomized, .seed = 9};
   const auto first = truncated_svd(A, options);
   const auto second = truncated_svd(A, options);
-  CHECK(first.method == SvdMethod::randomised);
+  CHECK(first.method == SvdMethod::randomized);
   CHECK(first.U == second.U);
   CHECK(first.V == second.V);
   CHECK(first.certificate.spectral_error == second.certificate.spectral_error);
-  CHECK(truncated_svd(A, {.rank = 8, .method = SvdMethod::randomised, .seed = 10}).U != first.U);
+  CHECK(truncated_svd(A, {.rank = 8, .method = SvdMethod::randomized, .seed = 10}).U != first.U);
   CHECK(first.certificate.frobenius_error <= 1.001 * sigma.tail(92).norm());
   CHECK(first.certificate.spectral_error >= sigma(8) * (1 - 1e-6));
   CHECK(first.certificate.spectral_error <= 3 * sigma(8));
   CHECK(first.certificate.probability == 1 - 1e-10);
-  const auto small = truncated_svd(A, {.rank = 60, .method = SvdMethod::randomised}).certificate;
+  const auto small = truncated_svd(A, {.rank = 60, .method = SvdMethod::randomized}).certificate;
   CHECK(small.spectral_error >= sigma(60) * (1 - 1e-3));
   CHECK(small.spectral_error <= 3 * sigma(60));
   // 1 - 0.81^r is the energy of the first r
-  CHECK(truncated_svd(A, {.energy = 0.99, .method = SvdMethod::randomised}).rank() == 22);
-  CHECK(truncated_svd(A, {.energy = 0.99, .method = SvdMethod::randomised}).method == SvdMethod::randomised);
+  CHECK(truncated_svd(A, {.energy = 0.99, .method = SvdMethod::randomized}).rank() == 22);
+  CHECK(truncated_svd(A, {.energy = 0.99, .method = SvdMethod::randomized}).method == SvdMethod::randomized);
   CHECK(truncated_svd(A, {.energy = 0.99}).rank() == 22);
   CHECK(truncated_svd(A, {.energy = 0.99}).method == SvdMethod::exact);
   // too small an error for a sketch
-  const auto all = truncated_svd(A, {.error = 0, .method = SvdMethod::randomised});
+  const auto all = truncated_svd(A, {.error = 0, .method = SvdMethod::randomized});
   CHECK(all.method == SvdMethod::exact);
   CHECK(all.fell_back);
   CHECK(all.rank() == 100);
 }
 
-TEMPLATE_TEST_CASE("truncated_svd: randomised, an error below the rounding of the norms is not claimed", "", float,
+TEMPLATE_TEST_CASE("truncated_svd: randomized, an error below the rounding of the norms is not claimed", "", float,
                    double) {
   using S = TestType;
   // ten equal values and a flat tail of a size that the difference of two norms cannot tell from none
@@ -263,7 +263,7 @@ TEMPLATE_TEST_CASE("truncated_svd: randomised, an error below the rounding of th
   const lora::Matrix<S> A = lora_test::with_spectrum(sigma, 150, 160, rng).template cast<S>();
   const double left = small * std::sqrt(14.0);  // relative, of the first ten
   for (const double part : {0.5, 0.8}) {
-    const auto svd = truncated_svd(A, {.error = part * left, .method = SvdMethod::randomised});
+    const auto svd = truncated_svd(A, {.error = part * left, .method = SvdMethod::randomized});
     CHECK(svd.certificate.relative_error() <= part * left + 4 * static_cast<double>(std::numeric_limits<S>::epsilon()));
     CHECK(svd.rank() > 10);
   }
@@ -273,18 +273,18 @@ TEST_CASE("truncated_svd: any number of directions above the rank") {
   lora::Rng rng(12);
   const Eigen::MatrixXd A = lora_test::normal(20, 15, rng);
   const auto svd =
-      truncated_svd(A, {.rank = 2, .method = SvdMethod::randomised, .oversampling = std::numeric_limits<Index>::max()});
+      truncated_svd(A, {.rank = 2, .method = SvdMethod::randomized, .oversampling = std::numeric_limits<Index>::max()});
   check<double>(A, svd, 2);
   CHECK((svd.singular_values - truncated_svd(A, {.rank = 2}).singular_values).norm() <= 1e-13);
 }
 
 TEST_CASE("truncated_svd: the automatic choice") {
-  CHECK(lora::detail::randomised_pays({.rank = 32}, 512, 512));
-  CHECK_FALSE(lora::detail::randomised_pays({.rank = 33}, 512, 512));
-  CHECK_FALSE(lora::detail::randomised_pays({.rank = 1}, 511, 512));
-  CHECK_FALSE(lora::detail::randomised_pays({.energy = 0.5}, 4096, 4096));
+  CHECK(lora::detail::randomized_pays({.rank = 32}, 512, 512));
+  CHECK_FALSE(lora::detail::randomized_pays({.rank = 33}, 512, 512));
+  CHECK_FALSE(lora::detail::randomized_pays({.rank = 1}, 511, 512));
+  CHECK_FALSE(lora::detail::randomized_pays({.energy = 0.5}, 4096, 4096));
   const Eigen::MatrixXf A = Eigen::MatrixXf::Identity(512, 512);
-  CHECK(truncated_svd(A, {.rank = 1}).method == SvdMethod::randomised);
+  CHECK(truncated_svd(A, {.rank = 1}).method == SvdMethod::randomized);
 }
 
 TEST_CASE("truncated_svd: the difference of two matrices, without forming it") {
@@ -296,7 +296,7 @@ TEST_CASE("truncated_svd: the difference of two matrices, without forming it") {
   lora::detail::with_view(after, [&](const auto& a) {
     lora::detail::with_view(before, [&](const auto& b) {
       const lora::DifferenceOperator<float> difference(a, b);
-      check<float>(exact, truncated_svd(difference, {.rank = 2, .method = SvdMethod::randomised}), 2);
+      check<float>(exact, truncated_svd(difference, {.rank = 2, .method = SvdMethod::randomized}), 2);
       check<float>(exact, truncated_svd(difference, {.rank = 2, .method = SvdMethod::exact}), 2);
     });
   });
@@ -306,7 +306,7 @@ TEST_CASE("truncated_svd: an operator of one's own") {
   const Shift A{30};
   Eigen::MatrixXd exact = Eigen::MatrixXd::Zero(30, 30);
   exact.diagonal(1).setOnes();
-  for (const auto method : {SvdMethod::exact, SvdMethod::randomised}) {
+  for (const auto method : {SvdMethod::exact, SvdMethod::randomized}) {
     const auto svd = truncated_svd(A, {.rank = 5, .method = method});
     CHECK(svd.method == method);
     check<double>(exact, svd, 5);
@@ -347,11 +347,11 @@ TEST_CASE("truncated_svd: what it refuses, and how it says so") {
   CHECK(value(Eigen::MatrixXf::Constant(9, 9, 3e38f).eval()) ==
         "truncated_svd: the largest singular value overflows the matrix's scalar type");
   CHECK(message<lora::ValueError>([] {
-          truncated_svd(Eigen::MatrixXf::Constant(9, 9, 3e38f), {.rank = 1, .method = SvdMethod::randomised});
+          truncated_svd(Eigen::MatrixXf::Constant(9, 9, 3e38f), {.rank = 1, .method = SvdMethod::randomized});
         }) == "truncated_svd: the largest singular value overflows the matrix's scalar type");
   // every singular value is a double, the norm is not: no certificate could be given
   const Eigen::Matrix2d large = Eigen::Vector2d::Constant(1.7e308).asDiagonal();
-  for (const auto method : {SvdMethod::exact, SvdMethod::randomised}) {
+  for (const auto method : {SvdMethod::exact, SvdMethod::randomized}) {
     for (const lora::SvdOptions& options :
          {lora::SvdOptions{.rank = 1, .method = method}, lora::SvdOptions{.energy = 0.9, .method = method}}) {
       CHECK(message<lora::ValueError>([&] { truncated_svd(large, options); }) ==

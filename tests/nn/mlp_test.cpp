@@ -3,8 +3,8 @@
 #include <string>
 #include <vector>
 
-#include "lora/adapters/adapted.hpp"
-#include "lora/peft/attach.hpp"
+#include "lora/model/attach.hpp"
+#include "lora/nn/lora_linear.hpp"
 #include "lora/testing/gradient.hpp"
 #include "support/catch.hpp"
 #include "support/laws.hpp"

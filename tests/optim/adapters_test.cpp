@@ -1,12 +1,12 @@
-// Optimisers on real models: what attach, select, detach and a move do to a training run.
+// Optimizers on real models: what attach, select, detach and a move do to a training run.
 
-#include "lora/adapters/adapted.hpp"
 #include "lora/losses/softmax_cross_entropy.hpp"
+#include "lora/model/attach.hpp"
+#include "lora/nn/lora_linear.hpp"
 #include "lora/nn/mlp.hpp"
 #include "lora/optim/adam.hpp"
 #include "lora/optim/clip.hpp"
 #include "lora/optim/sgd.hpp"
-#include "lora/peft/attach.hpp"
 
 #include "support/catch.hpp"
 #include "support/heap.hpp"
@@ -66,7 +66,7 @@ std::vector<float> numbers(const Net& net) {
 
 }  // namespace
 
-TEST_CASE("optimisers and adapters: the loss falls; only the selected adapter moves") {
+TEST_CASE("optimizers and adapters: the loss falls; only the selected adapter moves") {
   Training training;
   const auto base = lora::Matrix<float>(training.net.forward(inputs, training.cache));
   const float before = training.step();
@@ -77,7 +77,7 @@ TEST_CASE("optimisers and adapters: the loss falls; only the selected adapter mo
   CHECK(training.net.forward(inputs, training.cache) == base);  // b was never trained, and the base never is
 }
 
-TEST_CASE("optimisers and adapters: training b in between changes nothing for a") {
+TEST_CASE("optimizers and adapters: training b in between changes nothing for a") {
   Training straight, detour;
   for (int k = 0; k < 6; ++k) straight.step();
 
@@ -92,7 +92,7 @@ TEST_CASE("optimisers and adapters: training b in between changes nothing for a"
   CHECK(numbers(detour.net) == numbers(straight.net));
 }
 
-TEST_CASE("optimisers and adapters: a model that moves or is copied between steps trains to the same bits") {
+TEST_CASE("optimizers and adapters: a model that moves or is copied between steps trains to the same bits") {
   Training still, moving;
   for (int k = 0; k < 6; ++k) {
     still.step();
@@ -103,14 +103,14 @@ TEST_CASE("optimisers and adapters: a model that moves or is copied between step
   CHECK(numbers(moving.net) == numbers(still.net));
 }
 
-TEST_CASE("optimisers and adapters: after the first, a training step allocates nothing") {
+TEST_CASE("optimizers and adapters: after the first, a training step allocates nothing") {
   if (!lora_test::heap_is_counted) LORA_TEST_SKIP("allocations are not counted in this build");
   Training training;
   training.step();
   CHECK(lora_test::heap_allocations_in([&] { training.step(); }) == 0);
 }
 
-TEST_CASE("optimisers and adapters: a layer on the stack is a model of its own") {
+TEST_CASE("optimizers and adapters: a layer on the stack is a model of its own") {
   lora::Rng rng(3);
   const Eigen::Matrix<double, 4, 5> w0 = Eigen::Matrix<double, 4, 5>::Identity();
   lora::LoraLinear<double, 4, 5, 2> layer(w0, {.rank = 2, .alpha = 2}, rng);

@@ -34,7 +34,7 @@ const lora::ParameterGroup second_faster = {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("optimizer laws: every optimiser keeps them, with every setting", "", float, double) {
+TEMPLATE_TEST_CASE("optimizer laws: every optimizer keeps them, with every setting", "", float, double) {
   using S = TestType;
   check(optimizer_laws<S>([] { return Sgd<S>({.lr = 0.05}); }));
   check(optimizer_laws<S>([] { return Sgd<S>({.lr = 0.05, .momentum = 0.9, .dampening = 0.1, .weight_decay = 0.1}); }));
@@ -44,7 +44,7 @@ TEMPLATE_TEST_CASE("optimizer laws: every optimiser keeps them, with every setti
   check(optimizer_laws<S>([] { return AdamW<S>({.lr = 0.05, .groups = {second_faster}}); }));
 }
 
-TEMPLATE_TEST_CASE("optimizer laws: each optimiser finds the optimum of a quadratic", "", float, double) {
+TEMPLATE_TEST_CASE("optimizer laws: each optimizer finds the optimum of a quadratic", "", float, double) {
   using S = TestType;
   const double epsilons = 8 * static_cast<double>(std::numeric_limits<S>::epsilon());
   const auto check_optimum = [&](auto make, int steps, double bound) {
@@ -59,7 +59,7 @@ TEMPLATE_TEST_CASE("optimizer laws: each optimiser finds the optimum of a quadra
   check_optimum([] { return AdamW<S>({.lr = 0.05, .weight_decay = 0}); }, 1000, 1e-4);
 }
 
-// The laws can fail: optimisers with the bugs that they are there for.
+// The laws can fail: optimizers with the bugs that they are there for.
 namespace {
 
 using lora::Index;

@@ -1,4 +1,4 @@
-"""Writes reference.hpp: what PyTorch and Transformers compute, as literals for the tests of losses and optimisers.
+"""Writes reference.hpp: what PyTorch and Transformers compute, as literals for the tests of losses and optimizers.
 
     pip install torch==2.13.0 transformers==5.23.0
     python tests/optim/reference.py > tests/optim/reference.hpp
@@ -63,7 +63,7 @@ def trajectory(name, make, **options):
         array(name + "_norms", norms)
 
 
-def optimisers():
+def optimizers():
     sgd, adam, adamw = torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW
     trajectory("sgd", lambda a, b: sgd([a, b], lr=0.1))
     trajectory("sgd_momentum", lambda a, b: sgd([a, b], lr=0.1, momentum=0.9))
@@ -134,7 +134,7 @@ def written():
         print("// clang-format off")
         print(f"// Written by reference.py with torch {torch.__version__}, transformers {transformers.__version__}.")
         print("\n#include <array>\n\nnamespace reference {\n")
-        optimisers()
+        optimizers()
         schedules()
         losses()
         print("\n}  // namespace reference")

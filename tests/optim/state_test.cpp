@@ -1,4 +1,4 @@
-#include "lora/optim/state.hpp"
+#include "lora/optim/optimizer_state.hpp"
 
 #include "lora/optim/adam.hpp"
 #include "optim/models.hpp"
@@ -73,7 +73,7 @@ std::vector<Index> steps_of(const Adam<double>& optimizer) {
 
 }  // namespace
 
-TEST_CASE("optimiser state: parameters of one model do what each does alone") {
+TEST_CASE("optimizer state: parameters of one model do what each does alone") {
   Changing model = three_parts();
   Adam<double> optimizer({.lr = 0.1});
   for (int k = 0; k < 5; ++k) step(optimizer, model);
@@ -81,7 +81,7 @@ TEST_CASE("optimiser state: parameters of one model do what each does alone") {
   CHECK(steps_of(optimizer) == std::vector<Index>{5, 5, 5});
 }
 
-TEST_CASE("optimiser state: whatever hides a parameter, its state waits for it and the others go on") {
+TEST_CASE("optimizer state: whatever hides a parameter, its state waits for it and the others go on") {
   Changing model = three_parts();
   Adam<double> optimizer({.lr = 0.1});
   for (int k = 0; k < 3; ++k) step(optimizer, model);
@@ -106,7 +106,7 @@ TEST_CASE("optimiser state: whatever hides a parameter, its state waits for it a
   CHECK(optimizer.state().slots().size() == 3);
 }
 
-TEST_CASE("optimiser state: parts may change their order, and new ones come in anywhere") {
+TEST_CASE("optimizer state: parts may change their order, and new ones come in anywhere") {
   Changing model = three_parts();
   Adam<double> optimizer({.lr = 0.1});
   step(optimizer, model);
@@ -121,7 +121,7 @@ TEST_CASE("optimiser state: parts may change their order, and new ones come in a
   CHECK(steps_of(optimizer) == std::vector<Index>{2, 5, 5, 5});  // in listing order: d first
 }
 
-TEST_CASE("optimiser state: a parameter of the same name and another size starts anew") {
+TEST_CASE("optimizer state: a parameter of the same name and another size starts anew") {
   Changing model = three_parts();
   Adam<double> optimizer({.lr = 0.1});
   step(optimizer, model);
@@ -134,7 +134,7 @@ TEST_CASE("optimiser state: a parameter of the same name and another size starts
   CHECK(optimizer.state().bytes() == 0);
 }
 
-TEST_CASE("optimiser state: the first group that selects a parameter wins") {
+TEST_CASE("optimizer state: the first group that selects a parameter wins") {
   Changing model = three_parts();
   const auto named = [](std::string name) { return [name](const Path& p) { return p.ends_with(name); }; };
   Adam<double> optimizer({.lr = 0.0,
@@ -147,7 +147,7 @@ TEST_CASE("optimiser state: the first group that selects a parameter wins") {
   CHECK(model["c"].weight.value(0) == 3.0);
 }
 
-TEST_CASE("optimiser state: steps and moments, written into a new optimiser, continue to the bit") {
+TEST_CASE("optimizer state: steps and moments, written into a new optimizer, continue to the bit") {
   Changing model = three_parts();
   const lora::AdamConfig config{.lr = 0.1,
                                 .groups = {{.select = [](const Path& p) { return p.ends_with("b"); }, .lr = 0.2}}};
@@ -174,7 +174,7 @@ TEST_CASE("optimiser state: steps and moments, written into a new optimiser, con
   CHECK(first.state().find(Path(&root, "a"), 4) == nullptr);
 }
 
-TEST_CASE("optimiser state: a parameter that comes back costs no allocation") {
+TEST_CASE("optimizer state: a parameter that comes back costs no allocation") {
   if (!lora_test::heap_is_counted) LORA_TEST_SKIP("allocations are not counted in this build");
   Changing model = three_parts();
   Adam<double> optimizer({.lr = 0.1});
@@ -185,7 +185,7 @@ TEST_CASE("optimiser state: a parameter that comes back costs no allocation") {
   }
 }
 
-TEST_CASE("optimiser state: bytes are those of the moments") {
+TEST_CASE("optimizer state: bytes are those of the moments") {
   Changing model = three_parts();
   Adam<double> optimizer;
   CHECK(optimizer.state().bytes() == 0);

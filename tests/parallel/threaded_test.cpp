@@ -190,7 +190,7 @@ TEST_CASE("threaded: a step of a layer has the same bits for any number of threa
   const auto W0 = random_matrix<float>(300, 400, rng), x = random_matrix<float>(400, 150, rng);
   const auto dy = random_matrix<float>(300, 150, rng);
   const std::vector<std::pair<double, lora::Delta>> kinds = {
-      {0.0, lora::Delta::two_step}, {0.0, lora::Delta::materialised}, {0.3, lora::Delta::two_step}};
+      {0.0, lora::Delta::two_step}, {0.0, lora::Delta::materialized}, {0.3, lora::Delta::two_step}};
   for (const auto& [dropout, delta] : kinds) {
     lora::Rng seed(7);
     const Packed<float> base(W0, lora::Plan{lora::Copies::one, delta});
@@ -199,7 +199,7 @@ TEST_CASE("threaded: a step of a layer has the same bits for any number of threa
     typename decltype(packed)::template Cache<> packed_cache;
     const Step expected(packed, x, dy, packed_cache);
     for (const int threads : {1, 2, 3, 4}) {
-      CAPTURE(dropout, delta == lora::Delta::materialised, threads);
+      CAPTURE(dropout, delta == lora::Delta::materialized, threads);
       Layer<float> layer(Threaded<float>(base, std::make_shared<Workers>(threads)), packed.adapter());
       Layer<float>::Cache<> cache;
       CHECK((Step(layer, x, dy, cache) == expected));

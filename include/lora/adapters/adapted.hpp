@@ -1,9 +1,9 @@
 #pragma once
 /// One frozen weight with one adapter, by value: the form for a single matrix, and for compile-time sizes.
 
-#include "lora/adapters/lora.hpp"
-#include "lora/adapters/no_adapter.hpp"
-#include "lora/base/frozen.hpp"
+#include "lora/adapters/adapter.hpp"
+#include "lora/adapters/lora_config.hpp"
+#include "lora/core/random.hpp"
 
 #include <optional>
 #include <string>
@@ -223,10 +223,5 @@ class Adapted {
   bool enabled_ = true;
   std::uint64_t identity_ = detail::next_identity();  // a copy may go on with its original's cache
 };
-
-/// A frozen matrix with LoRA beside it. LoraLinear<float> has run-time sizes and packs W0; LoraLinear<float, Out, In,
-/// Rank> lies on the stack, and with Cache<Samples> as well a whole training step touches no heap.
-template <class S, int Out = Dynamic, int In = Dynamic, int Rank = Dynamic>
-using LoraLinear = Adapted<Frozen<S, Out, In>, Lora<S, Out, In, Rank>>;
 
 }  // namespace lora

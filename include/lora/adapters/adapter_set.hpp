@@ -4,7 +4,7 @@
 #include "lora/adapters/full_weight.hpp"
 #include "lora/adapters/lora.hpp"
 #include "lora/adapters/no_adapter.hpp"
-#include "lora/adapters/offset_lora.hpp"
+#include "lora/adapters/residual_lora.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -33,7 +33,7 @@ template <class S>
 class AdapterSet {
  public:
   /// Low-rank factors, those that start from a part of W0, a trained copy of the whole weight, or nothing but a bias.
-  using AnyAdapter = std::variant<Lora<S>, FullWeight<S>, NoAdapter<S>, OffsetLora<S>>;
+  using AnyAdapter = std::variant<Lora<S>, FullWeight<S>, NoAdapter<S>, ResidualLora<S>>;
 
   struct Member {
     std::string name;
@@ -59,9 +59,9 @@ class AdapterSet {
   /// What the selected adapters keep of a pass.
   template <int Samples = Dynamic>
   struct Cache {
-    using Any =
-        std::variant<typename NoAdapter<S>::template Cache<Samples>, typename Lora<S>::template Cache<Samples>,
-                     typename FullWeight<S>::template Cache<Samples>, typename OffsetLora<S>::template Cache<Samples>>;
+    using Any = std::variant<typename NoAdapter<S>::template Cache<Samples>, typename Lora<S>::template Cache<Samples>,
+                             typename FullWeight<S>::template Cache<Samples>,
+                             typename ResidualLora<S>::template Cache<Samples>>;
     std::vector<Any> members;
     std::uint64_t revision = 0;
 
@@ -105,7 +105,7 @@ class AdapterSet {
                                         [&](const AdapterWeight& other) { return other.name == chosen[k].name; });
       if (repeated) throw NameError("select_sum: adapter " + detail::in_quotes(member.name) + " is named twice");
       const auto* factors = std::get_if<Lora<S>>(&member.adapter);
-      if (const auto* offset = std::get_if<OffsetLora<S>>(&member.adapter)) factors = &offset->trained;
+      if (const auto* offset = std::get_if<ResidualLora<S>>(&member.adapter)) factors = &offset->trained;
       const double scale = factors ? scaling_factor(factors->alpha, factors->rank(), factors->scaling) : 1;
       if (!detail::is_finite_in<S>(chosen[k].weight) || !detail::is_finite_in<S>(chosen[k].weight * scale)) {
         throw ConfigError("select_sum: the weight of adapter " + detail::in_quotes(member.name) + " is " +

@@ -1,7 +1,7 @@
 #pragma once
 /// Inverted dropout (Srivastava et al. 2014, JMLR 15) whose mask is computed from a counter and never stored.
 
-#include "lora/adapters/pass.hpp"
+#include "lora/core/pass.hpp"
 #include "lora/core/random.hpp"
 
 #include <array>

@@ -4,7 +4,7 @@
 /// As an adapter it is a trained copy of one layer (PEFT's modules_to_save): W starts as W0 and replaces it while
 /// selected, and off restores the base. It is also what a linear layer is before anything is frozen.
 
-#include "lora/adapters/concept.hpp"
+#include "lora/adapters/adapter.hpp"
 
 #include <utility>
 

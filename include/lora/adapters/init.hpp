@@ -1,7 +1,7 @@
 #pragma once
 /// Starting values that need neither W0 nor data.
 
-#include "lora/adapters/config.hpp"
+#include "lora/adapters/lora_config.hpp"
 #include "lora/core/random.hpp"
 
 #include <cmath>
@@ -29,7 +29,7 @@ void fill_uniform(Eigen::MatrixBase<Derived>& matrix, double bound, Rng& rng) {
 /// Starts A (rank, in) as `init` says: Gaussian with standard deviation 1/rank, or Kaiming-uniform with a = sqrt(5),
 /// which is uniform in (-1/sqrt(in), 1/sqrt(in)).
 template <class Derived>
-void initialise_a(Eigen::MatrixBase<Derived>& A, Init init, Rng& rng) {
+void initialize_a(Eigen::MatrixBase<Derived>& A, Init init, Rng& rng) {
   switch (init) {
     case Init::gaussian: return fill_normal(A, 1.0 / static_cast<double>(A.rows()), rng);
     case Init::kaiming_uniform: return fill_uniform(A, 1.0 / std::sqrt(static_cast<double>(A.cols())), rng);

@@ -12,10 +12,10 @@
 ///
 /// Source: Hu et al. 2021, arXiv:2106.09685v2, equation (3); scaling section 4.1. rsLoRA: arXiv:2312.03732.
 
-#include "lora/adapters/concept.hpp"
-#include "lora/adapters/config.hpp"
+#include "lora/adapters/adapter.hpp"
 #include "lora/adapters/dropout.hpp"
 #include "lora/adapters/init.hpp"
+#include "lora/adapters/lora_config.hpp"
 
 #include <algorithm>
 #include <limits>
@@ -53,7 +53,7 @@ struct Lora {
     detail::check_factors_fit<S>(out, in, config.rank, "Lora");
     stream = rng();  // only now: a refused config leaves the generator where it was
     A.value.resize(config.rank, in);
-    initialise_a(A.value, config.init, rng);
+    initialize_a(A.value, config.init, rng);
     B.value.setZero(out, config.rank);
   }
 

@@ -9,7 +9,7 @@
 namespace lora {
 
 ///   {"q_proj", "v_proj"}        names: a layer's whole name, or its end after a dot. "proj" does not match "q_proj"
-///   ".*\\.(q_proj|v_proj)"      a regular expression for the whole name (peft/pattern.hpp)
+///   ".*\\.(q_proj|v_proj)"      a regular expression for the whole name (model/pattern.hpp)
 ///   "all-linear"                every layer that takes adapters
 ///
 /// Source: PEFT's target_modules, which makes the same difference between a list and a string.

@@ -1,7 +1,7 @@
 #pragma once
 /// The adapter that changes nothing:   y = W0 x. It stands where an adapter is switched off, or brings only a bias.
 
-#include "lora/adapters/concept.hpp"
+#include "lora/adapters/adapter.hpp"
 
 namespace lora {
 

@@ -10,7 +10,7 @@
 ///
 /// Source: Buyukakyuz 2024, arXiv:2406.01775, algorithm 1.   Compile time: that of linalg/leading_qr.hpp.
 
-#include "lora/adapters/offset_lora.hpp"
+#include "lora/adapters/residual_lora.hpp"
 #include "lora/linalg/leading_qr.hpp"
 
 #include <utility>
@@ -23,12 +23,12 @@ namespace lora {
 /// naming an entry that is not finite or if R overflows; the generator is as it was then.
 template <class Derived>
 auto olora(const Eigen::MatrixBase<Derived>& W0, const LoraConfig& config, Rng& rng)
-    -> OffsetLora<typename Derived::Scalar> {
+    -> ResidualLora<typename Derived::Scalar> {
   using S = typename Derived::Scalar;
   detail::check_start<S>("olora", config);
   Factors<S> start = detail::with_view(
       W0, [&](const detail::MatrixView<S>& view) { return detail::leading_qr<S>("olora", "W0", view, config.rank); });
-  return detail::offset_lora<S>(config, std::move(start.B), std::move(start.A), rng);
+  return detail::residual_lora<S>(config, std::move(start.B), std::move(start.A), rng);
 }
 
 }  // namespace lora

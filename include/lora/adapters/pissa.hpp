@@ -12,12 +12,12 @@
 ///   });
 ///
 /// Training from there moves the directions in which W0 is largest. The decomposition need not be exact, because what
-/// is taken off W0 is the very B0 A0 that was found; large matrices are decomposed by the randomised method.
+/// is taken off W0 is the very B0 A0 that was found; large matrices are decomposed by the randomized method.
 ///
 /// Source: Meng, Wang & Zhang 2024, arXiv:2404.02948, equations (2) to (4).
 /// Compile time: that of linalg/truncated_svd.hpp, which tells how to pay once in a program.
 
-#include "lora/adapters/offset_lora.hpp"
+#include "lora/adapters/residual_lora.hpp"
 #include "lora/linalg/truncated_svd.hpp"
 
 #include <utility>
@@ -33,7 +33,7 @@ namespace lora {
 /// that is not finite. The generator is as it was then.
 template <class Derived>
 auto pissa(const Eigen::MatrixBase<Derived>& W0, const LoraConfig& config, Rng& rng, SvdOptions options = {})
-    -> OffsetLora<typename Derived::Scalar> {
+    -> ResidualLora<typename Derived::Scalar> {
   using S = typename Derived::Scalar;
   const detail::Caller who("pissa");
   detail::check_start<S>(who, config);
@@ -55,7 +55,7 @@ auto pissa(const Eigen::MatrixBase<Derived>& W0, const LoraConfig& config, Rng& 
     detail::fail<ValueError>(who, "the factors overflow: the largest singular value of W0 is " +
                                       std::to_string(svd.singular_values(0)) + ", the scale " + std::to_string(s));
   }
-  return detail::offset_lora<S>(config, std::move(B), std::move(A), rng);
+  return detail::residual_lora<S>(config, std::move(B), std::move(A), rng);
 }
 
 }  // namespace lora

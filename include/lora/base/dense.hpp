@@ -1,7 +1,7 @@
 #pragma once
 /// A frozen weight as a plain matrix.
 
-#include "lora/base/concept.hpp"
+#include "lora/base/frozen_base.hpp"
 #include "lora/core/error.hpp"
 
 #include <memory>

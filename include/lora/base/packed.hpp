@@ -1,15 +1,15 @@
 #pragma once
 /// A frozen weight in the order in which products read it.
 
-#include "lora/base/concept.hpp"
-#include "lora/base/merged_panels.hpp"
-#include "lora/base/packed_product.hpp"
-#include "lora/base/packed_transposed.hpp"
+#include "lora/base/frozen_base.hpp"
 #include "lora/base/plan.hpp"
-#include "lora/base/thin.hpp"
-#include "lora/base/unpacked_product.hpp"
 #include "lora/core/error.hpp"
-#include "lora/core/huge_pages.hpp"
+#include "lora/kernels/huge_pages.hpp"
+#include "lora/kernels/merged_panels.hpp"
+#include "lora/kernels/packed_product.hpp"
+#include "lora/kernels/packed_transposed.hpp"
+#include "lora/kernels/thin_product.hpp"
+#include "lora/kernels/unpacked_product.hpp"
 
 #include <memory>
 #include <type_traits>
@@ -29,7 +29,7 @@ namespace lora {
 /// from that of Dense.
 ///
 /// Those who prefer speed to memory give a plan: plan_for({.out = ..., .in = ..., .rank = 8, .samples = 64},
-/// Prefer::speed), or one of their own. A pass that is materialised forms W0 + s B A in the cache, once for both
+/// Prefer::speed), or one of their own. A pass that is materialized forms W0 + s B A in the cache, once for both
 /// directions: the first one takes as much memory as one copy of W0 from the heap, and it stays.
 template <class S>
 class Packed {
@@ -140,7 +140,7 @@ class Packed {
 
   /// Forms W0 + s U V if the plan for so many samples says so; returns whether.
   bool merge(const Columns& U, const detail::Rows<S>& V, S s, Index samples, MergedWeight<S>& merged) const {
-    merged.formed = plan(U.cols(), samples).delta == Delta::materialised;
+    merged.formed = plan(U.cols(), samples).delta == Delta::materialized;
     if (!merged.formed) return false;
     if (merged.numbers.size() != panels_->size()) merged.numbers.setZero(panels_->size());
     detail::merge_panels<S>(layout_, panels(), U, V, s, merged.numbers.data());

@@ -4,7 +4,7 @@
 ///                  forward                          backward                       multiply-adds of a step
 ///   two-step       z = s A x,  y = W0 x + B z       g = s B^T dy,                  samples rank (out + in)
 ///                                                   dx = W0^T dy + A^T g
-///   materialised   W = W0 + s B A,  y = W x         dx = W^T dy                    (rank + touch) in out
+///   materialized   W = W0 + s B A,  y = W x         dx = W^T dy                    (rank + touch) in out
 ///
 /// Counted are those in which the two differ. z and g are computed either way, for the gradients of B and A, so a
 /// forward pass that no backward pass follows gains half as much as the rule expects; for inference, merge. `touch` is
@@ -23,7 +23,7 @@ namespace lora {
 enum class Copies { one, two };
 
 /// Whether W0 + s B A is formed: never, in every pass, or in those that the rule above gives it.
-enum class Delta { two_step, materialised, whichever_is_faster };
+enum class Delta { two_step, materialized, whichever_is_faster };
 
 /// Memory: W0 is held once. Speed: as much again where it makes a step faster.
 enum class Prefer { memory, speed };
@@ -45,11 +45,11 @@ struct Plan {
 struct TermCost {
   static constexpr double touch = 24;  ///< measured: 8 where W0 is in the first cache, 10 to 60 beyond it
   double two_step = 0;
-  double materialised = 0;
+  double materialized = 0;
 
   explicit constexpr TermCost(const PassShape& shape)
       : two_step(double(shape.samples) * double(shape.rank) * double(shape.in + shape.out)),
-        materialised((double(shape.rank) + touch) * double(shape.in) * double(shape.out)) {}
+        materialized((double(shape.rank) + touch) * double(shape.in) * double(shape.out)) {}
 };
 
 namespace detail {
@@ -69,11 +69,11 @@ constexpr bool second_copy_pays(const PassShape& shape) {
 constexpr Plan plan_for(const PassShape& shape, Prefer prefer = Prefer::memory) {
   if (prefer == Prefer::memory) return {};
   const TermCost cost(shape);
-  if (cost.materialised < cost.two_step) return {Copies::one, Delta::materialised};
+  if (cost.materialized < cost.two_step) return {Copies::one, Delta::materialized};
   return {detail::second_copy_pays(shape) ? Copies::two : Copies::one, Delta::two_step};
 }
 
-/// Why, in a line: "one copy is as fast; materialised: 360448 multiply-adds for the adapter's term, against ...".
+/// Why, in a line: "one copy is as fast; materialized: 360448 multiply-adds for the adapter's term, against ...".
 inline std::string explain(const PassShape& shape, Prefer prefer = Prefer::memory) {
   const Plan plan = plan_for(shape, prefer);
   if (prefer == Prefer::memory) return "one copy, two-step: W0 is in memory once";
@@ -81,8 +81,8 @@ inline std::string explain(const PassShape& shape, Prefer prefer = Prefer::memor
   const TermCost cost(shape);
   const bool two_step = plan.delta == Delta::two_step;
   return std::string(plan.copies == Copies::two ? "two copies are faster; " : "one copy is as fast; ") +
-         (two_step ? "two-step: " : "materialised: ") + text(two_step ? cost.two_step : cost.materialised) +
-         " multiply-adds for the adapter's term, against " + text(two_step ? cost.materialised : cost.two_step);
+         (two_step ? "two-step: " : "materialized: ") + text(two_step ? cost.two_step : cost.materialized) +
+         " multiply-adds for the adapter's term, against " + text(two_step ? cost.materialized : cost.two_step);
 }
 
 }  // namespace lora

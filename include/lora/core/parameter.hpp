@@ -8,7 +8,7 @@
 namespace lora {
 
 /// value: the numbers. grad: dL/dvalue, of the same shape, or empty while no backward pass has reached it.
-/// trainable: backward passes skip the gradient of a parameter that is not, and optimisers leave it alone.
+/// trainable: backward passes skip the gradient of a parameter that is not, and optimizers leave it alone.
 template <class S, int Rows = Dynamic, int Cols = Dynamic, class Value = Matrix<S, Rows, Cols>>
 struct Parameter {
   static_assert(detail::require_storable<S, Rows, Cols>());

@@ -9,7 +9,7 @@
 
 namespace lora {
 
-/// Numbers in a model: what an optimiser would train now, and all of them, frozen weights and idle adapters included.
+/// Numbers in a model: what an optimizer would train now, and all of them, frozen weights and idle adapters included.
 struct ParameterCount {
   Index trainable = 0;
   Index total = 0;
@@ -84,7 +84,7 @@ struct ParameterView {
   Eigen::Map<Vector<S>> grad;  // of size 0 while no backward pass has reached the parameter
 };
 
-/// The trained parameters in listing order, for an optimiser of one's own. The views point into the model: they are
+/// The trained parameters in listing order, for an optimizer of one's own. The views point into the model: they are
 /// void as soon as the model moves or an adapter is attached, detached or selected.
 template <class S, class T>
 std::vector<ParameterView<S>> gather(T& model) {

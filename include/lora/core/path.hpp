@@ -2,7 +2,7 @@
 /// The name of a part of a model, such as "encoder.layers.3.fc1.weight", composed only when somebody asks.
 ///
 /// A Path is a chain of segments on the stack of the function that walks the model: naming costs no heap while an
-/// optimiser steps, and the full text exists only for error messages, files and reports.
+/// optimizer steps, and the full text exists only for error messages, files and reports.
 
 #include "lora/core/scalar.hpp"
 

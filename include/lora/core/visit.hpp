@@ -8,7 +8,7 @@
 ///     static void visit(auto& self, auto&& f) { f("fc1", self.fc1); f("fc2", self.fc2); }
 ///   };
 ///
-/// No base class, no registration, no macro; `self` is Net& or const Net&. Counting, freezing, optimising, attaching by
+/// No base class, no registration, no macro; `self` is Net& or const Net&. Counting, freezing, optimizing, attaching by
 /// name, merging, saving and reporting are free functions over that listing. A part may be
 ///   - a Parameter,
 ///   - a constant: an Eigen matrix or a frozen base (anything with rows(), cols() and no visit); listed, never trained,
@@ -116,7 +116,7 @@ void visit_modules(T& model, F&& f) {
   walk(model, [](const Path&, auto&) {}, f);
 }
 
-/// Whether an optimiser would train this parameter now.
+/// Whether an optimizer would train this parameter now.
 template <ParameterLike P>
 bool is_trained(const Path& path, const P& parameter) {
   return parameter.trainable && path.active();

@@ -9,7 +9,7 @@
 ///   for (auto step = at.step; step < steps; ++step) ...
 ///
 /// The file is safetensors. model.PATH: every parameter that is trainable or an adapter's (frozen weights are not in
-/// it). optimizer.PATH.steps and optimizer.PATH.moment0, 1, ...: what the optimiser remembers, in the parameter's own
+/// it). optimizer.PATH.steps and optimizer.PATH.moment0, 1, ...: what the optimizer remembers, in the parameter's own
 /// storage order. Dropout needs nothing: its masks are a function of the seed and the step.
 
 #include "lora/core/random.hpp"
@@ -30,7 +30,7 @@
 
 namespace lora {
 
-/// Where a training stands, besides the numbers of model and optimiser.
+/// Where a training stands, besides the numbers of model and optimizer.
 struct Checkpoint {
   std::uint64_t step = 0;                      ///< steps done
   std::map<std::string, Rng> generators = {};  ///< with their positions
@@ -125,7 +125,7 @@ void save_checkpoint(const std::filesystem::path& file, const T& model, const Op
   save_safetensors(file, tensors, metadata);
 }
 
-/// Gives model and optimiser the numbers of a checkpoint; the optimiser keeps its own settings. The model has the same
+/// Gives model and optimizer the numbers of a checkpoint; the optimizer keeps its own settings. The model has the same
 /// parameters as the saved one, in the same scalar, with the same layers frozen.
 /// Throws MismatchError listing every difference, FormatError or FileError; nothing has changed then.
 template <class T, class Optimizer>
@@ -181,7 +181,7 @@ Checkpoint load_checkpoint(const std::filesystem::path& path, T& model, Optimize
   if (saved != 0 && saved != own) {
     mismatches.add("optimizer", "keeps " + std::to_string(saved) + " moments, expected " + std::to_string(own));
   }
-  mismatches.check(who, file.files().front() + " is of another model or optimiser:");
+  mismatches.check(who, file.files().front() + " is of another model or optimizer:");
 
   visit_parameters(model, [&](const Path& place, auto& parameter) {
     if (detail::is_checkpointed(place, parameter)) file.read_into("model." + place.str(), parameter.value);

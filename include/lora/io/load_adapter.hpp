@@ -15,7 +15,7 @@
 #include "lora/io/peft_support.hpp"
 #include "lora/io/peft_tensor_check.hpp"
 #include "lora/io/safetensors.hpp"
-#include "lora/peft/adaptable.hpp"
+#include "lora/model/adaptable.hpp"
 
 #include <algorithm>
 #include <cstdint>

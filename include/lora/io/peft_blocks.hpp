@@ -10,7 +10,7 @@
 #include "lora/io/peft_config.hpp"
 #include "lora/io/peft_describe.hpp"
 #include "lora/io/peft_layers.hpp"
-#include "lora/peft/match.hpp"
+#include "lora/model/match.hpp"
 
 #include <algorithm>
 #include <string>

@@ -9,7 +9,7 @@
 ///
 /// Source: peft 0.7.1 and 0.21.2, config.py and tuners/lora/config.py.
 
-#include "lora/adapters/config.hpp"
+#include "lora/adapters/lora_config.hpp"
 #include "lora/io/file_bytes.hpp"
 #include "lora/io/file_error.hpp"
 #include "lora/io/json_value.hpp"

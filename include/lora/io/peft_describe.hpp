@@ -4,10 +4,10 @@
 /// Source: peft 0.7.1 and 0.21.2, check_target_module_exists, _set_trainable, get_pattern_key and
 /// LoraModel._create_and_replace.
 
-#include "lora/adapters/config.hpp"
+#include "lora/adapters/lora_config.hpp"
 #include "lora/io/json_value.hpp"
 #include "lora/io/peft_layers.hpp"
-#include "lora/peft/pattern.hpp"
+#include "lora/model/pattern.hpp"
 
 #include <algorithm>
 #include <cmath>

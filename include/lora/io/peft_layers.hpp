@@ -1,10 +1,10 @@
 #pragma once
 /// What the layers of a model have under an adapter's name, and what a PEFT config gives to each.
 
-#include "lora/adapters/config.hpp"
+#include "lora/adapters/lora_config.hpp"
 #include "lora/io/file_error.hpp"
 #include "lora/io/peft_config.hpp"
-#include "lora/peft/match.hpp"
+#include "lora/model/match.hpp"
 
 #include <algorithm>
 #include <string>

@@ -15,8 +15,8 @@
 #include "lora/io/peft_layers.hpp"
 #include "lora/io/peft_support.hpp"
 #include "lora/io/safetensors_writer.hpp"
-#include "lora/peft/adaptable.hpp"
-#include "lora/peft/attach.hpp"
+#include "lora/model/adaptable.hpp"
+#include "lora/model/attach.hpp"
 
 #include <filesystem>
 #include <optional>
@@ -50,7 +50,7 @@ namespace detail {
 /// LoRA factors as they are saved: an adapter that starts from a part of W0 becomes one of twice the rank.
 template <class S>
 const Lora<S>* factors_of(const typename AdapterSet<S>::Member& member, std::optional<Lora<S>>& joined) {
-  if (const auto* offset = std::get_if<OffsetLora<S>>(&member.adapter)) joined.emplace(offset->to_lora());
+  if (const auto* offset = std::get_if<ResidualLora<S>>(&member.adapter)) joined.emplace(offset->to_lora());
   return joined ? &*joined : std::get_if<Lora<S>>(&member.adapter);
 }
 
@@ -125,9 +125,9 @@ PeftConfig peft_config_for(const T& model, const std::vector<PeftLayer>& layers,
   const std::optional<PeftVersion> version =
       options.compatible_with.empty() ? std::nullopt : std::optional(peft_version_of(who, options.compatible_with));
   check_supported("save_adapter", config);
-  const bool stabilised = config.lora.scaling == Scaling::alpha_over_sqrt_rank;
+  const bool stabilized = config.lora.scaling == Scaling::alpha_over_sqrt_rank;
   const bool older = config.source.empty() || (version && *version < PeftVersion{0, 8, 0});
-  const bool unknown = (older && stabilised) || (config.source.empty() && !config.lora.exclude_modules.empty());
+  const bool unknown = (older && stabilized) || (config.source.empty() && !config.lora.exclude_modules.empty());
   if (unknown || !describes(model, config, layers)) {
     std::vector<std::string> modules;
     visit_modules(model, [&](const Path& path, const auto&) { modules.push_back(path.str()); });
@@ -187,8 +187,8 @@ std::vector<TensorToSave> peft_tensors(const T& model, const PeftConfig& config,
 ///
 /// Without options.config the config is new: its target_modules are the full paths of the layers with factors, r and
 /// lora_alpha those of most layers, rank_pattern and alpha_pattern those of the others. rsLoRA becomes lora_alpha =
-/// alpha sqrt(rank): the scale is the same number, or the one beside it in double if the rank is no power of 2. An
-/// OffsetLora becomes an ordinary adapter of twice the rank. If one bias is trained, the others are saved as they are.
+/// alpha sqrt(rank): the scale is the same number, or the one beside it in double if the rank is no power of 2. A
+/// ResidualLora becomes an ordinary adapter of twice the rank. If one bias is trained, the others are saved too.
 /// A config that was loaded is kept as it was for as long as it says what the model has, and changed where it does not.
 ///
 /// Throws NameError without an adapter of this name; ConfigError or NameError for what PEFT cannot express, such as two

@@ -2,10 +2,10 @@
 /// Between the two storage orders: files are row-major, most matrices are not.
 ///
 /// Element by element, a large matrix takes five times as long as its memcpy, because every element touches a line of
-/// the cache that is gone before its neighbour comes. So it goes square by square, each line of each side in one
+/// the cache that is gone before its neighbor comes. So it goes square by square, each line of each side in one
 /// piece, and inside a square in registers.
 
-#include "lora/core/packet.hpp"
+#include "lora/kernels/packet.hpp"
 
 #include <algorithm>
 #include <concepts>

@@ -11,7 +11,7 @@
 #include "lora/io/mismatch.hpp"
 #include "lora/io/safetensors.hpp"
 #include "lora/io/safetensors_writer.hpp"
-#include "lora/peft/match.hpp"
+#include "lora/model/match.hpp"
 
 #include <algorithm>
 #include <cstdint>

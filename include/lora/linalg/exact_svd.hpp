@@ -21,7 +21,7 @@
 ///   extern template class lora::ExactSvd<double>;
 
 #include "lora/core/random.hpp"
-#include "lora/linalg/matrix_view.hpp"
+#include "lora/linalg/detail/matrix_view.hpp"
 
 #include <Eigen/QR>
 #include <Eigen/SVD>

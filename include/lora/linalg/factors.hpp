@@ -7,7 +7,7 @@
 
 #include "lora/core/error.hpp"
 #include "lora/core/scalar.hpp"
-#include "lora/linalg/matrix_view.hpp"
+#include "lora/linalg/detail/matrix_view.hpp"
 
 #include <cmath>
 #include <concepts>

@@ -12,9 +12,9 @@
 /// Compile time (g++ 12 -O2): 0.2 s over Eigen/Core to include, about 10 s for each scalar to use.
 
 #include "lora/core/error.hpp"
+#include "lora/linalg/detail/matrix_view.hpp"
 #include "lora/linalg/factors.hpp"
 #include "lora/linalg/linear_operator.hpp"
-#include "lora/linalg/matrix_view.hpp"
 
 #include <Eigen/QR>
 

@@ -1,9 +1,9 @@
 #pragma once
-/// Matrices that are only multiplied with: what the randomised methods need to know of A (m, n).
+/// Matrices that are only multiplied with: what the randomized methods need to know of A (m, n).
 
 #include "lora/core/scalar.hpp"
-#include "lora/linalg/matrix_view.hpp"
-#include "lora/linalg/thin_product.hpp"
+#include "lora/kernels/few_columns.hpp"
+#include "lora/linalg/detail/matrix_view.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -51,10 +51,10 @@ class DenseOperator {
  private:
   void multiply(bool transposed, const Matrix<S>& x, Matrix<S>& y) const {
     if (transposed) {
-      detail::ThinProduct<S>::transposed(A_.stored, x, y);
+      detail::FewColumns<S>::transposed(A_.stored, x, y);
     } else {
       y.setZero();
-      detail::ThinProduct<S>::add(A_.stored, x, y);
+      detail::FewColumns<S>::add(A_.stored, x, y);
     }
   }
 
@@ -82,12 +82,12 @@ class DifferenceOperator {
   void apply(const Matrix<S>& x, Matrix<S>& y) const {
     y.setZero();
     for_each_block([&](Index first, const Matrix<S>& block) {
-      detail::ThinProduct<S>::add(block, x.middleRows(first, block.cols()), y);
+      detail::FewColumns<S>::add(block, x.middleRows(first, block.cols()), y);
     });
   }
   void apply_transposed(const Matrix<S>& x, Matrix<S>& y) const {
     for_each_block([&](Index first, const Matrix<S>& block) {
-      detail::ThinProduct<S>::transposed(block, x, y.middleRows(first, block.cols()));
+      detail::FewColumns<S>::transposed(block, x, y.middleRows(first, block.cols()));
     });
   }
   void columns(Index first, Matrix<S>& y) const {

@@ -12,9 +12,9 @@
 /// (stable).
 /// Compile time: the functions of singular values cost nothing; singular_values(A) costs that of exact_svd.hpp.
 
+#include "lora/linalg/detail/matrix_view.hpp"
 #include "lora/linalg/exact_svd.hpp"
 #include "lora/linalg/linear_operator.hpp"
-#include "lora/linalg/matrix_view.hpp"
 #include "lora/linalg/svd_options.hpp"
 
 #include <algorithm>

@@ -14,9 +14,9 @@
 namespace lora {
 
 enum class SvdMethod {
-  automatic,   ///< randomised where that saves much: see truncated_svd
+  automatic,   ///< randomized where that saves much: see truncated_svd
   exact,       ///< the best approximation, to rounding
-  randomised,  ///< nearly the best, for a small rank of a large matrix
+  randomized,  ///< nearly the best, for a small rank of a large matrix
 };
 
 /// Exactly one of the first three: {.rank = 8}, {.energy = 0.95} or {.error = 0.01}.
@@ -25,9 +25,9 @@ struct SvdOptions {
   std::optional<double> energy = {};  ///< the smallest rank that keeps this share of ||A||_F^2, in (0, 1]
   std::optional<double> error = {};   ///< the smallest rank with ||A - A_r||_F <= error ||A||_F, at least 0
   SvdMethod method = SvdMethod::automatic;
-  std::optional<Index> oversampling = {};  ///< randomised: directions above the rank; 4 + rank / 8 if not given
-  int power_iterations = 2;                ///< randomised: at least 1; more of them sharpen slowly decaying spectra
-  std::uint64_t seed = 0;                  ///< randomised: the same seed gives the same result
+  std::optional<Index> oversampling = {};  ///< randomized: directions above the rank; 4 + rank / 8 if not given
+  int power_iterations = 2;                ///< randomized: at least 1; more of them sharpen slowly decaying spectra
+  std::uint64_t seed = 0;                  ///< randomized: the same seed gives the same result
 };
 
 /// Throws ConfigError for an option out of range.

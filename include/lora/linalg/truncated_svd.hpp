@@ -11,10 +11,10 @@
 /// once in a program, and 9 s for each scalar.
 
 #include "lora/linalg/certificate.hpp"
+#include "lora/linalg/detail/matrix_view.hpp"
+#include "lora/linalg/detail/randomized_svd.hpp"
 #include "lora/linalg/exact_svd.hpp"
 #include "lora/linalg/linear_operator.hpp"
-#include "lora/linalg/matrix_view.hpp"
-#include "lora/linalg/randomised_svd.hpp"
 #include "lora/linalg/svd_options.hpp"
 
 #include <algorithm>
@@ -34,7 +34,7 @@ struct TruncatedSvd {
   Matrix<S> V;                          ///< (n, r)
   Certificate certificate;              ///< of U diag(singular_values) V^T
   SvdMethod method = SvdMethod::exact;  ///< the one that was used
-  Eigen::VectorXd spectrum;  ///< exact: all singular values of A; randomised: of the k directions, each at most A's own
+  Eigen::VectorXd spectrum;  ///< exact: all singular values of A; randomized: of the k directions, each at most A's own
   bool fell_back = false;    ///< a first attempt failed its verification, and a slower and safer one replaced it
   bool converged = true;     ///< whether the result passed its verification
 
@@ -72,10 +72,10 @@ TruncatedSvd<S> truncate(const ExactSvd<double>& svd, const SvdOptions& options,
   return result;
 }
 
-/// The randomised method. Nothing if its core fails, if an energy or error needs so many directions that the exact
+/// The randomized method. Nothing if its core fails, if an energy or error needs so many directions that the exact
 /// method is the better one, or if the measured error is above what was asked for.   scale: of scale_of.
 template <LinearOperator Operator>
-auto try_randomised(const Operator& A, const SvdOptions& options, typename Operator::Scalar scale, const Caller& who)
+auto try_randomized(const Operator& A, const SvdOptions& options, typename Operator::Scalar scale, const Caller& who)
     -> std::optional<TruncatedSvd<typename Operator::Scalar>> {
   using S = typename Operator::Scalar;
   const ScaledOperator<Operator> scaled(A, scale);
@@ -98,7 +98,7 @@ auto try_randomised(const Operator& A, const SvdOptions& options, typename Opera
     }
     const Eigen::VectorXd sigma = found.sigma().head(rank);
     TruncatedSvd<S> result;
-    result.method = SvdMethod::randomised;
+    result.method = SvdMethod::randomized;
     result.U = found.U(rank);
     result.V = found.V(rank);
     if (!result.U.allFinite() || !result.V.allFinite()) return std::nullopt;
@@ -119,9 +119,9 @@ auto try_randomised(const Operator& A, const SvdOptions& options, typename Opera
   }
 }
 
-/// Whether a truncation to this rank is large enough for the randomised method to pay, and small enough in rank for its
+/// Whether a truncation to this rank is large enough for the randomized method to pay, and small enough in rank for its
 /// error to stay within 3 % of the best on any spectrum.
-inline bool randomised_pays(const SvdOptions& options, Index rows, Index cols) {
+inline bool randomized_pays(const SvdOptions& options, Index rows, Index cols) {
   const Index smaller = std::min(rows, cols);
   constexpr double worthwhile = 512.0 * 512.0 * 512.0;
   return options.rank && 16 * *options.rank <= smaller &&
@@ -135,15 +135,15 @@ auto truncated_svd(const Operator& A, const SvdOptions& options, const Caller& w
   using S = typename Operator::Scalar;
   const S largest = largest_magnitude(who, name, A);
   validate(options, std::min(A.rows(), A.cols()), who);
-  const bool randomise = options.method == SvdMethod::randomised ||
-                         (options.method == SvdMethod::automatic && randomised_pays(options, A.rows(), A.cols()));
-  if (randomise) {
-    if (auto result = try_randomised(A, options, scale_of(largest), who)) return std::move(*result);
+  const bool randomize = options.method == SvdMethod::randomized ||
+                         (options.method == SvdMethod::automatic && randomized_pays(options, A.rows(), A.cols()));
+  if (randomize) {
+    if (auto result = try_randomized(A, options, scale_of(largest), who)) return std::move(*result);
   }
   Matrix<S> dense(A.rows(), A.cols());
   A.columns(0, dense);
   TruncatedSvd<S> result = truncate<S>(ExactSvd<double>(dense.template cast<double>()), options, who);
-  result.fell_back = result.fell_back || randomise;
+  result.fell_back = result.fell_back || randomize;
   return result;
 }
 
@@ -154,12 +154,12 @@ auto truncated_svd(const Operator& A, const SvdOptions& options, const Caller& w
 ///   truncated_svd(A, {.rank = 8})     truncated_svd(A, {.energy = 0.95})     truncated_svd(A, {.error = 0.01})
 ///
 /// A: any matrix or expression of float or double, of any storage order and stride. The automatic method is the exact
-/// one, but for a rank of at most min(m, n) / 16 of a matrix with m n min(m, n) >= 512^3 the randomised one: many times
+/// one, but for a rank of at most min(m, n) / 16 of a matrix with m n min(m, n) >= 512^3 the randomized one: many times
 /// faster, and on any spectrum within 3 % of the least error. result.method says which it was.
 /// Beyond the rank of A, singular values are zero (or rounding) and U, V stay orthonormal. A zero matrix has rank 1
 /// here.
 ///
-/// Exact: about 4 m n^2 + 20 n^3 operations in double for m >= n. Randomised: 2 m n k (2 q + 1) + O((m + n) K^2 + K^3)
+/// Exact: about 4 m n^2 + 20 n^3 operations in double for m >= n. Randomized: 2 m n k (2 q + 1) + O((m + n) K^2 + K^3)
 /// with k = rank + oversampling, q = power_iterations, K = k q, and 90 m n for the certificate's spectral bound.
 /// Throws ShapeError if A is empty; ValueError naming an entry that is not finite, or if a singular value overflows the
 /// scalar type or the norm double; ConfigError for options out of range.

@@ -8,7 +8,7 @@
 ///
 /// The same as PyTorch's mse_loss with reduction="mean".
 
-#include "lora/losses/derivative.hpp"
+#include "lora/losses/detail/derivative.hpp"
 
 #include <string>
 

@@ -11,7 +11,7 @@
 /// Each column is shifted by its maximum, so no exponential overflows, and the logarithm is taken of the sum, never of
 /// a probability that may have become 0. The same as PyTorch's cross_entropy with reduction="mean".
 
-#include "lora/losses/derivative.hpp"
+#include "lora/losses/detail/derivative.hpp"
 
 #include <cmath>
 #include <cstddef>

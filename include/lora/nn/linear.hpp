@@ -78,9 +78,9 @@ class Linear {
     attach(name, std::move(factors), std::move(bias));
   }
 
-  /// The same with any adapter: factors made elsewhere, factors that start from this weight (OffsetLora, made by pissa
-  /// or olora from dense()), a trained copy, or only a bias (NoAdapter). Throws ShapeError if it does not fit this
-  /// layer.
+  /// The same with any adapter: factors made elsewhere, factors that start from this weight (ResidualLora, made by
+  /// pissa or olora from dense()), a trained copy, or only a bias (NoAdapter). Throws ShapeError if it does not fit
+  /// this layer.
   void attach(std::string_view name, typename AdapterSet<S>::AnyAdapter adapter,
               std::optional<Vector<S>> bias = std::nullopt) {
     check_fits(adapter, bias);
@@ -244,7 +244,7 @@ class Linear {
     };
     if (const auto* factors = std::get_if<Lora<S>>(&adapter)) {
       check_pair(*factors);
-    } else if (const auto* offset = std::get_if<OffsetLora<S>>(&adapter)) {
+    } else if (const auto* offset = std::get_if<ResidualLora<S>>(&adapter)) {
       check_pair(offset->trained);
       check_in("A0", offset->A0());
       check_out("B0", offset->B0());

@@ -13,8 +13,8 @@
 /// Sources: Kingma and Ba 2014, arXiv:1412.6980v9, algorithm 1; Loshchilov and Hutter 2017, arXiv:1711.05101v3,
 /// algorithm 2, with the decay multiplied by lr as PyTorch does.
 
-#include "lora/optim/concept.hpp"
-#include "lora/optim/state.hpp"
+#include "lora/optim/optimizer.hpp"
+#include "lora/optim/optimizer_state.hpp"
 
 namespace lora {
 

@@ -11,8 +11,8 @@
 /// Source: Sutskever et al. 2013, "On the importance of initialization and momentum in deep learning", ICML; written as
 /// PyTorch does, with lr outside the buffer.
 
-#include "lora/optim/concept.hpp"
-#include "lora/optim/state.hpp"
+#include "lora/optim/optimizer.hpp"
+#include "lora/optim/optimizer_state.hpp"
 
 namespace lora {
 

@@ -151,7 +151,7 @@ class Threaded {
   }
 
   /// Below this many multiply-adds a product is faster whole. What two processors read stands in the caches of both,
-  /// and what they write in that of one: whoever writes the factors next, the optimiser, waits for each line of them.
+  /// and what they write in that of one: whoever writes the factors next, the optimizer, waits for each line of them.
   static double worth_sharing(double least, double per_number, Index factor) {
     return std::max(least, per_number * static_cast<double>(factor));
   }

@@ -6,7 +6,7 @@
 ///   fused             apply(x, y, U, Z) agrees with W0 x + U Z, and the transposed form likewise
 ///   bytes             are what the caller says they are
 
-#include "lora/base/concept.hpp"
+#include "lora/base/frozen_base.hpp"
 #include "lora/testing/generic.hpp"
 #include "lora/testing/law.hpp"
 

@@ -11,8 +11,8 @@
 /// this pass. Give every parameter a generic value first (fill_parameters): where B is zero, dA is zero and checks
 /// nothing.
 
-#include "lora/adapters/pass.hpp"
 #include "lora/core/parameters.hpp"
+#include "lora/core/pass.hpp"
 #include "lora/testing/dual.hpp"
 #include "lora/testing/generic.hpp"
 #include "lora/testing/law.hpp"
@@ -88,14 +88,14 @@ void visit_trained(auto& model, auto&& f) {
 inline double inner(const Matrix<double>& a, const Matrix<double>& b) { return a.cwiseProduct(b).sum(); }
 
 /// L at one point: R, y and, tensor by tensor, name, value and gradient; x comes last.
-struct Linearised {
+struct Linearized {
   Matrix<double> R, y;
   std::vector<std::string> names;
   std::vector<Matrix<double>> values, gradients;
 };
 
-Linearised linearise(auto& model, const Matrix<double>& x, auto&& forward, auto&& backward, Rng& rng) {
-  Linearised at;
+Linearized linearize(auto& model, const Matrix<double>& x, auto&& forward, auto&& backward, Rng& rng) {
+  Linearized at;
   at.y = forward(model, x);
   at.R = random_matrix(at.y.rows(), at.y.cols(), rng);
   visit_trained(model, [](const Path&, auto& parameter) { parameter.grad.setZero(); });
@@ -167,7 +167,7 @@ template <class Model>
 LawResults check_gradients(Model& model, const Matrix<double>& x, auto&& forward, auto&& backward,
                            const GradientOptions& options = {}) {
   Rng rng(options.seed);
-  const detail::Linearised at = detail::linearise(model, x, forward, backward, rng);
+  const detail::Linearized at = detail::linearize(model, x, forward, backward, rng);
   LawResults results;
   std::size_t slot = 0;
   const auto compare = [&](auto& tensor, const Matrix<double>& input) {
@@ -199,7 +199,7 @@ LawResult check_taylor(Layer& layer, const Matrix<double>& x, const GradientOpti
   detail::LayerPass<Layer, Samples> run{{}, options.pass};
   const auto [forward, backward] = run.functions();
   Rng rng(options.seed);
-  const detail::Linearised at = detail::linearise(layer, x, forward, backward, rng);
+  const detail::Linearized at = detail::linearize(layer, x, forward, backward, rng);
   std::vector<Matrix<double>> directions;
   double slope = 0;
   for (const Matrix<double>& gradient : at.gradients) {
@@ -240,7 +240,7 @@ LawResults check_dual(Layer& layer, DualLayer& dual, const Matrix<double>& x, co
   detail::LayerPass<DualLayer, Samples> dual_run{{}, options.pass};
   const auto [forward, backward] = run.functions();
   Rng rng(options.seed);
-  const detail::Linearised at = detail::linearise(layer, x, forward, backward, rng);
+  const detail::Linearized at = detail::linearize(layer, x, forward, backward, rng);
   LawResults results;
   for (std::size_t moved = 0; moved < at.values.size(); ++moved) {
     const Matrix<double> direction = random_matrix(at.values[moved].rows(), at.values[moved].cols(), rng);

@@ -1,17 +1,17 @@
 #pragma once
-/// What every optimiser must keep, whatever its formula:
+/// What every optimizer must keep, whatever its formula:
 ///
 ///   move         the model may be anywhere in memory at every step
 ///   separate     parameters of one model do what each does alone: steps are counted once per step, not per parameter
 ///   untouched    what is frozen, not selected or without gradient keeps its bits; gradients are only read
 ///   return       a parameter that is left out for some steps goes on as if they had not been
-///   copy         a copy of an optimiser is independent and complete
+///   copy         a copy of an optimizer is independent and complete
 ///   factor 0     a step with learning-rate factor 0 changes no value
 ///
 ///   for (const auto& result : optimizer_laws([] { return AdamW<double>({.lr = 0.1}); })) { ... }
 
 #include "lora/core/parameter.hpp"
-#include "lora/optim/concept.hpp"
+#include "lora/optim/optimizer.hpp"
 #include "lora/testing/law.hpp"
 
 #include <cmath>
@@ -104,7 +104,7 @@ LawResults same_values(const std::string& law, const TwoParameters<S>& given, co
 }  // namespace detail
 
 /// move: between any two steps the model goes elsewhere; what it leaves behind stays alive and holds other numbers, so
-/// an optimiser that keeps looking there goes wrong instead of crashing.
+/// an optimizer that keeps looking there goes wrong instead of crashing.
 template <class S = double>
 LawResults check_move(auto&& make) {
   auto optimizer = make();
@@ -120,7 +120,7 @@ LawResults check_move(auto&& make) {
   return detail::same_values("move", *places.back(), detail::undisturbed<S>(make));
 }
 
-/// separate: each parameter trained alone, by an optimiser of its own, comes to the same bits.
+/// separate: each parameter trained alone, by an optimizer of its own, comes to the same bits.
 template <class S = double>
 LawResults check_separate(auto&& make) {
   auto optimizer = make();
@@ -178,7 +178,7 @@ LawResults check_gradients_kept(auto&& make) {
           same_bits("untouched: second gradient", model.second.grad, before.second.grad)};
 }
 
-/// copy: half-way through, a copy of the optimiser trains a copy of the model, and then the original the original.
+/// copy: half-way through, a copy of the optimizer trains a copy of the model, and then the original the original.
 template <class S = double>
 LawResults check_optimizer_copy(auto&& make) {
   constexpr int half = detail::law_steps / 2;
@@ -207,11 +207,11 @@ LawResults check_factor_zero(auto&& make) {
   return detail::same_values("factor 0", model, before);
 }
 
-/// All laws above. make() returns a new optimiser for the scalar S each time; a learning rate of 0.01 to 0.1 suits.
+/// All laws above. make() returns a new optimizer for the scalar S each time; a learning rate of 0.01 to 0.1 suits.
 template <class S = double>
 LawResults optimizer_laws(auto&& make) {
   static_assert(OptimizerFor<std::decay_t<decltype(make())>, TwoParameters<S>>,
-                "lora: an optimiser needs step(model) and step(model, factor).");
+                "lora: an optimizer needs step(model) and step(model, factor).");
   LawResults results = check_move<S>(make);
   append(results, check_separate<S>(make));
   append(results, check_left_out<S>(make));
@@ -221,7 +221,7 @@ LawResults optimizer_laws(auto&& make) {
   return results;
 }
 
-/// The optimiser comes within `bound` of the optimum of a convex quadratic with curvatures from 1 to 10, in so many
+/// The optimizer comes within `bound` of the optimum of a convex quadratic with curvatures from 1 to 10, in so many
 /// steps with the learning rate falling linearly to 0. There must be no weight decay, which has another optimum.
 template <class S = double>
 LawResult check_optimum(auto&& make, int steps, double bound) {

@@ -1,4 +1,4 @@
-/// Reads non-negative matrices with a start, factorises each, writes what came out. nmf_oracle.py compiles and runs it,
+/// Reads non-negative matrices with a start, factorizes each, writes what came out. nmf_oracle.py compiles and runs it,
 /// and judges.
 ///
 ///   nmf REQUESTS RESULTS      REQUESTS: a pipe or file, RESULTS: likewise; one answer for each request, at once
@@ -7,7 +7,7 @@
 /// max_iterations, m, n, k, double tolerance, then X, W0, H0 as doubles. An answer: int64 iterations, converged, double
 /// loss, residual, seconds, then W and H as doubles.
 
-#include "lora/linalg/nmf.hpp"
+#include "lora/linalg/factorizations/nmf.hpp"
 #include "support/svd.hpp"
 
 #include <array>

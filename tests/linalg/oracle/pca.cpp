@@ -2,12 +2,12 @@
 ///
 ///   pca INPUT OUTPUT
 ///
-/// Input, all little-endian and column-major, until the file ends: int64 method (0 exact, 1 randomised), features,
+/// Input, all little-endian and column-major, until the file ends: int64 method (0 exact, 1 randomized), features,
 /// samples, rank, then features * samples doubles. Output for each, as doubles: mean (features), components (features,
 /// rank), explained variance and its ratio (rank each), transformed and whitened data (rank, samples each), what
 /// inverse_transform and inverse_whiten make of these (features, samples each).
 
-#include "lora/linalg/pca.hpp"
+#include "lora/linalg/factorizations/pca.hpp"
 #include "support/svd.hpp"
 
 #include <array>
@@ -32,7 +32,7 @@ int main(int argc, char** argv) {
     Eigen::MatrixXd X(features, samples);
     input.read(reinterpret_cast<char*>(X.data()), X.size() * static_cast<std::streamsize>(sizeof(double)));
     const auto found =
-        lora::pca(X, {.rank = rank, .method = method == 0 ? lora::SvdMethod::exact : lora::SvdMethod::randomised});
+        lora::pca(X, {.rank = rank, .method = method == 0 ? lora::SvdMethod::exact : lora::SvdMethod::randomized});
     const Eigen::MatrixXd Z = found.transform(X);
     const Eigen::MatrixXd white = found.whiten(X);
     for (const Eigen::MatrixXd& values :

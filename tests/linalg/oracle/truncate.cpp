@@ -2,7 +2,7 @@
 ///
 ///   truncate INPUT OUTPUT
 ///
-/// Input, all little-endian and column-major, until the file ends: int64 is_float, method (0 exact, 1 randomised),
+/// Input, all little-endian and column-major, until the file ends: int64 is_float, method (0 exact, 1 randomized),
 /// rows, cols, rank, then rows * cols doubles. Output for each: int64 converged, then as doubles U, sigma, V,
 /// frobenius_error, spectral_error, frobenius_norm.
 
@@ -47,7 +47,7 @@ int main(int argc, char** argv) {
     Eigen::MatrixXd A(rows, cols);
     input.read(reinterpret_cast<char*>(A.data()), A.size() * static_cast<std::streamsize>(sizeof(double)));
     const lora::SvdOptions options{.rank = rank,
-                                   .method = method == 0 ? lora::SvdMethod::exact : lora::SvdMethod::randomised};
+                                   .method = method == 0 ? lora::SvdMethod::exact : lora::SvdMethod::randomized};
     if (is_float != 0) {
       run<float>(A, options, output);
     } else {

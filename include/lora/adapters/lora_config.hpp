@@ -1,0 +1,117 @@
+#pragma once
+/// How an adapter is made: an aggregate, written with designated initializers, checked by validate().
+
+#include "lora/adapters/module_names.hpp"
+#include "lora/core/error.hpp"
+#include "lora/core/scalar.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <string>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+namespace lora {
+
+/// The factor s of y = W0 x + s B (A x).
+enum class Scaling {
+  alpha_over_rank,       ///< s = alpha / rank (Hu et al. 2021, arXiv:2106.09685, section 4.1)
+  alpha_over_sqrt_rank,  ///< s = alpha / sqrt(rank): rsLoRA (Kalajdzievski 2023, arXiv:2312.03732)
+};
+
+/// How A starts. B starts at zero in every case, so that a new adapter changes nothing.
+enum class Init {
+  gaussian,         ///< normal, mean 0, standard deviation 1/rank (PEFT's init_lora_weights="gaussian")
+  kaiming_uniform,  ///< uniform in (-1/sqrt(in), 1/sqrt(in)) (the default of loralib and PEFT)
+};
+
+/// Which biases are trained. A trained bias is a copy that belongs to the adapter: off restores the base's own.
+enum class Bias {
+  none,
+  all,        ///< of every linear layer in the model
+  lora_only,  ///< of the layers that receive factors
+};
+
+struct LoraConfig {
+  Index rank = 8;
+  double alpha = 8;
+  /// Probability with which an entry of the adapter's input is dropped in training; the base sees the whole input.
+  double dropout = 0;
+  Scaling scaling = Scaling::alpha_over_rank;
+  Init init = Init::gaussian;
+  Bias bias = Bias::none;
+
+  // ---- which layers, when a whole model is adapted (model/match.hpp)
+  /// Layers that receive factors. Empty: all.
+  ModuleNames target_modules = {};
+  /// Layers that do not, whatever target_modules says.
+  ModuleNames exclude_modules = {};
+  /// Of the layers that are named by their ends, only those in blocks of these numbers: 3 in "model.layers.3.q_proj".
+  std::vector<Index> layers_to_transform = {};
+  /// What stands before that number, such as "layers"; a regular expression. Empty: anything.
+  std::vector<std::string> layers_pattern = {};
+  /// Ranks and alphas of their own: {{"fc2", 16}}. The first entry counts whose pattern is a layer's whole name, or its
+  /// end after a dot.
+  std::vector<std::pair<std::string, Index>> rank_pattern = {};
+  std::vector<std::pair<std::string, double>> alpha_pattern = {};
+  /// Layers that are trained in full, as a copy that belongs to the adapter, with all layers inside them.
+  std::vector<std::string> modules_to_save = {};
+};
+
+/// s = alpha / rank or alpha / sqrt(rank).
+inline double scaling_factor(double alpha, Index rank, Scaling scaling) {
+  const auto r = static_cast<double>(rank);
+  return alpha / (scaling == Scaling::alpha_over_rank ? r : std::sqrt(r));
+}
+
+/// Throws ConfigError that names the field, its value and what is allowed. A rank above min(in, out) is allowed: it is
+/// pointless, and the accounting says so.
+inline void validate(const LoraConfig& config, const detail::Caller& who = "LoraConfig") {
+  if (config.rank < 1) {
+    detail::fail<ConfigError>(who, "rank is " + std::to_string(config.rank) + ", expected at least 1");
+  }
+  if (!std::isfinite(config.alpha)) {
+    detail::fail<ConfigError>(who, "alpha is " + std::to_string(config.alpha) + ", expected a finite number");
+  }
+  if (!(config.dropout >= 0 && config.dropout < 1)) {
+    detail::fail<ConfigError>(who, "dropout is " + std::to_string(config.dropout) + ", expected 0 <= dropout < 1");
+  }
+  if (config.target_modules.is_pattern() && !config.layers_to_transform.empty()) {
+    detail::fail<ConfigError>(who, "layers_to_transform goes with a list of target_modules, not with a pattern");
+  }
+  if (config.layers_to_transform.empty() && !config.layers_pattern.empty()) {
+    detail::fail<ConfigError>(who, "layers_pattern is given without layers_to_transform");
+  }
+}
+
+namespace detail {
+
+/// Whether a setting is a finite number, and stays one as an S.
+template <class S>
+bool is_finite_in(double setting) {
+  if constexpr (std::is_floating_point_v<S>) {
+    return std::abs(setting) <= static_cast<double>(std::numeric_limits<S>::max());
+  } else {
+    return std::isfinite(setting);
+  }
+}
+
+/// Throws ConfigError if s is too large for S.
+template <class S>
+void check_scale(const LoraConfig& config, const Caller& who) {
+  const double scale = scaling_factor(config.alpha, config.rank, config.scaling);
+  if (is_finite_in<S>(scale)) return;
+  fail<ConfigError>(who, "the scale " + std::to_string(scale) + " overflows the layer's scalar type");
+}
+
+/// Throws ConfigError if factors of this rank have more bytes than can be counted.
+template <class S>
+void check_factors_fit(Index out, Index in, Index rank, const Caller& who) {
+  if (rank <= std::numeric_limits<Index>::max() / static_cast<Index>(sizeof(S)) / std::max(in, out)) return;
+  fail<ConfigError>(who, "rank is " + std::to_string(rank) + ", expected factors that memory can hold");
+}
+
+}  // namespace detail
+}  // namespace lora

@@ -1,0 +1,167 @@
+#pragma once
+/// LoRA that starts from a part of W0, less that part:   y = W0 x + s (B A - B0 A0) x
+///
+///   A  (rank, in), B  (out, rank)   trained, start as A0 and B0
+///   A0 (rank, in), B0 (out, rank)   constant: listed and counted, never trained; saved with an adapter (to_lora), not
+///                                   in a checkpoint, as W0 is not
+///   s                               the trained pair's alpha / rank or alpha / sqrt(rank), for both pairs
+///
+/// It trains what others train on the residual base W0 - s B0 A0, which they write over W0. Here W0 is not touched: it
+/// stays shared, off is exact, and a new adapter, a difference of equals, changes the output by rounding alone.
+///
+/// Dropout in training is that of the residual base: only the trained pair sees M .* x / (1 - p), the constant pair
+/// sees x. So a new adapter is neutral in training without dropout, and in the mean with it.
+/// Cost beside LoRA: one more thin product pair forward, one for dx, and the memory of A0 and B0.
+///
+/// pissa.hpp and olora.hpp make one from W0. Source: Meng, Wang & Zhang 2024, arXiv:2404.02948, section 3 (the residual
+/// base).
+
+#include "lora/adapters/lora.hpp"
+#include "lora/core/parameters.hpp"
+
+#include <cmath>
+#include <string>
+#include <utility>
+
+namespace lora {
+
+/// Rows, Cols, Rank: compile-time sizes or Dynamic.
+template <class S, int Rows = Dynamic, int Cols = Dynamic, int Rank = Dynamic>
+class ResidualLora {
+ public:
+  using Scalar = S;
+  using Pair = Lora<S, Rows, Cols, Rank>;
+  static constexpr int Out = Rows;
+  static constexpr int In = Cols;
+
+  Pair trained;
+
+  /// B0 A0 is what B A is now. Throws ShapeError if the factors do not fit each other.
+  explicit ResidualLora(Pair initial) : ResidualLora(initial, initial) {}
+
+  /// A pair that has been trained since it was `start`, of which only the factors count. Throws ShapeError if the
+  /// factors do not fit each other.
+  ResidualLora(Pair now, Pair start) : trained(std::move(now)), start_(std::move(start)) {
+    detail::check_cols("ResidualLora", "B", trained.B.value.cols(), "the rank of A", trained.rank());
+    detail::check_cols("ResidualLora", "B0", start_.B.value.cols(), "the rank of A0", start_.rank());
+    detail::check_cols("ResidualLora", "A0", start_.A.value.cols(), "the columns of A", trained.A.value.cols());
+    detail::check_rows("ResidualLora", "B0", start_.B.value.rows(), "the rows of B", trained.B.value.rows());
+    detail::freeze_parameter(start_.A);
+    detail::freeze_parameter(start_.B);
+    start_.scaling = Scaling::alpha_over_rank;
+    start_.alpha = static_cast<double>(start_.rank());  // scale 1: s comes with every call
+    start_.dropout = 0;
+  }
+
+  Index rank() const { return trained.rank(); }
+  S scale() const { return trained.scale(); }
+  const auto& A0() const { return start_.A.value; }
+  const auto& B0() const { return start_.B.value; }
+
+  template <int Samples = Dynamic>
+  struct Cache {
+    typename Pair::template Cache<Samples> trained, start;
+
+    Index bytes() const { return trained.bytes() + start.bytes(); }
+  };
+
+  template <int N>
+  void check_backward(const detail::Caller& who, const Cache<N>& cache, Index samples) const {
+    trained.check_backward(who, cache.trained, samples);
+    start_.check_backward(who, cache.start, samples);
+  }
+
+  /// y = W0 x + weight s (B A - B0 A0) x
+  template <int N>
+  void forward(const FrozenBase auto& base, const auto& x, auto& y, Cache<N>& cache, const Pass& pass,
+               S weight = S(1)) const {
+    trained.forward(base, x, y, cache.trained, pass, weight);
+    start_.add(x, y, cache.start, Pass(), -weight * scale());
+  }
+
+  /// y += weight s (B A - B0 A0) x
+  template <int N>
+  void add(const auto& x, auto& y, Cache<N>& cache, const Pass& pass, S weight) const {
+    trained.add(x, y, cache.trained, pass, weight);
+    start_.add(x, y, cache.start, Pass(), -weight * scale());
+  }
+
+  template <int N>
+  void backward(const FrozenBase auto& base, const auto& x, const auto& dy, auto&& dx, Cache<N>& cache) {
+    // forward: y = W0 x + s B A (mask .* x) - s B0 A0 x
+    //   =>   dx = W0^T dy + s mask .* (A^T B^T dy) - s A0^T B0^T dy, and dA, dB as if the last term were not there
+    trained.backward(base, x, dy, dx, cache.trained);
+    if constexpr (wants_gradient<decltype(dx)>) start_.add_backward(x, dy, dx, cache.start);
+  }
+
+  /// dx += weight s (A^T B^T - A0^T B0^T) dy, and the gradients of A and B
+  template <int N>
+  void add_backward(const auto& x, const auto& dy, auto&& dx, Cache<N>& cache) {
+    trained.add_backward(x, dy, dx, cache.trained);
+    if constexpr (wants_gradient<decltype(dx)>) start_.add_backward(x, dy, dx, cache.start);
+  }
+
+  /// block += weight s (B A - B0 A0)[:, first : first + block.cols()]
+  template <class W>
+  void add_delta(Matrix<W>& block, Index first, const auto& base, S weight = S(1)) const {
+    trained.add_delta(block, first, base, weight);
+    start_.add_delta(block, first, base, -weight * scale());
+  }
+
+  /// The same delta as an ordinary adapter of twice the rank, for tools that know nothing of A0 and B0: B' = [B -B0],
+  /// A' = [A; A0], and alpha' such that s is the same. Exact; alpha' is rounded once with alpha / sqrt(rank).
+  /// Where it is trained further, A0 and B0 are trained too, and see what dropout leaves of x.
+  auto to_lora() const {
+    using Joined = Lora<S, Rows, Cols, Rank == Dynamic ? Dynamic : 2 * Rank>;
+    const Index joined_rank = rank() + start_.rank();
+    const double growth = static_cast<double>(joined_rank) / static_cast<double>(rank());
+    const double factor = trained.scaling == Scaling::alpha_over_rank ? growth : std::sqrt(growth);
+    Rng unused(0);
+    Joined joined(
+        B0().rows(), A0().cols(),
+        {.rank = joined_rank, .alpha = trained.alpha * factor, .dropout = trained.dropout, .scaling = trained.scaling},
+        unused);
+    joined.stream = trained.stream;
+    joined.A.value << trained.A.value, A0();
+    joined.B.value << trained.B.value, -B0();
+    return joined;
+  }
+
+  static void visit(auto& self, auto&& f) {
+    f("A", self.trained.A);
+    f("B", self.trained.B);
+    f("A0", std::as_const(self.start_.A.value));
+    f("B0", std::as_const(self.start_.B.value));
+  }
+
+ private:
+  Pair start_;  // never trained, without dropout, of scale 1
+};
+
+namespace detail {
+
+/// The config of an adapter that starts from W0 (out, in). Throws ConfigError for what no start can be made with.
+template <class S>
+void check_start(const Caller& who, const LoraConfig& config) {
+  validate(config, who);
+  check_scale<S>(config, who);
+  if (S(scaling_factor(config.alpha, config.rank, config.scaling)) > S(0)) return;
+  fail<ConfigError>(who, "alpha is " + std::to_string(config.alpha) +
+                             ", expected a scale above 0: with 0 the factors would never be trained, below 0 B A would "
+                             "take away the part of W0 that it starts from");
+}
+
+/// The adapter that starts as A, B. Takes as many random numbers as a new Lora of this config.
+template <class S>
+ResidualLora<S> residual_lora(const LoraConfig& config, Matrix<S> B, RowMajorMatrix<S> A, Rng& rng) {
+  Lora<S> pair(B.rows(), A.cols(), config, rng);
+  pair.A.value = std::move(A);
+  pair.B.value = std::move(B);
+  return ResidualLora<S>(std::move(pair));
+}
+
+}  // namespace detail
+
+static_assert(AdditiveAdapter<ResidualLora<float>> && Adapter<ResidualLora<double, 4, 3, 2>, Dense<double, 4, 3>>);
+
+}  // namespace lora

@@ -1,0 +1,137 @@
+#pragma once
+/// Products of a large matrix with few vectors, reading the matrix once and as it lies.
+///
+///   Y += A X,   Y = A^T X     A (m, n) column-major,  X of few columns
+///
+/// A general matrix product first copies A into the order its kernel likes, which for few columns takes longer than
+/// the product itself. Here up to eight columns of A at a time meet three of X in registers. One thread; where Eigen
+/// may use several, and for more than 64 columns, its own product takes over.
+///
+/// Compile time: nothing over Eigen/Core.
+
+#include "lora/kernels/packet.hpp"
+
+#include <algorithm>
+#include <utility>
+
+namespace lora::detail {
+
+template <class S>
+class FewColumns {
+ public:
+  using Large = Eigen::Ref<const Matrix<S>, 0, Eigen::OuterStride<>>;
+  using Thin = Eigen::Ref<Matrix<S>, 0, Eigen::OuterStride<>>;
+
+  /// Y += A X     X (n, k),  Y (m, k), apart from X in memory
+  static void add(const Large& A, const Large& X, Thin Y) {
+    if (!pays(A, X)) {
+      Y.noalias() += A * X;
+      return;
+    }
+    for_each_tile<true>(A, X, Y);
+    const Index rows = A.rows() % lanes;
+    const Index cols = A.cols() % depth;
+    if (rows > 0) Y.bottomRows(rows).noalias() += A.bottomRows(rows) * X;
+    if (cols > 0) {
+      const Index above = A.rows() - rows;
+      Y.topRows(above).noalias() += A.topRightCorner(above, cols) * X.bottomRows(cols);
+    }
+  }
+
+  /// Y = A^T X     X (m, k),  Y (n, k), apart from X in memory
+  static void transposed(const Large& A, const Large& X, Thin Y) {
+    if (!pays(A, X)) {
+      Y.noalias() = A.transpose() * X;
+      return;
+    }
+    const Index rows = A.rows() % lanes;
+    const Index cols = A.cols() % depth;
+    Y.noalias() = A.bottomRows(rows).transpose() * X.bottomRows(rows);
+    for_each_tile<false>(A, X, Y);
+    if (cols > 0) {
+      const Index above = A.rows() - rows;
+      Y.bottomRows(cols).noalias() += A.topRightCorner(above, cols).transpose() * X.topRows(above);
+    }
+  }
+
+ private:
+  using Simd = detail::Simd<S>;
+  using Packet = typename Simd::Packet;
+  static constexpr Index lanes = Simd::lanes;
+  static constexpr int depth = sizeof(Packet) >= 64 ? 8 : 4;       // columns of A at a time: 32 registers or 16
+  static constexpr int width = 3;                                  // columns of X and Y at a time
+  static constexpr Index panel = 4096 / Index(sizeof(S)) / lanes;  // packets of a column that stay in the first cache
+
+  static bool pays(const Large& A, const Large& X) {
+    return X.cols() <= 64 && A.rows() >= lanes && A.cols() >= depth && Eigen::nbThreads() == 1;
+  }
+
+  /// f(0), ..., f(N - 1) with constants, so that what f indexes stays in registers.
+  template <int N>
+  EIGEN_ALWAYS_INLINE static void unrolled(auto&& f) {
+    [&]<int... I>(std::integer_sequence<int, I...>) {
+      (f(std::integral_constant<Index, I>{}), ...);
+    }(std::make_integer_sequence<int, N>{});
+  }
+
+  template <bool forward>
+  static void for_each_tile(const Large& A, const Large& X, Thin& Y) {
+    const Index packets = A.rows() / lanes;
+    const Index most = forward ? panel : 4 * panel;  // longer where each tile ends in sums across the packets
+    for (Index first = 0; first < packets; first += most) {
+      const Index count = std::min(most, packets - first);
+      for (Index j = 0; j + depth <= A.cols(); j += depth) {
+        Index c = 0;
+        for (; c + width <= X.cols(); c += width) tile<forward, width>(A, X, Y, first * lanes, count, j, c);
+        remainder<forward, width - 1>(A, X, Y, first * lanes, count, j, c);
+      }
+    }
+  }
+
+  template <bool forward, int N>
+  static void remainder(const Large& A, const Large& X, Thin& Y, Index row, Index count, Index j, Index c) {
+    if constexpr (N > 0) {
+      if (X.cols() - c == N) return tile<forward, N>(A, X, Y, row, count, j, c);
+      remainder<forward, N - 1>(A, X, Y, row, count, j, c);
+    }
+  }
+
+  /// `count` packets of the columns j, ..., j + depth - 1 of A, from `row` on, with N columns of X and Y from c on.
+  template <bool forward, int N>
+  static void tile(const Large& A, const Large& X, Thin& Y, Index row, Index count, Index j, Index c) {
+    const S* a[depth];
+    for (Index d = 0; d < depth; ++d) a[d] = A.data() + row + (j + d) * A.outerStride();
+    Packet t[depth * N];
+    if constexpr (forward) {
+      const S* const x = X.data() + j + c * X.outerStride();
+      unrolled<depth * N>(
+          [&](auto k) { t[k] = Simd::template broadcast<1>(x + k % depth + k / depth * X.outerStride()); });
+      S* const y = Y.data() + row + c * Y.outerStride();
+      const Index stride = Y.outerStride();
+      for (Index i = 0; i < count * lanes; i += lanes) {
+        Packet p[depth];
+        unrolled<depth>([&](auto d) { p[d] = Simd::load(a[d] + i); });
+        unrolled<N>([&](auto n) {
+          Packet sum = Simd::load(y + n * stride + i);
+          unrolled<depth>([&](auto d) { sum = Simd::multiply_add(p[d], t[n * depth + d], sum); });
+          Simd::store(y + n * stride + i, sum);
+        });
+      }
+    } else {
+      unrolled<depth * N>([&](auto k) { t[k] = Simd::zero(); });
+      const S* const x = X.data() + row + c * X.outerStride();
+      const Index stride = X.outerStride();
+      for (Index i = 0; i < count * lanes; i += lanes) {
+        Packet p[depth];
+        unrolled<depth>([&](auto d) { p[d] = Simd::load(a[d] + i); });
+        unrolled<N>([&](auto n) {
+          const Packet column = Simd::load(x + n * stride + i);
+          unrolled<depth>([&](auto d) { t[n * depth + d] = Simd::multiply_add(p[d], column, t[n * depth + d]); });
+        });
+      }
+      unrolled<depth * N>([&](auto k) { Y(j + k % depth, c + k / depth) += Simd::sum(t[k]); });
+    }
+  }
+};
+
+}  // namespace lora::detail

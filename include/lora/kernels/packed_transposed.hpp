@@ -1,0 +1,246 @@
+#pragma once
+/// dx = W0^T dy + V G from the panels that serve y = W0 x: one packed copy of W0 is enough for training.
+///
+///   for some samples
+///     for some rows of dy            are copied so that samples lie side by side; they stay in the caches
+///       for 8 columns of W0          in panel after panel
+///         for each packet of samples (8 columns, samples) of dx, in registers: rows of dy times numbers of W0, which
+///                                    are broadcast on their way from memory; then rows of G times numbers of V
+///
+/// Columns of dx that lie a multiple of 4 KiB apart, as for a weight with 1024 columns of floats, would drive each
+/// other out of the first cache, which has a few places for all of them: a block of those is collected elsewhere first.
+///
+/// A few samples, or those that many leave over, would leave packets mostly empty: streamed_transposed.hpp.
+///
+/// Columns from a multiple of a panel's height, and samples from a multiple of most_samples, may be multiplied in
+/// separate calls: the numbers stay the same to the bit.
+
+#include "lora/kernels/streamed_transposed.hpp"
+
+namespace lora::detail {
+
+/// transposed_tile for some packets of samples.
+template <class S>
+struct TransposedTiles {
+  using Function = void (*)(const TileSum<S>*, int, S*, Index, Index, Index, bool);
+  static constexpr int lanes = Simd<S>::lanes;
+  static constexpr int columns = PanelLayout<S>::tile_columns;
+  static constexpr int most_vectors = Simd<S>::registers >= 32 || Simd<S>::tight ? 2 : 3;
+  static constexpr int samples = lanes * most_vectors;     ///< in a tile
+  static constexpr int tiles = std::max(1, 32 / samples);  ///< that a pass over W0 serves
+
+  /// Of the next panel, as measured: benchmarks/DEAD_ENDS.md.
+  static constexpr Asks asks(int vectors) { return vectors == 1 || most_vectors == 3 ? Asks::later_line : Asks::line; }
+
+  static Function get(Index vectors) {
+    static constexpr auto table = []<int... I>(std::integer_sequence<int, I...>) {
+      return std::array<Function, most_vectors>{&transposed_tile<S, columns, I + 1, 1, asks(I + 1)>...};
+    }(counted<most_vectors>);
+    return table[static_cast<std::size_t>(vectors - 1)];
+  }
+};
+
+/// One pass over W0 for as many samples as fit; holds the copies of dy and G.
+template <class S>
+class PackedTransposed {
+  using Layout = PanelLayout<S>;
+  using Tiles = TransposedTiles<S>;
+  using Streamed = StreamedTransposed<S>;
+  static constexpr Index lanes = Simd<S>::lanes;
+  static constexpr Index most_numbers = 65536 / static_cast<Index>(sizeof(S));  // of dy side by side
+  static constexpr Index most_ranks = LowRankTerm<S>::block;
+  static constexpr Index same_set = 4096 / static_cast<Index>(sizeof(S));
+  static constexpr Index most_collected = 136;
+
+ public:
+  static constexpr Index most_samples = Tiles::samples * Tiles::tiles;  ///< in a pass
+
+  /// cols: of W0; begin and end with a multiple of a panel's height.
+  static void run(const Layout& layout, const S* panels, const Columns<S>& dy, MutableColumns<S> dx,
+                  const LowRankTerm<S>& term = {}, Interval cols = {}) {
+    cols.last = std::min(cols.last, layout.cols);
+    for (Index sample = 0; sample < dy.cols();) {
+      const Index samples = next_pass(dy.cols() - sample);
+      const auto some = [&](auto& matrix) { return matrix.middleCols(sample, samples); };
+      const LowRankTerm<S> some_term = term.from(sample);
+      if (samples <= Streamed::most_samples) {
+        Streamed::run(layout, panels, some(dy), some(dx), some_term, cols);
+      } else {
+        PackedTransposed(layout, panels, some(dy), some(dx), some_term).multiply(cols);
+      }
+      sample += samples;
+    }
+  }
+
+ private:
+  /// Of `left` samples: whole packets if few remain beyond them, which are faster on their own.
+  static Index next_pass(Index left) {
+    const Index samples = std::min(most_samples, left), beyond = samples % lanes;
+    return samples > lanes && beyond <= Streamed::most_samples ? samples - beyond : samples;
+  }
+
+  /// Samples that are multiplied together, and what is added for them: full panels, the last one, the low-rank term.
+  struct Tile {
+    Index first;  ///< sample
+    Index samples;
+    Index vectors;  ///< packets
+    TileSum<S> sums[3];
+    Index advance[3];  ///< of the scalars, from one tile to the next
+    int count;
+
+    Index width() const { return vectors * lanes; }
+
+    TileSum<S>& next(const S* scalars, Index stride, Index step, Index steps, Index scalars_of_a_tile) {
+      advance[count] = scalars_of_a_tile;
+      sums[count] = TileSum<S>();
+      TileSum<S>& sum = sums[count++];
+      sum.scalars = sum.ahead = scalars;
+      sum.scalar_stride = stride;
+      sum.scalar_step = step;
+      sum.steps = steps;
+      sum.vector_step = width();
+      return sum;
+    }
+  };
+
+  PackedTransposed(const Layout& layout, const S* panels, const Columns<S>& dy, MutableColumns<S> dx,
+                   const LowRankTerm<S>& term)
+      : layout_(layout), panels_(panels), dy_(dy), dx_(dx), term_(term) {
+    for (Index first = 0; first < dy.cols(); first += Tiles::samples) {
+      const Index samples = std::min<Index>(Tiles::samples, dy.cols() - first);
+      tiles_[count_] = {first, samples, (samples + lanes - 1) / lanes, {}, {}, 0};
+      width_ += tiles_[count_++].width();
+    }
+  }
+
+  void multiply(Interval cols) {
+    const Index most_rows = most_numbers / width_ / Layout::height * Layout::height;
+    const Index blocks = (layout_.rows + most_rows - 1) / most_rows;
+    const Index passes = std::max(blocks, term_.passes());
+    for (Index pass = 0; pass < passes; ++pass) {
+      first_row_ = std::min(pass * most_rows, layout_.rows);
+      rows_ = std::min(most_rows, layout_.rows - first_row_);
+      first_rank_ = pass * term_.block;
+      ranks_ = term_.ranks_in(pass);
+      lay_samples();
+      for (Index col = cols.first; col < cols.last;) {
+        const Index block = col / Layout::width * Layout::width;
+        Index end = std::min(block + layout_.block_cols(block), cols.last);
+        if (collects()) end = std::min(end, col + most_collected);
+        multiply_block(block, {col, end}, pass > 0);
+        col = end;
+      }
+    }
+  }
+
+  void lay_samples() {
+    S *to = dy_side_by_side_, *ranks = ranks_side_by_side_;
+    for (Index k = 0; k < count_; ++k) {
+      const Tile& tile = tiles_[k];
+      pack_rows(dy_.data() + tile.first * dy_.outerStride() + first_row_, dy_.outerStride(), rows_, tile.samples,
+                tile.width(), 1, to);
+      to += rows_ * tile.width();
+      if (ranks_ == 0) continue;
+      pack_rows(term_.right + tile.first * term_.right_stride + first_rank_, term_.right_stride, ranks_, tile.samples,
+                tile.width(), 1, ranks);
+      ranks += ranks_ * tile.width();
+    }
+  }
+
+  bool collects() const { return dx_.outerStride() % same_set == 0; }
+
+  /// Columns of the block of W0 that begins with column `block`, for all samples.
+  void multiply_block(Index block, Interval cols, bool add) {
+    MutableColumns<S> dx = dx_.middleRows(cols.first, cols.last - cols.first);
+    if (!collects()) return multiply_into(dx, block, cols, add);
+    alignas(64) S numbers[most_samples * (most_collected + Simd<S>::line)];
+    static_assert(sizeof(PackedTransposed) + sizeof(numbers) < 115 << 10,
+                  "packed.hpp says how much stack a product needs");
+    MutableColumns<S> collected = Eigen::Map<Matrix<S>, 0, Eigen::OuterStride<>>(
+        numbers, dx.rows(), dx.cols(), Eigen::OuterStride<>(most_collected + Simd<S>::line));
+    multiply_into(collected, block, cols, false);
+    if (add) {
+      dx += collected;
+    } else {
+      dx = collected;
+    }
+  }
+
+  /// dx: those columns of W0 alone
+  void multiply_into(MutableColumns<S>& dx, Index block, Interval cols, bool add) {
+    describe_block(block, cols.first);
+    alignas(64) S edge[most_ranks * Tiles::columns];
+    for (Index col = cols.first; col < cols.last; col += Tiles::columns) {
+      const Index columns = std::min<Index>(Tiles::columns, cols.last - col);
+      if (ranks_ > 0 && col + Tiles::columns > layout_.cols) copy_edge_of_factor(col, edge);
+      for (Index k = 0; k < count_; ++k) {
+        Tile& tile = tiles_[k];
+        Tiles::get(tile.vectors)(tile.sums, tile.count, &dx(col - cols.first, tile.first), dx.outerStride(), columns,
+                                 tile.samples, add);
+        for (int sum = 0; sum < tile.count; ++sum) {
+          tile.sums[sum].scalars += tile.advance[sum];
+          tile.sums[sum].ahead += tile.advance[sum];
+        }
+      }
+    }
+  }
+
+  /// The tiles at column first_col of the block.
+  void describe_block(Index block, Index first_col) {
+    const Index full = rows_ / Layout::height, rest = rows_ % Layout::height;
+    const Index panel = Layout::height * layout_.block_cols(block);
+    const S* const begin = panels_ + layout_.offset(first_row_, block);
+    const S *dy = dy_side_by_side_, *ranks = ranks_side_by_side_;
+    for (Index k = 0; k < count_; ++k) {
+      Tile& tile = tiles_[k];
+      tile.count = 0;
+      if (full > 0) {
+        const S* const first = begin + (first_col - block) * Layout::height;
+        TileSum<S>& sum = tile.next(first, Layout::height, 1, Layout::height, Tiles::columns * Layout::height);
+        sum.vectors = dy;
+        sum.vector_run = Layout::height * tile.width();
+        sum.runs = full;
+        sum.scalar_run = sum.ahead_run = panel;
+        sum.ahead = first + panel;
+        sum.ahead_step = Simd<S>::line;
+      }
+      if (rest > 0) {
+        const S* const last = begin + full * panel + (first_col - block) * rest;
+        tile.next(last, rest, 1, rest, Tiles::columns * rest).vectors = dy + full * Layout::height * tile.width();
+      }
+      if (ranks_ > 0) {
+        const S* const factor = term_.left + first_rank_ * term_.left_stride + first_col;
+        tile.next(factor, 1, term_.left_stride, ranks_, Tiles::columns).vectors = ranks;
+      }
+      dy += rows_ * tile.width();
+      ranks += ranks_ * tile.width();
+    }
+  }
+
+  /// A tile reads as many numbers of V as it has columns; beyond the last there is a copy with zeros.
+  void copy_edge_of_factor(Index col, S* edge) {
+    const Index columns = layout_.cols - col;
+    std::fill_n(edge, ranks_ * Tiles::columns, S(0));
+    for (Index r = 0; r < ranks_; ++r) {
+      std::copy_n(term_.left + (first_rank_ + r) * term_.left_stride + col, columns, edge + r * Tiles::columns);
+    }
+    for (Index k = 0; k < count_; ++k) {
+      TileSum<S>& sum = tiles_[k].sums[tiles_[k].count - 1];
+      sum.scalars = edge;
+      sum.scalar_step = Tiles::columns;
+    }
+  }
+
+  const Layout& layout_;
+  const S* panels_;
+  Columns<S> dy_;
+  MutableColumns<S> dx_;
+  const LowRankTerm<S>& term_;
+  Tile tiles_[Tiles::tiles];
+  Index count_ = 0;
+  Index width_ = 0, first_row_ = 0, rows_ = 0, first_rank_ = 0, ranks_ = 0;
+  alignas(64) S dy_side_by_side_[most_numbers];
+  alignas(64) S ranks_side_by_side_[most_ranks * most_samples];
+};
+
+}  // namespace lora::detail

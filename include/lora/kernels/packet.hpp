@@ -1,0 +1,133 @@
+#pragma once
+/// The processor's vector registers, as far as the products of this library need them.
+///
+///   a packet: `lanes` numbers side by side in a register, of floats 16 with AVX-512, 8 with AVX, 4 with SSE2 or NEON
+///
+/// Eigen has these functions for every processor that it knows, but no public name for them. They are used here alone,
+/// and only what has been the same from 3.4 to 5. Intrinsics would mean one version of every kernel for each kind of
+/// processor.
+
+#include "lora/core/scalar.hpp"
+
+#include <bit>
+#include <complex>
+#include <cstring>
+#include <type_traits>
+#include <utility>
+
+// g++ warns that a template argument loses the alignment that is part of a packet's type; nothing here relies on it.
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wignored-attributes"
+
+namespace lora::detail {
+
+/// 0, ..., N - 1 as constants. Packets in an array stay in registers if it is only indexed by constants, in functions
+/// that are always inlined; a lambda that refers to the array is too much for some compilers.
+template <int N>
+inline constexpr std::make_integer_sequence<int, N> counted{};
+
+/// The packet of S, halved some times, as far as the processor has such halves.
+template <class S, int Halvings>
+struct PacketOf {
+  using type = typename Eigen::internal::unpacket_traits<typename PacketOf<S, Halvings - 1>::type>::half;
+};
+template <class S>
+struct PacketOf<S, 0> {
+  using type = typename Eigen::internal::packet_traits<S>::type;
+};
+
+/// What can be done with a packet of S, full or halved.
+template <class S, int Halvings = 0>
+struct Simd {
+  using Packet = typename PacketOf<S, Halvings>::type;
+  static constexpr int lanes = Eigen::internal::unpacket_traits<Packet>::size;
+  static constexpr int registers = EIGEN_ARCH_DEFAULT_NUMBER_OF_REGISTERS;
+  static constexpr Index line = 64 / static_cast<Index>(sizeof(S));  ///< numbers that the cache moves together
+
+  EIGEN_ALWAYS_INLINE static Packet zero() { return Eigen::internal::pset1<Packet>(S(0)); }
+  EIGEN_ALWAYS_INLINE static Packet load(const S* from) { return Eigen::internal::ploadu<Packet>(from); }
+  EIGEN_ALWAYS_INLINE static void store(S* to, const Packet& from) { Eigen::internal::pstoreu(to, from); }
+  EIGEN_ALWAYS_INLINE static Packet add(const Packet& a, const Packet& b) { return Eigen::internal::padd(a, b); }
+  /// a b + c, rounded once where the processor can
+  EIGEN_ALWAYS_INLINE static Packet multiply_add(const Packet& a, const Packet& b, const Packet& c) {
+    return Eigen::internal::pmadd(a, b, c);
+  }
+  /// The bits of a that are set in the mask.
+  EIGEN_ALWAYS_INLINE static Packet masked(const Packet& a, const Packet& mask) {
+    return Eigen::internal::pand(a, mask);
+  }
+  /// The lanes, added.
+  EIGEN_ALWAYS_INLINE static S sum(const Packet& a) { return Eigen::internal::predux(a); }
+  /// Asks for the line of memory at `address`, which need not be the program's: into the first cache, or the second for
+  /// what is needed later.
+  template <int Cache = 1>
+  EIGEN_ALWAYS_INLINE static void prefetch(const S* address) {
+#if defined(__GNUC__)
+    __builtin_prefetch(address, 0, 4 - Cache);  // g++ takes Eigen's function for one without effect, and drops it
+#else
+    if constexpr (Cache == 1) Eigen::internal::prefetch(address);
+#endif
+  }
+
+  /// `Group` neighbors in memory, again and again until the packet is full: one number in all lanes, the packet that
+  /// lies there, or something between, in one load.
+  template <int Group>
+  EIGEN_ALWAYS_INLINE static Packet broadcast(const S* from) {
+    if constexpr (Group == 1) {
+      return Eigen::internal::pset1<Packet>(*from);
+    } else if constexpr (Group == lanes) {
+      return load(from);
+    } else {
+      using Unit = std::conditional_t<Group * sizeof(S) == 8, double, std::complex<double>>;
+      static_assert(Group * sizeof(S) == sizeof(Unit));
+      Unit unit;
+      std::memcpy(static_cast<void*>(&unit), from, sizeof unit);
+      return std::bit_cast<Packet>(Eigen::internal::pset1<typename Eigen::internal::packet_traits<Unit>::type>(unit));
+    }
+  }
+  /// SSE2: sixteen small registers, of which a product takes one before it is added.
+  static constexpr bool tight = registers < 32 && lanes * sizeof(S) == 16;
+  /// The group that lets a packet hold four samples, or one if a packet has no more than four lanes.
+  static constexpr int quad = lanes / 4 > 1 ? lanes / 4 : 1;
+
+  /// As many packets as a packet has lanes.
+  using Block = Eigen::internal::PacketBlock<Packet, lanes>;
+
+  /// Packets that lie `stride` apart.
+  EIGEN_ALWAYS_INLINE static Block load(const S* from, Index stride) { return load(from, stride, counted<lanes>); }
+  EIGEN_ALWAYS_INLINE static void store(S* to, Index stride, const Block& block) {
+    store(to, stride, block, counted<lanes>);
+  }
+  EIGEN_ALWAYS_INLINE static void add_to(Block& block, const Block& more) { add_to(block, more, counted<lanes>); }
+  /// Columns become rows: packet i of the result holds lane i of each.
+  EIGEN_ALWAYS_INLINE static Block transposed(Block block) {
+    Eigen::internal::ptranspose(block);
+    return block;
+  }
+
+ private:
+  template <int... I>
+  EIGEN_ALWAYS_INLINE static Block load(const S* from, Index stride, std::integer_sequence<int, I...>) {
+    Block block;
+    ((block.packet[I] = load(from + I * stride)), ...);
+    return block;
+  }
+  template <int... I>
+  EIGEN_ALWAYS_INLINE static void store(S* to, Index stride, const Block& block, std::integer_sequence<int, I...>) {
+    (store(to + I * stride, block.packet[I]), ...);
+  }
+  template <int... I>
+  EIGEN_ALWAYS_INLINE static void add_to(Block& block, const Block& more, std::integer_sequence<int, I...>) {
+    ((block.packet[I] = add(block.packet[I], more.packet[I])), ...);
+  }
+};
+
+/// The widest packets of no more than Lanes numbers, or the narrowest that there are.
+template <class S, int Lanes>
+using NarrowSimd = Simd<S, (Simd<S, 0>::lanes <= Lanes   ? 0
+                            : Simd<S, 1>::lanes <= Lanes ? 1
+                                                         : 2)>;
+
+}  // namespace lora::detail
+
+#pragma GCC diagnostic pop

@@ -1,0 +1,187 @@
+#pragma once
+/// dx = W0^T dy + V G for a few samples: W0 passes by once, in the order in which it lies in memory.
+///
+///   for some rows of dy             are copied so that a packet holds a group of rows for each sample
+///     for the columns of a block    their sums lie in the first or second cache
+///       for each panel              its rows of dy stay in registers, as far as there are so many
+///         for each column           sums += rows of dy times numbers of W0, of which one load brings a group
+///     the lanes of each group are added and go to dx
+///
+/// The last panel may be lower: packets reach beyond its columns, and what they find there is masked.
+///
+///   quad   four samples in a packet, each with a quarter of the lanes
+///   dot    one sample, as many rows as there are lanes
+///
+/// Few samples are done with a column before the next one comes from memory, so what counts is that memory is read from
+/// end to end. Columns may be multiplied in separate calls that begin with a multiple of a panel's height: the numbers
+/// stay the same to the bit.
+
+#include "lora/kernels/pack_rows.hpp"
+#include "lora/kernels/packed_product.hpp"
+
+#include <cstring>
+
+namespace lora::detail {
+
+/// dx += W0^T dy with `Vectors` packets for a group of `Group` rows of all samples.
+template <class S, int Vectors, int Group>
+class StreamedPass {
+  using Layout = PanelLayout<S>;
+  using Simd = detail::Simd<S>;
+  using Packet = typename Simd::Packet;
+  static constexpr int lanes = Simd::lanes;
+  static constexpr int columns = Layout::tile_columns;        ///< whose lanes are added together
+  static constexpr int groups = int(Layout::height) / Group;  ///< of rows in a panel
+  static constexpr Index width = Index(Vectors) * lanes;
+  /// Panels at a time. A column of one dot is a few multiply-adds, hardly more than its sums take to load and store;
+  /// the rows of dy of all of them lie in registers.
+  static constexpr int most_panels = Group != lanes ? 1 : Simd::tight ? 2 : 4;
+  static constexpr Index most_rows = 32768 / Index(sizeof(S)) * Group / width / Layout::height * Layout::height;
+  /// From what is multiplied to what is asked of memory. Dots leave the processor the time to see the order for itself.
+  static constexpr Index ahead = Group == lanes ? 0 : 8192 / Index(sizeof(S));
+  static_assert(Group <= 2 || (Layout::height % columns == 0 && Layout::width % columns == 0),
+                "lanes are added in another order beside a cut than in the midst");
+
+ public:
+  static void run(const Layout& layout, const S* panels, const Columns<S>& dy, MutableColumns<S>& dx,
+                  const Interval& cols) {
+    alignas(64) S rows_of_dy[most_rows * width / Group];
+    alignas(64) S sums[Layout::width * width];
+    for (Index first_row = 0; first_row < layout.rows; first_row += most_rows) {
+      const Index rows = std::min(most_rows, layout.rows - first_row), full = rows / Layout::height;
+      lay_rows(dy, first_row, rows, rows_of_dy);
+      for (Index col = cols.first; col < cols.last;) {
+        const Index block = col / Layout::width * Layout::width;
+        const Index count = std::min(block + layout.block_cols(block), cols.last) - col;
+        const Index panel = Layout::height * layout.block_cols(block);
+        const S* const begin = panels + layout.offset(first_row, block);
+        std::fill_n(sums, count * width, S(0));
+        add_full<most_panels>(begin + (col - block) * Layout::height, panel, full, count, rows_of_dy, sums);
+        if (const Index rest = rows % Layout::height; rest > 0) {
+          add_last(begin + full * panel + (col - block) * rest, rest, count, rows_of_dy + full * groups * width, sums);
+        }
+        for (Index t = 0; t < count; t += columns) {
+          store_transposed<S, columns, Group>(sums + t * width, width, &dx(col + t, 0), dx.outerStride(),
+                                              std::min<Index>(columns, count - t), dy.cols(), true);
+        }
+        col += count;
+      }
+    }
+  }
+
+ private:
+  /// Whole panels of rows, zero where dy has ended.
+  static void lay_rows(const Columns<S>& dy, Index first_row, Index rows, S* to) {
+    const Index rest = rows % Group, grouped = rows - rest;
+    pack_rows(dy.data() + first_row, dy.outerStride(), grouped, dy.cols(), width / Group, Group, to);
+    to += grouped / Group * width;
+    std::fill_n(to, ((rows + Layout::height - 1) / Layout::height * groups - grouped / Group) * width, S(0));
+    for (Index sample = 0; sample < dy.cols(); ++sample) {
+      std::copy_n(dy.data() + first_row + grouped + sample * dy.outerStride(), rest, to + sample * Group);
+    }
+  }
+
+  /// A group of a column of a full panel, as it was loaded.
+  struct AllRows {
+    EIGEN_ALWAYS_INLINE static Packet of(const Packet& loaded, int) { return loaded; }
+  };
+  /// The same of the last panel: zero beyond the end of the column, where numbers need not be finite.
+  struct FirstRows {
+    Packet mask[groups];
+    EIGEN_ALWAYS_INLINE Packet of(const Packet& loaded, int group) const { return Simd::masked(loaded, mask[group]); }
+  };
+
+  /// sums += `full` panels, which lie `apart`, times their rows of dy
+  template <int Panels>
+  static void add_full(const S* panels, Index apart, Index full, Index count, const S* dy, S* sums) {
+    for (; full >= Panels; full -= Panels, panels += Panels * apart, dy += Index(Panels) * groups * width) {
+      add_columns<Panels>(AllRows(), panels, apart, Layout::height, count, dy, sums);
+    }
+    if constexpr (Panels > 1) add_full<Panels / 2>(panels, apart, full, count, dy, sums);
+  }
+
+  /// The same of the last panel, `rows` high.
+  static void add_last(const S* panel, Index rows, Index count, const S* dy, S* sums) {
+    alignas(64) S ends[Layout::height] = {};
+    std::memset(ends, 0xFF, static_cast<std::size_t>(rows) * sizeof(S));
+    FirstRows first;
+    load_groups(first.mask, ends, counted<groups>);
+    add_columns<1>(first, panel, 0, rows, count, dy, sums);
+  }
+
+  /// Columns lie `step` apart.
+  template <int Panels>
+  static void add_columns(const auto& those, const S* panels, Index apart, Index step, Index count, const S* dy,
+                          S* sums) {
+    constexpr int packets = Panels * groups * Vectors;
+    Packet rows[packets];
+    load(rows, dy, counted<packets>);
+    for (; count > 0; --count, panels += step, sums += width) {
+      Packet c[Vectors];
+      load(c, sums, counted<Vectors>);
+      if constexpr (ahead > 0) prefetch(panels + ahead, counted<int((Layout::height + Simd::line - 1) / Simd::line)>);
+      multiply(those, c, rows, panels, apart, counted<packets>);
+      store(c, sums, counted<Vectors>);
+    }
+  }
+
+  template <int... K>
+  EIGEN_ALWAYS_INLINE static void prefetch(const S* column, std::integer_sequence<int, K...>) {
+    (Simd::template prefetch<2>(column + K * Simd::line), ...);
+  }
+  template <int N, int... K>
+  EIGEN_ALWAYS_INLINE static void load(Packet (&to)[N], const S* from, std::integer_sequence<int, K...>) {
+    ((to[K] = Simd::load(from + K * lanes)), ...);
+  }
+  template <int... K>
+  EIGEN_ALWAYS_INLINE static void store(const Packet (&c)[Vectors], S* to, std::integer_sequence<int, K...>) {
+    (Simd::store(to + K * lanes, c[K]), ...);
+  }
+  template <int... K>
+  EIGEN_ALWAYS_INLINE static void load_groups(Packet (&to)[groups], const S* from, std::integer_sequence<int, K...>) {
+    ((to[K] = Simd::template broadcast<Group>(from + K * Group)), ...);
+  }
+  /// rows: panel after panel, in it group after group, in it packet after packet of samples
+  template <int N, int... K>
+  EIGEN_ALWAYS_INLINE static void multiply(const auto& those, Packet (&c)[Vectors], const Packet (&rows)[N],
+                                           const S* column, Index apart, std::integer_sequence<int, K...>) {
+    ((c[K % Vectors] = Simd::multiply_add(
+          rows[K],
+          those.of(
+              Simd::template broadcast<Group>(column + K / (groups * Vectors) * apart + K / Vectors % groups * Group),
+              K / Vectors % groups),
+          c[K % Vectors])),
+     ...);
+  }
+};
+
+template <class S>
+struct StreamedTransposed {
+  static constexpr int lanes = Simd<S>::lanes;
+  static constexpr int quad = Simd<S>::quad;
+  static constexpr int most_vectors = 3;
+  static constexpr Index most_samples = quad > 1 ? 4 * most_vectors : lanes > 1 ? most_vectors : 0;
+
+  /// dy has no more samples than that. cols: of W0; begin and end with a multiple of a panel's height.
+  static void run(const PanelLayout<S>& layout, const S* panels, const Columns<S>& dy, MutableColumns<S> dx,
+                  const LowRankTerm<S>& term, const Interval& cols) {
+    if (term.rank > 0) {
+      packed_product<S>({layout.cols, 0}, nullptr, dy, dx, term, cols);  // dx = V G, of a weight without columns
+    } else {
+      dx.middleRows(cols.first, cols.last - cols.first).setZero();
+    }
+    if (dy.cols() <= most_vectors) {
+      add<lanes>(dy.cols(), counted<most_vectors>, layout, panels, dy, dx, cols);
+    } else if constexpr (quad > 1) {
+      add<quad>((dy.cols() + 3) / 4, counted<most_vectors>, layout, panels, dy, dx, cols);
+    }
+  }
+
+ private:
+  template <int Group, int... K>
+  static void add(Index vectors, std::integer_sequence<int, K...>, auto&... arguments) {
+    ((vectors == K + 1 ? StreamedPass<S, K + 1, Group>::run(arguments...) : void()), ...);
+  }
+};
+
+}  // namespace lora::detail

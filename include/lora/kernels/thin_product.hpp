@@ -1,0 +1,195 @@
+#pragma once
+/// Products with one long dimension, of a low-rank factor's rank on one side and samples on the other.
+///
+///   Z = L^T X     L (long, rank), X (long, samples)      z = A x with L = A^T, and B^T dy with L = B
+///   D += X G^T    X (long, samples), G (rank, samples)   the gradients of A^T and B
+///
+/// A general product copies both factors first, which costs as much as the product when the rank is small. Here each is
+/// read where it lies: Z in scalar products of columns, several of L with several of X at a time; D in tiles of it that
+/// stay in registers while all samples are added. Samples of Z, and rows of D, may be computed in separate calls at the
+/// boundaries below: the numbers stay the same to the bit.
+
+#include "lora/kernels/pack_rows.hpp"
+#include "lora/kernels/packed_product.hpp"
+
+#include <type_traits>
+
+namespace lora::detail {
+
+template <class S>
+class ThinTiles {
+  static constexpr int lanes = Simd<S>::lanes;
+  static constexpr int widest = PanelLayout<S>::tile_columns;  // columns of L at a time
+  static constexpr int most_samples = 3;
+
+ public:
+  /// out = L^T X
+  static void reduce(const Columns<S>& L, const Columns<S>& X, MutableColumns<S> out) {
+    if (L.cols() == 1 && X.cols() > 1 && out.outerStride() == 1) {  // a row is a column: many columns beside one
+      return reduce(X, L, Eigen::Map<Matrix<S>>(out.data(), X.cols(), 1));
+    }
+    if (packs(L.cols(), X.cols())) return multiply_packed(L, X, out);
+    Index first = 0;
+    for (; first + widest <= L.cols(); first += widest) reduce_columns<widest>(L, X, first, out);
+    reduce_rest<widest / 2>(L, X, first, out);
+  }
+
+  /// Where out may be divided, at `sample` or next after it, if parts have about as many samples as least_samples().
+  static Index least_samples(Index rank) {
+    return rank > lanes / 2 ? 2 * widest + ProductTiles<S>::columns : 4 * most_samples;
+  }
+  static Index boundary(Index rank, Index samples, Index sample) {
+    if (packs(rank, samples)) return ProductTiles<S>::boundary(samples, sample);
+    const Index step = rank == 1 ? most_samples * widest : most_samples;
+    return std::min((sample + step - 1) / step * step, samples);
+  }
+
+  /// out += X G^T; its rows may be divided where a panel would begin, if there are two samples.
+  static void add_outer(const Columns<S>& X, const Columns<S>& G, MutableColumns<S> out) {
+    if (X.cols() == 1) {
+      for (Index t = 0; t < G.rows(); ++t) out.col(t) += G(t, 0) * X.col(0);
+      return;
+    }
+    constexpr Index height = PanelLayout<S>::height, block = 64;
+    alignas(64) S edge[block * height];
+    TileSum<S> sum;
+    sum.scalar_stride = 1;
+    sum.scalar_step = G.outerStride();
+    for (Index sample = 0; sample < X.cols(); sample += block) {
+      sum.steps = std::min(block, X.cols() - sample);
+      for (Index row = 0; row < X.rows(); row += height) {
+        const Index rows = std::min(height, X.rows() - row), vectors = ProductTiles<S>::packets(rows);
+        sum.vectors = X.data() + row + sample * X.outerStride();
+        sum.vector_step = X.outerStride();
+        if (rows != vectors * lanes) {  // packets would reach beyond X: a copy with zeros
+          for (Index j = 0; j < sum.steps; ++j) {
+            std::fill_n(std::copy_n(sum.vectors + j * X.outerStride(), rows, edge + j * height), height - rows, S(0));
+          }
+          sum.vectors = edge;
+          sum.vector_step = height;
+        }
+        ProductTiles<S>::for_each(G.rows(), [&](Index first, Index count) {
+          sum.scalars = G.data() + first + sample * G.outerStride();
+          ProductTiles<S>::get(count, vectors)(&sum, 1, &out(row, first), out.outerStride(), rows, true);
+        });
+      }
+    }
+  }
+
+ private:
+  static bool packs(Index rank, Index samples) { return rank > lanes / 2 && samples >= Index(2) * widest; }
+
+  /// Where the rank fills packets and there are samples enough to pay for it: a panel of L^T is packed, then multiplied
+  /// as a panel of W0 is.
+  static void multiply_packed(const Columns<S>& L, const Columns<S>& X, MutableColumns<S>& out) {
+    constexpr Index height = PanelLayout<S>::height, most_rows = 256;
+    alignas(64) S panel[height * most_rows];
+    TileSum<S> sum;
+    sum.vectors = panel;
+    sum.scalar_stride = X.outerStride();
+    sum.scalar_step = 1;
+    for (Index row = 0; row < L.rows(); row += most_rows) {
+      sum.steps = std::min(most_rows, L.rows() - row);
+      for (Index first = 0; first < L.cols(); first += height) {
+        const Index ranks = std::min(height, L.cols() - first), vectors = ProductTiles<S>::packets(ranks);
+        sum.vector_step = vectors * lanes;
+        pack_rows(L.data() + row + first * L.outerStride(), L.outerStride(), sum.steps, ranks, vectors * lanes, 1,
+                  panel);
+        ProductTiles<S>::for_each(X.cols(), [&](Index sample, Index count) {
+          sum.scalars = X.data() + row + sample * X.outerStride();
+          ProductTiles<S>::get(count, vectors)(&sum, 1, &out(first, sample), out.outerStride(), ranks, row > 0);
+        });
+      }
+    }
+  }
+
+  template <int Count>
+  static void reduce_rest(const Columns<S>& L, const Columns<S>& X, Index first, MutableColumns<S>& out) {
+    if constexpr (Count > 0) {
+      if (first + Count <= L.cols()) {
+        reduce_columns<Count>(L, X, first, out);
+        first += Count;
+      }
+      reduce_rest<Count / 2>(L, X, first, out);
+    }
+  }
+
+  /// The columns first, ..., first + Count - 1 of L with all of X, some rows at a time: they stay in the first cache.
+  template <int Count>
+  static void reduce_columns(const Columns<S>& L, const Columns<S>& X, Index first, MutableColumns<S>& out) {
+    constexpr Index most_rows = 16384 / Index(sizeof(S)) / widest;
+    for (Index row = 0; row < L.rows(); row += most_rows) {
+      const Index rows = std::min(most_rows, L.rows() - row), rest = rows % lanes, whole = rows - rest;
+      alignas(64) S edge_of_l[Count * lanes], edge_of_x[most_samples * lanes];  // what is no full packet, with zeros
+      const auto copy_edge = [&](const S* from, Index stride, Index count, S* to) {
+        for (Index k = 0; k < count; ++k) {
+          std::fill_n(std::copy_n(from + k * stride + whole, rest, to + k * lanes), lanes - rest, S(0));
+        }
+      };
+      const S* const part = L.data() + row + first * L.outerStride();
+      TileSum<S> sums[2];
+      sums[0].vector_stride = X.outerStride();
+      sums[0].vector_step = sums[0].scalar_step = lanes;
+      sums[0].scalars = part;
+      sums[0].scalar_stride = L.outerStride();
+      sums[0].steps = whole / lanes;
+      sums[1].vectors = edge_of_x;
+      sums[1].scalars = edge_of_l;
+      sums[1].scalar_stride = lanes;
+      sums[1].steps = 1;
+      if (rest > 0) copy_edge(part, L.outerStride(), Count, edge_of_l);
+      // Columns a power of two apart push each other out of the cache.
+      constexpr Index apart = most_rows + Simd<S>::line;
+      alignas(64) S copy[Count * apart];
+      if (X.cols() >= widest) {
+        for (Index k = 0; k < Count; ++k) std::copy_n(part + k * L.outerStride(), whole, copy + k * apart);
+        sums[0].scalars = copy;
+        sums[0].scalar_stride = apart;
+      }
+
+      for (Index sample = 0; sample < X.cols(); sample += most_samples) {
+        const Index samples = std::min<Index>(most_samples, X.cols() - sample);
+        sums[0].vectors = X.data() + row + sample * X.outerStride();
+        if (rest > 0) copy_edge(sums[0].vectors, X.outerStride(), samples, edge_of_x);
+        tile<Count>(samples)(sums, rest > 0 ? 2 : 1, &out(first, sample), out.outerStride(), Count, samples, row > 0);
+      }
+    }
+  }
+
+  template <int Count>
+  static auto tile(Index samples) {
+    using Function = void (*)(const TileSum<S>*, int, S*, Index, Index, Index, bool);
+    static constexpr std::array<Function, 3> table = {&transposed_tile<S, Count, 1, lanes>,
+                                                      &transposed_tile<S, Count, 2, lanes>,
+                                                      &transposed_tile<S, Count, 3, lanes>};
+    return table[static_cast<std::size_t>(samples - 1)];
+  }
+};
+
+/// Whether the kernels above have M: run-time sizes, and numbers that have packets.
+template <class M>
+inline constexpr bool thin_by_tiles =
+    (std::is_same_v<typename M::Scalar, float> || std::is_same_v<typename M::Scalar, double>) &&
+    M::RowsAtCompileTime == Dynamic && M::ColsAtCompileTime == Dynamic;
+
+/// Z = L^T X
+template <class Factor>
+void thin_product(const Factor& L, const auto& X, auto&& Z) {
+  if constexpr (thin_by_tiles<Factor>) {
+    ThinTiles<typename Factor::Scalar>::reduce(L, X, Z);
+  } else {
+    Z.noalias() = L.transpose() * X;
+  }
+}
+
+/// D += X G^T
+template <class Gradient>
+void add_thin_outer(const auto& X, const auto& G, Gradient&& D) {
+  if constexpr (thin_by_tiles<std::remove_cvref_t<Gradient>>) {
+    ThinTiles<typename std::remove_cvref_t<Gradient>::Scalar>::add_outer(X, G, D);
+  } else {
+    D.noalias() += X * G.transpose();
+  }
+}
+
+}  // namespace lora::detail

@@ -1,0 +1,113 @@
+#pragma once
+/// y = W x with a matrix as it is, in the order of additions of a packed one: the same numbers to the bit.
+///
+/// A layer that is trained computes so, and freezing it changes nothing. Several samples run through the same tiles. A
+/// single one would read a few rows of every column, which in a large matrix lie far apart: it walks down the columns.
+
+#include "lora/kernels/packed_product.hpp"
+
+namespace lora::detail {
+
+/// One sample: the chains of the tile that a packed weight would use lie in the first cache, not in registers.
+template <class S>
+class UnpackedSample {
+  using Layout = PanelLayout<S>;
+  using Tiles = ProductTiles<S>;
+  using Simd = detail::Simd<S>;
+  static constexpr Index lanes = Simd::lanes;
+  static constexpr Index most_rows = 32 * Layout::height;
+
+ public:
+  /// Whether columns are so far apart that a few rows of each are slower to read than whole ones.
+  static bool pays(const Columns<S>& W) { return W.outerStride() * Index(sizeof(S)) > 2048; }
+
+  static void run(const Columns<S>& W, const S* x, S* y) {
+    const Index last = W.rows() / Layout::height * Layout::height;
+    for (Index row = 0; row < last; row += most_rows) {
+      walk<Layout::vectors>(W, row, std::min(most_rows, last - row), x, y);
+    }
+    if (last < W.rows()) walk_last(W, last, x, y, counted<Tiles::heights>);
+  }
+
+ private:
+  template <int... K>
+  static void walk_last(const Columns<S>& W, Index row, const S* x, S* y, std::integer_sequence<int, K...>) {
+    const Index rows = W.rows() - row, vectors = Tiles::packets(rows);
+    ((vectors == Tiles::height(K) ? walk<Tiles::height(K)>(W, row, rows, x, y) : void()), ...);
+  }
+
+  /// Some rows of W, which a packed weight would multiply in tiles of so many packets.
+  template <int Vectors>
+  static void walk(const Columns<S>& W, Index first_row, Index rows, const S* x, S* y) {
+    constexpr int chains = TileKernel<S, 1, Vectors, 1, Asks::nothing>::chains;
+    alignas(64) S sums[chains * most_rows];
+    S* const main = sums + (chains - 1) * most_rows;
+    for (Index first_col = 0; first_col < W.cols(); first_col += Layout::width) {
+      const Index depth = std::min(Layout::width, W.cols() - first_col), whole = depth / chains * chains;
+      const S* const block = W.data() + first_row + first_col * W.outerStride();
+      const Index packets = (rows + lanes - 1) / lanes;
+      for (int chain = 0; chain < chains; ++chain) std::fill_n(sums + chain * most_rows, packets * lanes, S(0));
+      for (Index col = 0; col < whole; col += chains) {
+        add_columns(block + col * W.outerStride(), W.outerStride(), rows, x + first_col + col, sums, counted<chains>);
+      }
+      for (int chain = 0; chain + 1 < chains; ++chain) {
+        for (Index row = 0; row < rows; ++row) main[row] += sums[chain * most_rows + row];
+      }
+      for (Index col = whole; col < depth; ++col) {
+        add_columns(block + col * W.outerStride(), 0, rows, x + first_col + col, main, counted<1>);
+      }
+      for (Index row = 0; row < rows; ++row) {
+        S& to = y[first_row + row];
+        to = first_col > 0 ? to + main[row] : main[row];
+      }
+    }
+  }
+
+  /// Each of some columns times its number of x, added to its own sum.
+  template <int... K>
+  static void add_columns(const S* column, Index stride, Index rows, const S* x, S* sums,
+                          std::integer_sequence<int, K...>) {
+    Index row = 0;
+    for (; row + lanes <= rows; row += lanes) (add(column + K * stride + row, x[K], sums + K * most_rows + row), ...);
+    if (row == rows) return;
+    alignas(64) S part[sizeof...(K) * lanes] = {};
+    (std::copy_n(column + K * stride + row, rows - row, part + K * lanes), ...);
+    (add(part + K * lanes, x[K], sums + K * most_rows + row), ...);
+  }
+
+  EIGEN_ALWAYS_INLINE static void add(const S* column, const S& x, S* sum) {
+    Simd::store(sum, Simd::multiply_add(Simd::load(column), Simd::template broadcast<1>(&x), Simd::load(sum)));
+  }
+};
+
+/// Where several tiles of samples read a panel it is copied first: columns a power of two apart push each other out of
+/// the cache. A large W is asked for the next rows of each column, which the processor does not see coming: up to the
+/// line in which they end, as the one in which they begin has come already.
+template <class S>
+void unpacked_product(const Columns<S>& W, const Columns<S>& x, MutableColumns<S> y) {
+  using Layout = PanelLayout<S>;
+  if (x.cols() == 1 && UnpackedSample<S>::pays(W)) return UnpackedSample<S>::run(W, x.data(), y.data());
+  const Layout layout{W.rows(), W.cols()};
+  const bool large = layout.large();
+  constexpr Index beyond = 2 * Simd<S>::lanes;  // that a tile may reach
+  alignas(64) S copy[Layout::width * Layout::height + beyond];
+  const auto panel_at = [&](Index row, Index first_col) -> Panel<S> {
+    const Index height = layout.panel_rows(row), width = layout.block_cols(first_col);
+    const Index next = height + Simd<S>::line - 1;
+    const S* const from = W.data() + row + first_col * W.outerStride();
+    const bool once = x.cols() <= ProductTiles<S>::columns;
+    if (once && height == ProductTiles<S>::packets(height) * Simd<S>::lanes)
+      return {from, W.outerStride(), large ? from + next : nullptr};
+    S* end = copy;
+    for (Index col = 0; col < width; ++col) {
+      const S* const column = from + col * W.outerStride();
+      for (Index k = 0; large && k < height; k += Simd<S>::line) Simd<S>::template prefetch<2>(column + next + k);
+      end = std::copy_n(column, height, end);
+    }
+    std::fill_n(end, beyond, S(0));
+    return {copy, height, nullptr};
+  };
+  panel_product<S>(layout, panel_at, x, y, {}, {});
+}
+
+}  // namespace lora::detail

@@ -1,0 +1,258 @@
+#pragma once
+/// Which layers of a model a config means, and why: the rules of Hugging Face PEFT.
+///
+///   for (const auto& match : lora::match_modules(net, config)) std::cout << match.path << ": " << match.why << '\n';
+///
+/// In this order, for every layer that takes adapters:
+///   1. modules_to_save: the layer, or what contains it, is trained in full.
+///   2. exclude_modules: no factors.
+///   3. target_modules: a list of names or a pattern; empty means all.
+///   4. layers_to_transform: a layer that a list names only by its end must be in a block of one of these numbers.
+///
+/// Source: peft 0.20, check_target_module_exists and get_pattern_key in tuners/tuners_utils.py and utils/other.py.
+
+#include "lora/adapters/lora_config.hpp"
+#include "lora/core/visit.hpp"
+#include "lora/model/adaptable.hpp"
+#include "lora/model/pattern.hpp"
+
+#include <algorithm>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace lora {
+
+/// What a layer receives from a config.
+struct ModuleMatch {
+  enum class Role { factors, full, bias, nothing };
+  std::string path;
+  Role role = Role::nothing;
+  Index rank = 0;    ///< of the factors
+  double alpha = 0;  ///< of the factors
+  std::string why;   ///< the setting that decided: `target_modules has "q_proj"`
+};
+
+namespace detail {
+
+/// Whether is_end_of is true of `path` or of something that contains it.
+inline bool is_part_of(std::string_view name, std::string_view path) {
+  for (std::size_t end = path.size(); end != std::string_view::npos && end > 0; end = path.rfind('.', end - 1)) {
+    if (is_end_of(name, path.substr(0, end))) return true;
+  }
+  return false;
+}
+
+/// A ModuleNames with its pattern read.
+class ModuleMatcher {
+ public:
+  ModuleMatcher(const char* field, const ModuleNames& names, const Caller& who) : field_(field), names_(names.names()) {
+    if (!names.is_pattern()) return;
+    std::string lower = names.pattern();
+    for (char& c : lower) c = c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
+    all_ = lower == "all-linear";
+    if (!all_) pattern_.emplace(names.pattern(), who);
+    text_ = names.pattern();
+  }
+
+  /// Why it matches; empty if it does not.
+  std::string why(std::string_view path) const {
+    const std::string matched = all_ || (pattern_ && pattern_->matches(path)) ? text_ : name_of(path);
+    if (matched.empty()) return {};
+    return field_ + (all_ || pattern_ ? " is " : " has ") + in_quotes(matched);
+  }
+  bool matches(std::string_view path) const { return !why(path).empty(); }
+  bool has_whole(std::string_view path) const { return std::find(names_.begin(), names_.end(), path) != names_.end(); }
+
+ private:
+  std::string name_of(std::string_view path) const {
+    const auto found =
+        std::find_if(names_.begin(), names_.end(), [&](const std::string& name) { return is_end_of(name, path); });
+    return found == names_.end() ? std::string() : *found;
+  }
+
+  std::string field_;
+  std::vector<std::string> names_;
+  std::optional<Pattern> pattern_;
+  std::string text_;
+  bool all_ = false;
+};
+
+/// The entries of rank_pattern or alpha_pattern, read.
+template <class T>
+class PatternTable {
+ public:
+  PatternTable(const std::vector<std::pair<std::string, T>>& entries, const Caller& who) {
+    for (const auto& [key, value] : entries) {
+      Pattern(key, who);  // alone first: "a)(b" is no pattern, but would be one inside brackets
+      entries_.push_back({Pattern("(?:.*\\.)?(?:" + key + ")", who), value});
+    }
+  }
+  bool matches(std::size_t k, std::string_view path) const { return entries_[k].pattern.matches(path); }
+  /// Of the first entry that matches.
+  T value_or(std::string_view path, T otherwise) const {
+    const auto found =
+        std::find_if(entries_.begin(), entries_.end(), [&](const Entry& entry) { return entry.pattern.matches(path); });
+    return found == entries_.end() ? otherwise : found->value;
+  }
+
+ private:
+  struct Entry {
+    Pattern pattern;
+    T value;
+  };
+  std::vector<Entry> entries_;
+};
+
+/// The number of the block that a layer lies in: the last segment of digits which is neither the path's end nor one of
+/// its first two segments, with a name before it that matches one of `names` (any name if there are none).
+class BlockNumber {
+ public:
+  BlockNumber(const std::vector<std::string>& names, const Caller& who) {
+    for (const std::string& name : names) {
+      Pattern(name, who);
+      before_.emplace_back(".*\\.(?:" + name + ")", who);
+    }
+  }
+
+  std::optional<Index> of(std::string_view path) const {
+    if (before_.empty()) return last(path, [](std::string_view before) { return before.find('.') != before.npos; });
+    for (const Pattern& pattern : before_) {
+      if (auto number = last(path, [&](std::string_view before) { return pattern.matches(before); })) return number;
+    }
+    return std::nullopt;
+  }
+
+ private:
+  static std::optional<Index> last(std::string_view path, auto&& allows) {
+    for (std::size_t end = path.rfind('.'); end != path.npos && end > 0; end = path.rfind('.', end - 1)) {
+      const std::size_t dot = path.rfind('.', end - 1);
+      if (dot == path.npos) return std::nullopt;
+      const std::string_view digits = path.substr(dot + 1, end - dot - 1);
+      const bool number = !digits.empty() && digits.size() < 10 &&
+                          std::all_of(digits.begin(), digits.end(), [](char c) { return c >= '0' && c <= '9'; });
+      if (!number || !allows(path.substr(0, dot))) continue;
+      Index value = 0;
+      for (const char c : digits) value = 10 * value + (c - '0');
+      return value;
+    }
+    return std::nullopt;
+  }
+
+  std::vector<Pattern> before_;
+};
+
+/// Throws NameError unless every one of `names` has something to match among `paths`.
+inline void check_names_match(const Caller& who, const char* field, const std::vector<std::string>& names,
+                              const std::vector<ModuleMatch>& matches, auto&& fits) {
+  for (const std::string& name : names) {
+    if (std::any_of(matches.begin(), matches.end(), [&](const auto& match) { return fits(name, match.path); }))
+      continue;
+    std::string layers;
+    for (const ModuleMatch& match : matches) layers += (layers.empty() ? "" : ", ") + match.path;
+    fail<NameError>(who, std::string(field) + " names " + in_quotes(name) + ", expected one of the layers " + layers);
+  }
+}
+
+/// Throws NameError unless every pattern matches a layer that receives factors.
+template <class T>
+void check_patterns_match(const Caller& who, const char* field, const std::vector<std::pair<std::string, T>>& entries,
+                          const PatternTable<T>& table, const std::vector<ModuleMatch>& matches) {
+  for (std::size_t k = 0; k < entries.size(); ++k) {
+    const bool used = std::any_of(matches.begin(), matches.end(), [&](const ModuleMatch& match) {
+      return match.role == ModuleMatch::Role::factors && table.matches(k, match.path);
+    });
+    if (used) continue;
+    fail<NameError>(
+        who, std::string(field) + " has " + in_quotes(entries[k].first) + ", which is no layer that receives factors");
+  }
+}
+
+/// Throws NameError if two layers have one path, or if a parameter that modules_to_save means belongs to no layer.
+template <class T>
+void check_listing(const T& model, const LoraConfig& config, const std::vector<ModuleMatch>& matches,
+                   const Caller& who) {
+  std::vector<std::string> paths;
+  for (const ModuleMatch& match : matches) paths.push_back(match.path);
+  std::sort(paths.begin(), paths.end());
+  const auto twice = std::adjacent_find(paths.begin(), paths.end());
+  if (twice != paths.end()) fail<NameError>(who, "two layers of the model are called " + in_quotes(*twice));
+  visit_parameters(model, [&](const Path& path, const auto&) {
+    const std::string name = path.str();
+    for (const std::string& saved : config.modules_to_save) {
+      const bool in_layer = std::any_of(paths.begin(), paths.end(), [&](const std::string& layer) {
+        return layer.empty() || (name.starts_with(layer) && name.size() > layer.size() && name[layer.size()] == '.');
+      });
+      if (in_layer || !is_part_of(saved, name)) continue;
+      fail<NameError>(who, "modules_to_save names " + in_quotes(saved) + ", but the parameter " + name +
+                               " belongs to no layer that takes adapters");
+    }
+  });
+}
+
+template <class T>
+std::vector<ModuleMatch> match_modules(const T& model, const LoraConfig& config, const Caller& who) {
+  validate(config, who);
+  const ModuleMatcher targets("target_modules", config.target_modules, who);
+  const ModuleMatcher excluded("exclude_modules", config.exclude_modules, who);
+  const BlockNumber block(config.layers_pattern, who);
+  const PatternTable<Index> ranks(config.rank_pattern, who);
+  const PatternTable<double> alphas(config.alpha_pattern, who);
+
+  std::vector<ModuleMatch> matches;
+  visit_adaptable(model, [&](const Path& path, const auto& layer) {
+    ModuleMatch& match = matches.emplace_back();
+    match.path = path.str();
+    const auto decide = [&](ModuleMatch::Role role, std::string why) {
+      match.role = role;
+      match.why = std::move(why);
+    };
+    const auto rest = [&](std::string why) {
+      const bool bias = config.bias == Bias::all && layer.bias() != nullptr;
+      decide(bias ? ModuleMatch::Role::bias : ModuleMatch::Role::nothing,
+             bias ? "bias is all, and " + std::move(why) : std::move(why));
+    };
+    for (const std::string& name : config.modules_to_save) {
+      if (is_part_of(name, match.path)) {
+        return decide(ModuleMatch::Role::full, "modules_to_save has " + in_quotes(name));
+      }
+    }
+    if (std::string why = excluded.why(match.path); !why.empty()) return rest(std::move(why));
+    std::string why = config.target_modules.empty() ? "target_modules is empty: all layers" : targets.why(match.path);
+    if (why.empty()) return rest("target_modules does not have it");
+    if (!config.layers_to_transform.empty() && !targets.has_whole(match.path)) {
+      const std::optional<Index> number = block.of(match.path);
+      if (!number) return rest("layers_to_transform needs a block's number in its name");
+      const auto& chosen = config.layers_to_transform;
+      if (std::find(chosen.begin(), chosen.end(), *number) == chosen.end()) {
+        return rest("layers_to_transform does not have " + std::to_string(*number));
+      }
+    }
+    match.rank = ranks.value_or(match.path, config.rank);
+    match.alpha = alphas.value_or(match.path, config.alpha);
+    decide(ModuleMatch::Role::factors, std::move(why));
+  });
+
+  if (matches.empty()) fail<NameError>(who, "the model has no layer that takes adapters");
+  check_names_match(who, "target_modules", config.target_modules.names(), matches, is_end_of);
+  check_names_match(who, "exclude_modules", config.exclude_modules.names(), matches, is_end_of);
+  check_listing(model, config, matches, who);
+  check_names_match(who, "modules_to_save", config.modules_to_save, matches, is_part_of);
+  check_patterns_match(who, "rank_pattern", config.rank_pattern, ranks, matches);
+  check_patterns_match(who, "alpha_pattern", config.alpha_pattern, alphas, matches);
+  return matches;
+}
+
+}  // namespace detail
+
+/// What attach(model, config, ...) would do to each layer that takes adapters, in listing order; changes nothing.
+///
+/// Throws ConfigError for a setting out of range or a pattern that is none, NameError for a name that no layer has or a
+/// model without layers that take adapters.
+template <class T>
+std::vector<ModuleMatch> match_modules(const T& model, const LoraConfig& config) {
+  return detail::match_modules(model, config, "match_modules");
+}
+
+}  // namespace lora

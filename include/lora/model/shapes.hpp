@@ -1,0 +1,143 @@
+#pragma once
+/// The shapes of a model, found by walking its listing, for the accounting.
+
+#include "lora/adapters/adapted.hpp"
+#include "lora/model/accounting.hpp"
+#include "lora/nn/linear.hpp"
+
+#include <string>
+#include <type_traits>
+#include <vector>
+
+namespace lora {
+
+namespace detail {
+
+/// Counts an adapter in: LoRA's factors, with or without an offset, and trained copies by what they cost, any other
+/// kind by the numbers it has.
+template <class A>
+void add_adapter(LayerShape& shape, const A& adapter, bool selected) {
+  if constexpr (requires { adapter.A.value, adapter.B.value, adapter.rank(); }) {
+    if (selected) {
+      shape.rank += adapter.rank();
+      if (!adapter.A.trainable) shape.frozen_a += adapter.rank();
+      if (!adapter.B.trainable) shape.frozen_b += adapter.rank();
+    } else {
+      shape.idle += adapter.A.value.size() + adapter.B.value.size();
+    }
+  } else if constexpr (requires { adapter.trained, adapter.A0(), adapter.B0(); }) {
+    add_adapter(shape, adapter.trained, selected);
+    const Index rank = adapter.A0().rows();  // of a pair that takes part in all products but those of gradients
+    if (selected) {
+      shape.rank += rank;
+      shape.frozen_a += rank;
+      shape.frozen_b += rank;
+    } else {
+      shape.idle += adapter.A0().size() + adapter.B0().size();
+    }
+  } else if constexpr (std::is_same_v<A, FullWeight<typename A::Scalar, A::Out, A::In>>) {
+    shape.trained = shape.trained || (selected && adapter.weight.trainable);
+    shape.idle += adapter.weight.value.size();
+  } else {
+    visit_parameters(adapter, [&](const Path&, const auto& parameter) {
+      (selected && parameter.trainable ? shape.extra : shape.idle) += parameter.value.size();
+    });
+  }
+}
+
+template <class P>
+void add_bias_copy(LayerShape& shape, const P& bias, bool selected) {
+  (selected && bias.trainable ? shape.extra : shape.idle) += bias.value.size();
+}
+
+}  // namespace detail
+
+/// A Linear layer as it stands: trained, frozen, or with its selected adapters.
+///
+/// A layer of one's own is counted as one by offering the same function beside it, found by its argument; otherwise its
+/// tensors are counted as numbers and bytes, without operations.
+template <class S>
+LayerShape layer_shape(const Linear<S>& layer) {
+  LayerShape shape{.out = layer.out_features(), .in = layer.in_features(), .bias = layer.bias() != nullptr};
+  shape.bytes_per_number = sizeof(S);
+  visit_parameters(layer, [&](const Path& path, const auto& parameter) {
+    if (path.in_adapter()) return;
+    (path.ends_with("weight") ? shape.trained : shape.trained_bias) = parameter.trainable;
+  });
+  for (const auto& member : layer.adapters().members()) {
+    std::visit([&](const auto& adapter) { detail::add_adapter(shape, adapter, member.selected()); }, member.adapter);
+    if (member.bias) detail::add_bias_copy(shape, *member.bias, member.selected());
+  }
+  return shape;
+}
+
+/// LoraLinear, or any other frozen base with one adapter.
+template <class Base, class A>
+LayerShape layer_shape(const Adapted<Base, A>& layer) {
+  LayerShape shape{.out = layer.out_features(), .in = layer.in_features(), .bias = layer.bias() != nullptr};
+  shape.bytes_per_number = sizeof(typename Base::Scalar);
+  detail::add_adapter(shape, layer.adapter(), layer.enabled());
+  visit_parameters(layer, [&](const Path& path, const auto& parameter) {
+    if (path.ends_with("adapter_bias")) detail::add_bias_copy(shape, parameter, layer.enabled());
+  });
+  return shape;
+}
+
+namespace detail {
+
+template <class T>
+concept HasLayerShape = requires(const T& module) {
+  { layer_shape(module) } -> std::same_as<LayerShape>;
+};
+
+template <class T>
+LayerShape tensor_shape(const Path& path, const T& tensor) {
+  LayerShape shape{.name = path.str(), .product = false};
+  const auto fill = [&](const auto& matrix, bool trained) {
+    using S = typename std::remove_cvref_t<decltype(matrix)>::Scalar;
+    shape.bytes_per_number = sizeof(S);
+    if (path.in_adapter()) {
+      (trained ? shape.extra : shape.idle) = matrix.rows() * matrix.cols();
+      return;
+    }
+    shape.out = matrix.rows();
+    shape.in = matrix.cols();
+    shape.trained = trained;
+  };
+  if constexpr (ParameterLike<T>) {
+    fill(tensor.value, is_trained(path, tensor));
+  } else {
+    fill(tensor, false);
+  }
+  return shape;
+}
+
+}  // namespace detail
+
+/// One LayerShape for every linear layer and every tensor outside of them, in listing order, by their names.
+/// count_parameters(model) equals account(shapes_of(model), N).current.parameters.
+template <class T>
+std::vector<LayerShape> shapes_of(const T& model) {
+  std::vector<LayerShape> shapes;
+  Index counted = 0;  // tensors ahead that belong to a layer which is counted already
+  walk(
+      model,
+      [&](const Path& path, const auto& tensor) {
+        if (counted > 0) {
+          --counted;
+        } else {
+          shapes.push_back(detail::tensor_shape(path, tensor));
+        }
+      },
+      [&](const Path& path, const auto& module) {
+        if constexpr (detail::HasLayerShape<std::remove_cvref_t<decltype(module)>>) {
+          if (counted > 0) return;
+          shapes.push_back(layer_shape(module));
+          shapes.back().name = path.str();
+          visit_tensors(module, [&](const Path&, const auto&) { ++counted; });
+        }
+      });
+  return shapes;
+}
+
+}  // namespace lora

@@ -1,0 +1,17 @@
+#pragma once
+/// What an optimizer must offer. The laws in testing/optimizer_laws.hpp say what must hold.
+
+namespace lora {
+
+/// step(model)            one update of every trained parameter that has a gradient
+/// step(model, factor)    the same with all learning rates times `factor`
+///
+/// The optimizer finds the parameters through the model's listing, keeps no pointers into it and does not touch
+/// gradients.
+template <class O, class Model>
+concept OptimizerFor = requires(O& optimizer, Model& model, double factor) {
+  optimizer.step(model);
+  optimizer.step(model, factor);
+};
+
+}  // namespace lora

@@ -1,0 +1,138 @@
+#pragma once
+/// What an optimizer remembers about each parameter, found again at every step through the model's listing.
+///
+/// One slot per parameter, in listing order. A step walks the listing and the slots side by side: while the listing
+/// stays the same, each parameter finds its slot by position and only compares the hash of its path and its size. After
+/// an attach, detach or select the slots are put into the new order by that hash; a parameter that returns finds its
+/// old slot. No pointers into the model are kept, so the model may be moved, copied or grown between two steps. Two
+/// parameters of one model must not have the same path.
+
+#include "lora/core/visit.hpp"
+#include "lora/optim/parameter_group.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
+#include <vector>
+
+namespace lora {
+
+/// Moments: arrays of the parameter's size that the method keeps. A value: a copy is independent and complete, and
+/// whoever restores every slot's steps and moments continues to the bit.
+template <class S, std::size_t Moments>
+class OptimizerState {
+  static_assert(Scalar<S>, "lora: an optimizer needs a scalar such as float or double.");
+  static constexpr std::size_t not_asked = static_cast<std::size_t>(-1);
+
+ public:
+  struct Slot {
+    std::uint64_t path = 0;   ///< Path::hash() of the parameter
+    Index size = 0;           ///< numbers in the parameter
+    std::uint64_t steps = 0;  ///< how often this parameter has been stepped
+    std::array<Eigen::Array<S, Dynamic, 1>, Moments>
+        moments{};                  ///< each empty or of `size`, in the storage order of the parameter
+    std::size_t group = not_asked;  ///< position in the config's groups, or their number; found, never saved
+  };
+
+  /// Calls update(slot, value, grad) for every parameter that is trained now and has a gradient, in listing order, with
+  /// value and grad as flat arrays and slot.steps advanced by one. A parameter without a gradient, frozen or of an
+  /// adapter that is not selected is not touched, and neither is its slot.
+  /// Cost besides update: hashing the paths. No allocation while the listing is the same as in the step before.
+  template <class T, class Update>
+  void step(T& model, const std::vector<ParameterGroup>& groups, Update&& update) {
+    std::size_t position = 0;
+    visit_parameters(model, [&](const Path& path, auto& parameter) {
+      using Value = std::remove_cvref_t<decltype(parameter.value)>;
+      static_assert(std::is_same_v<typename Value::Scalar, S>,
+                    "lora: the optimizer's scalar is not the parameters': use AdamW<double> for a model of doubles.");
+      if (!is_trained(path, parameter) || parameter.grad.size() != parameter.value.size()) return;
+      Slot& slot = bind(path.hash(), parameter.value.size(), position++);
+      if (slot.group == not_asked) slot.group = first_group_of(path, groups);
+      ++slot.steps;
+      update(slot, Eigen::Map<Eigen::Array<S, Dynamic, 1>>(parameter.value.data(), slot.size),
+             Eigen::Map<const Eigen::Array<S, Dynamic, 1>>(parameter.grad.data(), slot.size));
+    });
+  }
+
+  /// The slot of a parameter, or null before its first step. For a checkpoint: look up each parameter of the model.
+  const Slot* find(const Path& path, Index size) const {
+    const auto found = search(slots_.begin(), slots_.end(), path.hash(), size);
+    return found == slots_.end() ? nullptr : &*found;
+  }
+
+  /// The slot of a parameter, made if need be. To restore a checkpoint, write its steps and moments.
+  Slot& slot(const Path& path, Index size) {
+    const auto found = search(slots_.begin(), slots_.end(), path.hash(), size);
+    return found != slots_.end() ? *found : slots_.emplace_back(Slot{.path = path.hash(), .size = size});
+  }
+
+  /// In the order of the last step, parameters that have vanished from the listing at the end.
+  const std::vector<Slot>& slots() const { return slots_; }
+
+  /// Forgets everything, such as when a detached adapter's name is given to a new one.
+  void clear() { slots_.clear(); }
+
+  /// Bytes of all moments.
+  std::size_t bytes() const {
+    std::size_t total = 0;
+    for (const Slot& slot : slots_) {
+      for (const auto& moment : slot.moments) total += static_cast<std::size_t>(moment.size()) * sizeof(S);
+    }
+    return total;
+  }
+
+ private:
+  template <class Iterator>
+  static Iterator search(Iterator first, Iterator last, std::uint64_t path, Index size) {
+    return std::find_if(first, last, [&](const Slot& slot) { return slot.path == path && slot.size == size; });
+  }
+
+  /// Brings the parameter's slot to `position`, from further back or new; those before it belong to this step already.
+  Slot& bind(std::uint64_t path, Index size, std::size_t position) {
+    const auto expected = slots_.begin() + static_cast<std::ptrdiff_t>(position);
+    const auto found = search(expected, slots_.end(), path, size);
+    if (found == slots_.end()) return *slots_.insert(expected, Slot{.path = path, .size = size});
+    if (found != expected) std::iter_swap(expected, found);
+    return *expected;
+  }
+
+  static std::size_t first_group_of(const Path& path, const std::vector<ParameterGroup>& groups) {
+    const auto selects = [&](const ParameterGroup& group) { return group.select(path); };
+    return static_cast<std::size_t>(std::find_if(groups.begin(), groups.end(), selects) - groups.begin());
+  }
+
+  std::vector<Slot> slots_;
+};
+
+namespace detail {
+
+/// The learning rate and decay of one parameter: its group's where given, else the config's.
+struct GroupSettings {
+  double lr;
+  double weight_decay;
+};
+
+template <class Config>
+GroupSettings settings_of(const Config& config, std::size_t group) {
+  GroupSettings settings{config.lr, config.weight_decay};
+  if (group >= config.groups.size()) return settings;
+  settings.lr = config.groups[group].lr.value_or(settings.lr);
+  settings.weight_decay = config.groups[group].weight_decay.value_or(settings.weight_decay);
+  return settings;
+}
+
+/// f(first, N) with N = a cache line's worth of numbers at a time, as a constant, and N = 1 for the rest. Each entry is
+/// then computed by the same instructions wherever the array lies in memory: Eigen's own loops start at the first
+/// aligned address, so the last bit of an entry could change when a model moves.
+template <class S>
+void for_each_block(Index size, auto&& f) {
+  constexpr int block = 64 / sizeof(S) > 1 ? static_cast<int>(64 / sizeof(S)) : 1;
+  Index first = 0;
+  for (; first + block <= size; first += block) f(first, std::integral_constant<int, block>());
+  for (; first < size; ++first) f(first, std::integral_constant<int, 1>());
+}
+
+}  // namespace detail
+}  // namespace lora

@@ -1,0 +1,397 @@
+#include "lora/model/accounting.hpp"
+
+#include <optional>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "benchmarks/support/mt0_large.hpp"
+#include "lora/model/attach.hpp"
+#include "lora/model/report.hpp"
+#include "lora/model/shapes.hpp"
+#include "lora/nn/mlp.hpp"
+#include "lora/optim/adam.hpp"
+#include "support/catch.hpp"
+#include "support/counted.hpp"
+
+using lora::Index;
+using lora_test::contains;
+using lora_test::Counted;
+using lora_test::operations_in;
+using lora_test::products_in;
+
+namespace {
+
+const lora::LoraConfig rank2{.rank = 2, .alpha = 4};
+
+Index sum_of(const std::vector<lora::LayerShape>& shapes) { return lora::account(shapes, 1).full.parameters.total; }
+
+lora::Matrix<Counted> data(Index rows, Index cols) {
+  lora::Matrix<Counted> matrix(rows, cols);
+  for (Index k = 0; k < matrix.size(); ++k) matrix(k) = Counted::data(1.0 / static_cast<double>(k + 3));
+  return matrix;
+}
+
+void mark_parameters_as_data(auto& model) {
+  lora::visit_parameters(model, [](const lora::Path&, auto& parameter) {
+    parameter.value = data(parameter.value.rows(), parameter.value.cols());
+  });
+}
+
+/// Multiply-adds times 2, as the real layer does them.
+struct Measured {
+  Index forward = 0;
+  Index backward = 0;
+};
+
+template <bool NeedsInputGradient = true, class Layer>
+Measured measure(Layer& layer, const lora::Matrix<Counted>& x, const lora::Matrix<Counted>& dy) {
+  typename Layer::template Cache<> cache;
+  Measured measured;
+  measured.forward = 2 * products_in([&] { layer.forward(x, cache); });
+  measured.backward = 2 * products_in([&] {
+                        if constexpr (NeedsInputGradient) {
+                          layer.backward(x, dy, cache);
+                        } else {
+                          layer.backward_parameters(x, dy, cache);
+                        }
+                      });
+  return measured;
+}
+
+void check_counts(const auto& model) {
+  const auto counted = lora::count_parameters(model);
+  const auto accounted = lora::account(lora::shapes_of(model), 3).current.parameters;
+  CHECK(accounted.trainable == counted.trainable);
+  CHECK(accounted.total == counted.total);
+}
+
+Index bytes_of_gradients(auto& model) {
+  Index bytes = 0;
+  lora::visit_parameters(model, [&](const lora::Path&, auto& parameter) {
+    bytes += parameter.grad.size() * static_cast<Index>(sizeof(*parameter.grad.data()));
+  });
+  return bytes;
+}
+
+}  // namespace
+
+TEST_CASE("The factors of one matrix against the matrix") {
+  const auto trained = [](Index out, Index in, Index rank) {
+    return lora::account({{.out = out, .in = in, .rank = rank}}, 1).current.parameters;
+  };
+  CHECK(trained(100, 120, 20).trainable == 4400);
+  CHECK(trained(100, 120, 20).total == 12000 + 4400);
+  CHECK(trained(100, 120, 8).trainable == 1760);
+  CHECK(trained(200, 400, 8).trainable == 4800);
+  CHECK(sum_of({{.out = 100, .in = 120, .rank = 20}}) == 12000);
+  CHECK(sum_of({{.out = 200, .in = 400, .rank = 8}}) == 80000);
+}
+
+TEST_CASE("mt0-large has 1,229,581,312 numbers, and LoRA on q and v trains a thousandth of them or two") {
+  CHECK(sum_of(benchmarks::mt0_large(0)) == 1229581312);
+
+  const auto rank8 = lora::account(benchmarks::mt0_large(8), 128);
+  CHECK(rank8.current.parameters.trainable == 2359296);
+  CHECK(rank8.current.parameters.total == 1231940608);
+  CHECK(lora::trainable_parameters(rank8.current.parameters) ==
+        "trainable params: 2,359,296 || all params: 1,231,940,608 || trainable%: 0.1915");
+  CHECK(rank8.full.parameters.trainable == 1229581312);
+  CHECK(rank8.merged.parameters.total == 1229581312);
+
+  const auto rank12 = lora::account(benchmarks::mt0_large(12), 128);
+  CHECK(rank12.current.parameters.trainable == 3538944);
+  CHECK(lora::trainable_parameters(rank12.current.parameters) ==
+        "trainable params: 3,538,944 || all params: 1,233,120,256 || trainable%: 0.2870");
+
+  // Float: gradients and two moments for each trained number.
+  CHECK(rank8.full.bytes.gradients == 4ll * 1229581312);
+  CHECK(rank8.full.bytes.optimizer == 8ll * 1229581312);
+  CHECK(rank8.current.bytes.optimizer == 8ll * 2359296);
+  CHECK(rank8.remarks.empty());
+}
+
+TEST_CASE("A large model with a large batch does not overflow") {
+  const std::vector<lora::LayerShape> shapes = {{.out = 100000, .in = 10000, .trained = true}};
+  const auto cost = lora::account(shapes, 1000000).current;
+  CHECK(cost.flops.forward == 2000000000000000);
+  CHECK(cost.flops.backward == 4000000000000000);
+  CHECK(cost.flops.step == 14000000000);
+  CHECK_THROWS_AS(lora::account(shapes, Index(1) << 40), lora::ValueError);
+  CHECK_THROWS_AS(lora::account({{.out = Index(1) << 40, .in = Index(1) << 40}}, 1), lora::ValueError);
+}
+
+TEST_CASE("The formulas are what the real layers do, counted multiplication by multiplication") {
+  // 17 samples run Eigen's blocked kernels, 2 its unrolled ones, 1 its matrix-vector products.
+  const Index N = GENERATE(1, 2, 17);
+  const Index out = 19, in = 23, rank = GENERATE(1, 5);
+  CAPTURE(N, rank);
+  const auto x = data(in, N), dy = data(out, N);
+  lora::Rng rng(1);
+  const lora::LoraConfig config{.rank = rank, .alpha = 3};
+  const auto agrees = [&](const Measured& measured, lora::LayerShape shape) {
+    const auto flops = lora::account({shape}, N).current.flops;
+    CHECK(measured.forward == flops.forward);
+    CHECK(measured.backward == flops.backward);
+  };
+
+  lora::LoraLinear<Counted> adapted(data(out, in), config, rng);
+  mark_parameters_as_data(adapted);
+  const auto lora_step = measure(adapted, x, dy);
+  CHECK(lora_step.forward == 2 * N * (in * out + rank * (in + out)));
+  CHECK(lora_step.backward == 2 * N * in * out + 4 * N * rank * (in + out));
+  agrees(lora_step, {.out = out, .in = in, .rank = rank});
+  agrees(measure<false>(adapted, x, dy), {.out = out, .in = in, .rank = rank, .input_gradient = false});
+
+  adapted.adapter().A.trainable = false;
+  agrees(measure(adapted, x, dy), {.out = out, .in = in, .rank = rank, .frozen_a = rank});
+  agrees(measure(adapted, x, dy), lora::layer_shape(adapted));
+
+  lora::Linear<Counted> full(data(out, in));
+  const auto full_step = measure(full, x, dy);
+  CHECK(full_step.forward == 2 * N * in * out);
+  CHECK(full_step.backward == 4 * N * in * out);
+  agrees(full_step, {.out = out, .in = in, .trained = true});
+  agrees(measure<false>(full, x, dy), {.out = out, .in = in, .trained = true, .input_gradient = false});
+
+  full.attach("one", config, rng);
+  full.attach("two", {.rank = 2, .alpha = 1}, rng);
+  mark_parameters_as_data(full);
+  agrees(measure(full, x, dy), {.out = out, .in = in, .rank = 2});
+  full.select_sum({{"one", 0.5}, {"two", 2}});
+  agrees(measure(full, x, dy), {.out = out, .in = in, .rank = rank + 2});
+  agrees(measure(full, x, dy), lora::layer_shape(full));
+
+  // Without anything to train there is no backward pass to count; a frozen layer among others passes dx on.
+  full.select_none();
+  CHECK(lora::account({lora::layer_shape(full)}, N).current.flops.backward == 0);
+  const lora::LayerShape other{.out = 1, .in = 1, .trained = true};
+  CHECK(lora::account({lora::layer_shape(full), other}, N).current.flops.backward - 4 * N ==
+        measure(full, x, dy).backward);
+
+  const auto merged = lora::account({{.out = out, .in = in, .rank = rank}}, N).merged;
+  CHECK(products_in([&] { (void)lora::Matrix<Counted>(full.dense() * x); }) * 2 == merged.flops.forward);
+  CHECK(merged.flops.backward == 0);
+  CHECK(merged.flops.step == 0);
+}
+
+TEST_CASE("An AdamW step takes 14 operations for each trained number") {
+  lora::Parameter<Counted> parameter(data(3, 5));
+  parameter.grad = data(3, 5);
+  lora::AdamW<Counted> optimizer;
+  optimizer.step(parameter);
+  // The moments are data from the second step on.
+  CHECK(operations_in([&] { optimizer.step(parameter); }) == 15 * lora::adamw_flops_per_parameter);
+  CHECK(lora::account({{.out = 3, .in = 5, .trained = true}}, 1).current.flops.step == 15 * 14);
+}
+
+TEST_CASE("The bytes are what caches, gradients and the optimizer hold") {
+  lora::Rng rng(2);
+  const Index N = 6;
+  lora::Mlp<lora::Linear<float>> net({7, 9, 4}, rng);
+  const bool adapted = GENERATE(false, true);
+  CAPTURE(adapted);
+  if (adapted) lora::attach(net, rank2, rng);
+  const auto cost = lora::account(lora::shapes_of(net), N).current;
+
+  lora::Mlp<lora::Linear<float>>::Cache<> cache;
+  const auto bytes_of_layers = [&] { return cache.layers[0].bytes() + cache.layers[1].bytes(); };
+  const lora::Matrix<float> x = lora::Matrix<float>::Ones(7, N);
+  net.forward(x, cache);
+  CHECK(bytes_of_layers() == cost.bytes.activations);
+  CHECK(cache.bytes() - bytes_of_layers() == 9 * N * 4);  // what the network itself keeps between its layers
+
+  net.backward(x, lora::Matrix<float>::Ones(4, N), cache);
+  CHECK(bytes_of_layers() == cost.bytes.activations + cost.bytes.workspace);
+  CHECK(bytes_of_gradients(net) == cost.bytes.gradients);
+
+  lora::AdamW<float> optimizer;
+  optimizer.step(net);
+  CHECK(static_cast<Index>(optimizer.state().bytes()) == cost.bytes.optimizer);
+  CHECK(cost.bytes.weights == 4 * lora::count_parameters(net).total);
+  CHECK(cost.bytes.total() == bytes_of_layers() + bytes_of_gradients(net) +
+                                  static_cast<Index>(optimizer.state().bytes()) +
+                                  4 * lora::count_parameters(net).total);
+}
+
+TEST_CASE("A first layer without dx needs no memory for it") {
+  lora::Rng rng(2);
+  lora::LoraLinear<double> layer(Eigen::MatrixXd::Ones(5, 3).eval(), rank2, rng);
+  lora::LoraLinear<double>::Cache<> cache;
+  const Eigen::MatrixXd x = Eigen::MatrixXd::Ones(3, 4), dy = Eigen::MatrixXd::Ones(5, 4);
+  layer.forward(x, cache);
+  layer.backward_parameters(x, dy, cache);
+  auto shape = lora::layer_shape(layer);
+  shape.input_gradient = false;
+  const auto bytes = lora::account({shape}, 4).current.bytes;
+  CHECK(cache.bytes() == bytes.activations + bytes.workspace);
+  CHECK(bytes.workspace == 8 * 2 * 4);
+}
+
+namespace {
+
+struct Model {
+  lora::Mlp<lora::Linear<float>> body;
+  std::vector<lora::Linear<float>> heads;
+  lora::LoraLinear<float> side;
+  lora::LoraLinear<float, 3, 4, 2> fixed;
+  lora::Parameter<float> embedding{lora::Matrix<float>::Zero(11, 5)};
+  lora::Matrix<float> positions = lora::Matrix<float>::Zero(5, 6);
+  std::optional<lora::Linear<float>> none;
+
+  explicit Model(lora::Rng& rng)
+      : body({5, 8, 6}, rng),
+        side(lora::Matrix<float>::Ones(4, 6).eval(), lora::Vector<float>::Ones(4), {.rank = 2, .bias = lora::Bias::all},
+             rng),
+        fixed(lora::Matrix<float>::Ones(3, 4).eval(), rank2, rng) {
+    heads.emplace_back(lora::LinearShape{.in = 6, .out = 3}, rng);
+    heads.emplace_back(lora::LinearShape{.in = 6, .out = 2, .bias = false}, rng);
+  }
+
+  static void visit(auto& self, auto&& f) {
+    f("body", self.body);
+    f("heads", self.heads);
+    f("side", self.side);
+    f("fixed", self.fixed);
+    f("embedding", self.embedding);
+    f("positions", self.positions);
+    f("none", self.none);
+  }
+};
+
+}  // namespace
+
+TEST_CASE("A model's shapes are found by walking it") {
+  lora::Rng rng(3);
+  Model model(rng);
+  std::string names;
+  for (const auto& shape : lora::shapes_of(model)) names += shape.name + " ";
+  CHECK(names == "body.fc1 body.fc2 heads.0 heads.1 side fixed embedding positions ");
+
+  const auto shapes = lora::shapes_of(model);
+  CHECK((shapes[0].out == 8 && shapes[0].in == 5 && shapes[0].bias && shapes[0].trained && shapes[0].trained_bias));
+  CHECK_FALSE(shapes[3].bias);
+  CHECK((shapes[4].rank == 2 && shapes[4].bias && !shapes[4].trained_bias && shapes[4].extra == 4));
+  CHECK((shapes[6].out == 11 && shapes[6].in == 5 && !shapes[6].product && shapes[6].trained));
+  CHECK((!shapes[7].product && !shapes[7].trained));
+
+  SECTION("trained in full") { check_counts(model); }
+  SECTION("frozen") {
+    lora::freeze(model);
+    check_counts(model);
+    CHECK(lora::account(lora::shapes_of(model), 3).current.flops.backward == 0);
+  }
+  SECTION("one adapter") {
+    lora::attach(model, rank2, rng);
+    check_counts(model);
+  }
+  SECTION("factors here, a trained copy there, biases everywhere") {
+    lora::attach(
+        model,
+        {.rank = 3, .bias = lora::Bias::all, .target_modules = {"fc1"}, .modules_to_save = {"heads.0", "heads.1"}},
+        rng);
+    check_counts(model);
+    CHECK(lora::shapes_of(model)[2].trained);
+    CHECK(lora::shapes_of(model)[2].idle == 18);
+    lora::attach(model, rank2, rng, "second");
+    check_counts(model);
+    lora::select_none(model);
+    check_counts(model);
+    lora::select(model, "default");
+    check_counts(model);
+    // Full fine-tuning is of the model without adapters, whatever is attached.
+    CHECK(lora::account(lora::shapes_of(model), 3).full.parameters.total ==
+          8 * 5 + 8 + 6 * 8 + 6 + 21 + 12 + 28 + 12 + 55 + 30);
+  }
+  SECTION("a frozen factor, and an adapter switched off") {
+    model.side.adapter().A.trainable = false;
+    check_counts(model);
+    model.side.enable(false);
+    check_counts(model);
+    model.fixed.enable(false);
+    check_counts(model);
+  }
+  SECTION("a weight frozen by hand") {
+    lora::freeze(model.body.layers()[0]);
+    check_counts(model);
+  }
+}
+
+TEST_CASE("A layer alone is a model") {
+  lora::Rng rng(4);
+  lora::LoraLinear<double> layer(Eigen::MatrixXd::Ones(5, 3).eval(), rank2, rng);
+  const auto shapes = lora::shapes_of(layer);
+  REQUIRE(shapes.size() == 1);
+  CHECK(shapes[0].name.empty());
+  CHECK(shapes[0].bytes_per_number == 8);
+  CHECK(lora::trainable_parameters(layer) == "trainable params: 16 || all params: 31 || trainable%: 51.6129");
+}
+
+namespace own {
+
+/// A convolution of width 1: a layer of somebody else's that counts as a linear one.
+struct Pointwise {
+  lora::Parameter<float> kernel{lora::Matrix<float>::Zero(4, 3)};
+  static void visit(auto& self, auto&& f) { f("kernel", self.kernel); }
+};
+lora::LayerShape layer_shape(const Pointwise&) { return {.out = 4, .in = 3, .trained = true}; }
+
+}  // namespace own
+
+TEST_CASE("A layer of one's own joins by a function beside it") {
+  const own::Pointwise layer;
+  const auto account = lora::account(lora::shapes_of(layer), 10);
+  CHECK(account.current.flops.forward == 2 * 10 * 12);
+  CHECK(account.current.parameters.total == 12);
+}
+
+TEST_CASE("Ranks that save nothing are remarked on") {
+  CHECK(lora::break_even_rank(10, 128) == 1280.0 / 138);
+  CHECK(lora::break_even_rank(100, 120) == 12000.0 / 220);
+  CHECK(lora::break_even_rank(0, 0) == 0);
+  const auto remarks = [](Index rank) {
+    return lora::account({{.name = "fc3", .out = 10, .in = 128, .rank = rank}}, 1).remarks;
+  };
+  CHECK(remarks(9).empty());
+  REQUIRE(remarks(10).size() == 1);
+  CHECK(remarks(10)[0] == "rank 10 saves nothing in fc3: its factors have 1380 numbers, the weight 1280");
+  CHECK(remarks(64)[0] == "rank 64 exceeds min(in, out) = 10 of fc3: it can do no more than rank 10");
+  CHECK(lora::account({{.out = 4, .in = 4, .rank = 2}}, 1).remarks[0] ==
+        "rank 2 saves nothing: its factors have 16 numbers, the weight 16");
+}
+
+TEST_CASE("What cannot be counted is refused") {
+  CHECK_THROWS_AS(lora::account({}, 0), lora::ShapeError);
+  CHECK_THROWS_WITH(lora::account({}, 0), "account: samples is 0, expected at least 1");
+  const auto check = [](const lora::LayerShape& shape, const std::string& message) {
+    CHECK_THROWS_AS(lora::account({shape}, 1), lora::ShapeError);
+    CHECK_THROWS_WITH(lora::account({shape}, 1), message);
+  };
+  check({.name = "q", .out = -1}, "account: layer \"q\": out is -1, expected 0 or more");
+  check({.name = "q", .in = -2}, "account: layer \"q\": in is -2, expected 0 or more");
+  check({.name = "q", .rank = -3}, "account: layer \"q\": rank is -3, expected 0 (no factors) or more");
+  check({.name = "q", .count = -4}, "account: layer \"q\": count is -4, expected 0 or more");
+  check({.name = "q", .rank = 2, .frozen_a = 3}, "account: layer \"q\": frozen_a is 3, expected 0 to rank = 2");
+  check({.name = "q", .rank = 2, .frozen_b = -1}, "account: layer \"q\": frozen_b is -1, expected 0 to rank = 2");
+  check({.name = "q", .extra = -1}, "account: layer \"q\": extra is -1, expected 0 or more");
+  check({.name = "q", .idle = -1}, "account: layer \"q\": idle is -1, expected 0 or more");
+  check({.name = "q", .bytes_per_number = 0}, "account: layer \"q\": bytes_per_number is 0, expected 1 to 64");
+}
+
+TEST_CASE("The report is a table that prints where it is told to") {
+  lora::Rng rng(5);
+  lora::Mlp<lora::Linear<float>> net({64, 128, 128, 10}, rng);
+  lora::attach(net, {.rank = 64, .target_modules = {"fc3"}}, rng);
+  std::ostringstream out;
+  out << lora::report(net, 128);
+  const std::string text = out.str();
+  CHECK_THAT(text, contains("trainable params: 8,832 || all params: 34,954 || trainable%: 25.2675\n\n128 samples "));
+  CHECK_THAT(text, contains("all parameters          34,954            26,122   1.34            26,122\n"));
+  CHECK_THAT(text, contains("weights                 140 kB            104 kB   1.34            104 kB\n"));
+  CHECK_THAT(text, contains("\nnote: rank 64 exceeds min(in, out) = 10 of fc3: it can do no more than rank 10\n"));
+
+  std::ostringstream large;
+  large << lora::report(benchmarks::mt0_large(8), 1);
+  CHECK_THAT(large.str(), contains("weights                   4.93 GB           4.92 GB    1.00           4.92 GB\n"));
+  CHECK_THROWS_AS(lora::report(net, 0), lora::ShapeError);
+}
