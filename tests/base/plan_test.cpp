@@ -1,6 +1,7 @@
 #include "lora/base/plan.hpp"
 
 #include "lora/adapters/adapted.hpp"
+#include "lora/adapters/lora.hpp"
 #include "lora/base/packed.hpp"
 #include "lora/testing/adapter_laws.hpp"
 #include "lora/testing/base_laws.hpp"

@@ -9,6 +9,7 @@
 #include "lora/model/attach.hpp"
 #include "lora/model/report.hpp"
 #include "lora/model/shapes.hpp"
+#include "lora/nn/lora_linear.hpp"
 #include "lora/nn/mlp.hpp"
 #include "lora/optim/adam.hpp"
 #include "support/catch.hpp"

@@ -1,6 +1,7 @@
 #include "lora/parallel/threaded.hpp"
 
 #include "lora/adapters/adapted.hpp"
+#include "lora/adapters/lora.hpp"
 #include "lora/testing/adapter_laws.hpp"
 #include "lora/testing/base_laws.hpp"
 #include "lora/testing/gradient.hpp"
