@@ -81,7 +81,7 @@ class Trainer {
     lora::zero_gradients(model_);
     model_.forward(x_, cache_);
     if constexpr (requires { model_.layers(); }) {
-      model_.backward_parameters(x_, dy_, cache_);
+      model_.backward(x_, dy_, cache_, lora::no_gradient);
     } else {
       model_.backward(x_, dy_, cache_);
     }
@@ -107,7 +107,7 @@ class Trainer {
  private:
   Model model_;
   MatrixXf x_, dy_;
-  typename Model::template Cache<> cache_;
+  typename Model::Cache cache_;
   lora::AdamW<float> optimizer_{{.lr = 1e-6}};
 };
 
@@ -192,9 +192,9 @@ Row mlp_case(Index rank, const Effort& effort) {
 
   adapted.gradients();
   auto reference = in_double(adapted.model(), config);
-  lora::Mlp<lora::Linear<double>>::Cache<> cache;
+  lora::Mlp<lora::Linear<double>>::Cache cache;
   const MatrixXd y = reference.forward(x.cast<double>(), cache);
-  reference.backward_parameters(x.cast<double>(), dy.cast<double>(), cache);
+  reference.backward(x.cast<double>(), dy.cast<double>(), cache, lora::no_gradient);
   check_close("y", adapted.infer(), y, 128);
   const auto given = lora::gather<float>(adapted.model());
   const auto expected = lora::gather<double>(reference);
@@ -222,7 +222,7 @@ std::vector<Timing> overhead(Index size, Index rank, const Effort& effort) {
   const lora::RowMajorMatrix<float> A = layer.adapter().A.value;
   const MatrixXf B = layer.adapter().B.value;
   const float s = layer.adapter().scale();
-  lora::LoraLinear<float>::Cache<> cache;
+  lora::LoraLinear<float>::Cache cache;
   MatrixXf y(size, samples), z(rank, samples), g(rank, samples), dx(size, samples), dB = MatrixXf::Zero(size, rank);
   lora::RowMajorMatrix<float> dA = lora::RowMajorMatrix<float>::Zero(rank, size);
 

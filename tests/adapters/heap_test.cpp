@@ -57,7 +57,7 @@ TEST_CASE("heap: a training step takes none, and over a dense weight what its pl
       lora::Rng rng(1);
       Products products(size, size + 5, 8, samples, rng);
       const auto second_step = [&]<class Layer>(Layer layer) {
-        typename Layer::template Cache<> cache;
+        typename Layer::Cache cache;
         const auto step = [&] {
           layer.forward(products.x, cache);
           layer.backward(products.x, products.dy, cache);
@@ -81,7 +81,7 @@ TEST_CASE("heap: batches of changing size allocate nothing after the largest") {
     lora::Rng rng(2);
     LoraLinear<float> layer(random_matrix<float>(48, 32, rng), {.rank = 4, .dropout = dropout}, rng);
     const auto x = random_matrix<float>(32, 64, rng), dy = random_matrix<float>(48, 64, rng);
-    LoraLinear<float>::Cache<> cache;
+    LoraLinear<float>::Cache cache;
     const auto step = [&](Index samples) {
       return lora_test::heap_allocations_in([&] {
         layer.forward(x.leftCols(samples), cache, {.training = true});
@@ -108,7 +108,7 @@ TEST_CASE("heap: compile-time sizes and samples need none from the first step, t
       lora::fill_normal(W0, 1, rng);
       Layer layer(W0, lora::Vector<float, 12>(W0.col(0)), {.rank = 4, .dropout = dropout, .bias = lora::Bias::all},
                   rng);
-      Layer::Cache<8> cache;
+      Layer::CacheFor<8> cache;
       const Eigen::Matrix<float, 10, 8> x = W0.transpose().leftCols<8>();
       for (std::uint64_t step = 0; step < 3; ++step) {
         const auto y = layer.forward(x, cache, {.training = true, .step = step});

@@ -88,8 +88,8 @@ TEST_CASE("laws: two adapters are the concatenated one") {
   both.adapter().B.value << first.adapter().B.value, -2 * second.adapter().B.value;
 
   const auto x = random_matrix(17, 9, rng), dy = random_matrix(16, 9, rng);
-  lora::Lora<double>::Cache<> caches[2];
-  LoraLinear<double>::Cache<> cache;
+  lora::Lora<double>::Cache caches[2];
+  LoraLinear<double>::Cache cache;
   Eigen::MatrixXd y(16, 9), dx(17, 9);
   first.adapter().forward(first.base(), x, y, caches[0], {});
   second.adapter().add(x, y, caches[1], {}, -2);

@@ -60,7 +60,7 @@ TEST_CASE("lora: parameters that are not trained get no gradient") {
     LoraLinear<double> layer(random_matrix(4, 6, rng), {.rank = 2, .dropout = dropout}, rng);
     lora::testing::fill_parameters(layer, rng);
     const auto x = random_matrix(6, 5, rng), dy = random_matrix(4, 5, rng);
-    LoraLinear<double>::Cache<> cache;
+    LoraLinear<double>::Cache cache;
     layer.adapter().A.trainable = false;
     layer.forward(x, cache, {.training = true});
     const Eigen::MatrixXd dx = layer.backward(x, dy, cache);
@@ -84,7 +84,7 @@ TEST_CASE("lora: inference never drops") {
   lora::testing::fill_parameters(with, rng);
   lora::testing::fill_parameters(without, same);
   CHECK(with(x) == without(x));
-  LoraLinear<double>::Cache<> cache;
+  LoraLinear<double>::Cache cache;
   CHECK(with.forward(x, cache, {.training = false, .seed = 3, .step = 4}) == without(x));
   CHECK(with.forward(x, cache, {.training = true, .seed = 3, .step = 4}) != without(x));
 }
@@ -94,7 +94,7 @@ TEST_CASE("lora: dropout does not depend on how a batch is split") {
   LoraLinear<double> layer(random_matrix(4, 6, rng), {.rank = 2, .dropout = 0.5}, rng);
   lora::testing::fill_parameters(layer, rng);
   const auto x = random_matrix(6, 150, rng), dy = random_matrix(4, 150, rng);
-  LoraLinear<double>::Cache<> cache;
+  LoraLinear<double>::Cache cache;
   const Pass pass{.training = true, .seed = 3, .step = 4};
   const Eigen::MatrixXd y = layer.forward(x, cache, pass), dx = layer.backward(x, dy, cache);
   const Eigen::MatrixXd dA = layer.adapter().A.grad, dB = layer.adapter().B.grad;

@@ -54,7 +54,7 @@ void check(const Case& c, Worst& worst) {
   const auto x = random_matrix<S>(c.in, c.samples, rng), dy = random_matrix<S>(c.out, c.samples, rng);
   const Pass pass{.training = true, .seed = 11, .step = 3};
 
-  typename Layer::template Cache<Samples> cache;
+  typename Layer::template CacheFor<Samples> cache;
   const lora::Matrix<S> y = layer.forward(x, cache, pass);
   const lora::Matrix<S> dx = layer.backward(x, dy, cache);
   const auto operands = lora_test::operands_of(layer, x, dy, pass);

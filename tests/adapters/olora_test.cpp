@@ -53,7 +53,7 @@ TEST_CASE("olora: four by three, by hand") {
   CHECK(other.B0() == adapter.B0());
   lora::Linear<double> layer(W0);
   layer.attach("olora", adapter);
-  auto& own = std::get<ResidualLora<double>>(layer.adapter("olora").adapter);
+  auto& own = layer.adapter("olora").as<ResidualLora<double>>();
   own.trained.B.value.setZero();  // what is left is the residual base
   CHECK((layer.merged() - (W0 - 4 * Q.leftCols(2) * R.topRows(2))).norm() <= 1e-13);
 }

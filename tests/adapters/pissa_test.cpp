@@ -140,7 +140,7 @@ TEST_CASE("pissa: trains as on the residual base, number for number, and leaves 
     lora::Linear<double> layer(W0);
     layer.attach("pissa", lora::pissa(layer.dense(), config, rng));
     const double* const held = layer.base().data();
-    const auto& own = std::get<ResidualLora<double>>(layer.adapter("pissa").adapter);
+    const auto& own = layer.adapter("pissa").as<ResidualLora<double>>();
     const Eigen::MatrixXd A0 = own.A0(), B0 = own.B0();
     // the same by hand: W0 is overwritten with what the factors do not hold
     lora::LoraLinear<double> residual(W0 - product(own), own.trained);
@@ -149,11 +149,11 @@ TEST_CASE("pissa: trains as on the residual base, number for number, and leaves 
       Eigen::MatrixXd dy;
       const double loss = lora::mean_squared_error(model.forward(x, cache), target, &dy);
       lora::zero_gradients(model);
-      model.backward_parameters(x, dy, cache);
+      model.backward(x, dy, cache, lora::no_gradient);
       return loss;
     };
-    lora::Linear<double>::Cache<> cache;
-    lora::LoraLinear<double>::Cache<> residual_cache;
+    lora::Linear<double>::Cache cache;
+    lora::LoraLinear<double>::Cache residual_cache;
     lora::Sgd<double> optimizer({.lr = 0.01, .momentum = 0.5}), residual_optimizer(optimizer.config());
     double first = 0, last = 0;
     for (int step = 0; step < 200; ++step) {

@@ -205,7 +205,7 @@ TEST_CASE("offset lora: dropout is that of the residual base: the constant pair 
 
   const Eigen::MatrixXd residual = layer.base().dense() - 1.5 * own.B0() * own.A0();
   const Eigen::MatrixXd BA = own.trained.B.value * own.trained.A.value;
-  Layer<double>::Cache<> cache;
+  Layer<double>::Cache cache;
   Eigen::MatrixXd expected = residual * x + 1.5 * BA * mask.cwiseProduct(x);
   expected.colwise() += *layer.bias();
   CHECK((layer.forward(x, cache, pass) - expected).norm() <= 1e-13);
@@ -282,9 +282,9 @@ TEST_CASE("offset lora: A0 and B0 are listed and counted, and nothing trains the
   CHECK(lora::account({lora::layer_shape(layer)}, 10).current.parameters.total == count.total);
 
   layer.select("start");
-  auto& own = std::get<ResidualLora<double>>(layer.adapter("start").adapter);
+  auto& own = layer.adapter("start").as<ResidualLora<double>>();
   const Eigen::MatrixXd A0 = own.A0(), B0 = own.B0();
-  lora::Linear<double>::Cache<> cache;
+  lora::Linear<double>::Cache cache;
   const auto x = random_matrix(4, 3, rng);
   layer.forward(x, cache);
   layer.backward(x, random_matrix(5, 3, rng), cache);
@@ -314,7 +314,7 @@ TEST_CASE("offset lora: beside other adapters of one layer") {
   for (const bool plain_first : {true, false}) {
     plain_first ? layer.select_sum({{"plain", 0.5}, {"start", -2}}) : layer.select_sum({{"start", -2}, {"plain", 0.5}});
     CHECK((layer.merged() - wanted).norm() <= 1e-14 * wanted.norm());
-    lora::Linear<double>::Cache<> cache;
+    lora::Linear<double>::Cache cache;
     Eigen::MatrixXd expected = wanted * x;
     expected.colwise() += *layer.bias();
     CHECK((layer.forward(x, cache) - expected).norm() <= 1e-13 * expected.norm());

@@ -46,14 +46,14 @@ struct Measured {
 
 template <bool NeedsInputGradient = true, class Layer>
 Measured measure(Layer& layer, const lora::Matrix<Counted>& x, const lora::Matrix<Counted>& dy) {
-  typename Layer::template Cache<> cache;
+  typename Layer::Cache cache;
   Measured measured;
   measured.forward = 2 * products_in([&] { layer.forward(x, cache); });
   measured.backward = 2 * products_in([&] {
                         if constexpr (NeedsInputGradient) {
                           layer.backward(x, dy, cache);
                         } else {
-                          layer.backward_parameters(x, dy, cache);
+                          layer.backward(x, dy, cache, lora::no_gradient);
                         }
                       });
   return measured;
@@ -194,7 +194,7 @@ TEST_CASE("The bytes are what caches, gradients and the optimizer hold") {
   if (adapted) lora::attach(net, rank2, rng);
   const auto cost = lora::account(lora::shapes_of(net), N).current;
 
-  lora::Mlp<lora::Linear<float>>::Cache<> cache;
+  lora::Mlp<lora::Linear<float>>::Cache cache;
   const auto bytes_of_layers = [&] { return cache.layers[0].bytes() + cache.layers[1].bytes(); };
   const lora::Matrix<float> x = lora::Matrix<float>::Ones(7, N);
   net.forward(x, cache);
@@ -217,10 +217,10 @@ TEST_CASE("The bytes are what caches, gradients and the optimizer hold") {
 TEST_CASE("A first layer without dx needs no memory for it") {
   lora::Rng rng(2);
   lora::LoraLinear<double> layer(Eigen::MatrixXd::Ones(5, 3).eval(), rank2, rng);
-  lora::LoraLinear<double>::Cache<> cache;
+  lora::LoraLinear<double>::Cache cache;
   const Eigen::MatrixXd x = Eigen::MatrixXd::Ones(3, 4), dy = Eigen::MatrixXd::Ones(5, 4);
   layer.forward(x, cache);
-  layer.backward_parameters(x, dy, cache);
+  layer.backward(x, dy, cache, lora::no_gradient);
   auto shape = lora::layer_shape(layer);
   shape.input_gradient = false;
   const auto bytes = lora::account({shape}, 4).current.bytes;
@@ -288,7 +288,7 @@ TEST_CASE("A model's shapes are found by walking it") {
   SECTION("factors here, a trained copy there, biases everywhere") {
     lora::attach(
         model,
-        {.rank = 3, .bias = lora::Bias::all, .target_modules = {"fc1"}, .modules_to_save = {"heads.0", "heads.1"}},
+        {.rank = 3, .bias = lora::Bias::all}, {.modules = {"fc1"}, .modules_to_save = {"heads.0", "heads.1"}},
         rng);
     check_counts(model);
     CHECK(lora::shapes_of(model)[2].trained);
@@ -381,7 +381,7 @@ TEST_CASE("What cannot be counted is refused") {
 TEST_CASE("The report is a table that prints where it is told to") {
   lora::Rng rng(5);
   lora::Mlp<lora::Linear<float>> net({64, 128, 128, 10}, rng);
-  lora::attach(net, {.rank = 64, .target_modules = {"fc3"}}, rng);
+  lora::attach(net, {.rank = 64}, {.modules = {"fc3"}}, rng);
   std::ostringstream out;
   out << lora::report(net, 128);
   const std::string text = out.str();

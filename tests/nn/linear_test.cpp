@@ -153,7 +153,7 @@ TEST_CASE("backward_parameters gives the gradients of backward, and gradients ad
   lora::Rng rng(3);
   const auto x = random_matrix(in, samples, rng), dy = random_matrix(out, samples, rng);
   const auto check_sums = [&](Linear<double>& layer, std::size_t tensors) {
-    Linear<double>::Cache<> cache;
+    Linear<double>::Cache cache;
     layer.forward(x, cache);
     layer.backward(x, dy, cache);
     std::vector<lora::Matrix<double>> once;
@@ -165,7 +165,7 @@ TEST_CASE("backward_parameters gives the gradients of backward, and gradients ad
     };
     each([&](const auto& grad) { once.push_back(grad); });
     CHECK(once.size() == tensors);
-    layer.backward_parameters(x, dy, cache);
+    layer.backward(x, dy, cache, lora::no_gradient);
     std::size_t slot = 0;
     each([&](const auto& grad) {
       CHECK(once[slot].norm() > 0);
@@ -277,7 +277,7 @@ TEST_CASE("A weighted sum is the sum of the parts, and merging keeps the outputs
 
   layer.attach_full("copy");
   lora::testing::fill_parameters(layer, rng);
-  const auto& copy = std::get<lora::FullWeight<double>>(layer.adapters().at("copy").adapter).weight.value;
+  const auto& copy = layer.adapters().at("copy").as<lora::FullWeight<double>>().weight.value;
   check(same_bits("a trained copy merges into itself", layer.merged(), copy));
   layer.select_none();
   check(same_bits("off merges into the base", layer.merged(), W0));
@@ -322,7 +322,7 @@ TEST_CASE("A step of a frozen layer with one adapter takes no heap after the fir
   Linear<float> layer({.in = 300, .out = 200}, rng);
   layer.attach("a", {.rank = 8}, rng);
   const auto x = random_matrix<float>(300, 64, rng), dy = random_matrix<float>(200, 64, rng);
-  Linear<float>::Cache<> cache;
+  Linear<float>::Cache cache;
   const auto step = [&] {
     layer.forward(x, cache);
     layer.backward(x, dy, cache);
@@ -436,14 +436,14 @@ TEST_CASE("forward and backward refuse what does not fit together") {
   lora::Rng rng(9);
   auto layer = adapted_layer(rng);
   const auto x = random_matrix(in, samples, rng), dy = random_matrix(out, samples, rng);
-  Linear<double>::Cache<> cache;
+  Linear<double>::Cache cache;
   CHECK_THROWS_WITH(layer.forward(random_matrix(in + 1, samples, rng), cache),
                     "Linear::forward: x has 6 rows, expected in_features = 5");
   CHECK_THROWS_AS(layer.forward(lora::Matrix<double>(in, 0), cache), lora::ShapeError);
   const std::string none = ": this cache has seen no forward pass, expected forward before backward";
   CHECK_THROWS_AS(layer.backward(x, dy, cache), lora::StateError);
   CHECK_THROWS_WITH(layer.backward(x, dy, cache), "Linear::backward" + none);
-  CHECK_THROWS_WITH(layer.backward_parameters(x, dy, cache), "Linear::backward_parameters" + none);
+  CHECK_THROWS_WITH(layer.backward(x, dy, cache, lora::no_gradient), "Linear::backward_parameters" + none);
 
   layer.forward(x, cache);
   CHECK_THROWS_WITH(layer.backward(x, random_matrix(out + 1, samples, rng), cache),
@@ -467,7 +467,7 @@ TEST_CASE("forward and backward refuse what does not fit together") {
 
   // What was frozen between forward and backward has another meaning.
   auto full = new_layer(rng);
-  Linear<double>::Cache<> other;
+  Linear<double>::Cache other;
   full.forward(x, other);
   full.attach("a", config, rng);
   CHECK_THROWS_AS(full.backward(x, dy, other), lora::StateError);
@@ -479,7 +479,7 @@ TEST_CASE("A cache that belongs to another layer, or holds the input, is refused
   Linear<double> one(random_matrix(3, 3, rng)), other(random_matrix(3, 3, rng)), sum(random_matrix(3, 3, rng));
   one.attach("a", {.rank = 1}, rng);
   other.attach("a", {.rank = 2}, rng);
-  Linear<double>::Cache<> cache;
+  Linear<double>::Cache cache;
   one.forward(x, cache);
   CHECK_THROWS_AS(other.backward(x, x, cache), lora::StateError);
   CHECK_THROWS_WITH(other.backward(x, x, cache),
@@ -507,7 +507,7 @@ TEST_CASE("A cache that belongs to another layer, or holds the input, is refused
 TEST_CASE("A cache with a compile-time number of samples refuses any other") {
   lora::Rng rng(10);
   auto layer = new_layer(rng);
-  Linear<double>::Cache<2> cache;
+  Linear<double>::CacheFor<2> cache;
   CHECK_THROWS_WITH(layer.forward(random_matrix(in, 3, rng), cache),
                     "Linear::forward: x has 3 columns, expected the cache's compile-time Samples = 2");
 }
