@@ -123,8 +123,11 @@ struct Request {
 };
 
 void switch_to(Network& net, Index task, const std::vector<Task>& tasks) {
-  if (task < 0) return lora::select_none(net);
-  lora::select(net, tasks[static_cast<std::size_t>(task)].id);
+  if (task < 0) {
+    lora::select_none(net);
+  } else {
+    lora::select(net, tasks[static_cast<std::size_t>(task)].id);
+  }
 }
 
 struct Stream {
@@ -210,7 +213,7 @@ void select_mix(Network& net, const std::string& one, const std::string& other, 
 
 /// The same as an adapter of its own, of the sum of the ranks, that needs the two no longer.
 void fold_mix(Network& net, const std::string& one, const std::string& other, double share, const std::string& name) {
-  const auto factors = [](auto& layer, const std::string& id) -> const lora::Lora<float>& {
+  const auto factors = [](lora::Linear<float>& layer, const std::string& id) -> const lora::Lora<float>& {
     return layer.adapter(id).as<lora::Lora<float>>();
   };
   for (auto& layer : net.layers()) {

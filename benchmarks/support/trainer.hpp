@@ -45,7 +45,7 @@ class Trainer {
   Layer layer_;
   lora::Matrix<float> x_, dy_;
   lora::Executor* executor_;
-  typename Layer::template Cache<> cache_;
+  typename Layer::Cache cache_;
   lora::AdamW<float> optimizer_{{.lr = 1e-3}};
 };
 

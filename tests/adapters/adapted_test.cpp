@@ -1,4 +1,4 @@
-#include "lora/nn/lora_linear.hpp"
+#include "support/adapted_lora.hpp"
 
 #include "lora/core/parameters.hpp"
 #include "lora/testing/generic.hpp"
@@ -11,10 +11,10 @@ namespace {
 using lora::Bias;
 using lora::Dynamic;
 using lora::Index;
-using lora::LoraLinear;
+using lora_test::AdaptedLora;
 using lora::Pass;
 using lora::testing::random_matrix;
-using Layer = LoraLinear<double>;
+using Layer = AdaptedLora<double>;
 using Vector = Eigen::VectorXd;
 
 Layer make(Bias bias = Bias::none) {
@@ -144,7 +144,7 @@ TEST_CASE("adapted: a cache tells the bytes it holds") {
 }
 
 TEST_CASE("adapted: results have the sizes that are known") {
-  using Fixed = LoraLinear<float, 4, 6, 2>;
+  using Fixed = AdaptedLora<float, 4, 6, 2>;
   static_assert(std::is_same_v<decltype(std::declval<Fixed>().merged()), Eigen::Matrix<float, 4, 6>>);
   static_assert(
       std::is_same_v<decltype(std::declval<Fixed>()(Eigen::Matrix<float, 6, 3>())), Eigen::Matrix<float, 4, 3>>);
@@ -163,7 +163,7 @@ TEST_CASE("adapted: wrong shapes in forward are refused") {
   CHECK_THROWS_WITH(layer.forward(Eigen::MatrixXd(6, 0), cache),
                     "LoraLinear::forward: x is empty (6 x 0), expected at least 1 x 1");
   CHECK_THROWS_WITH(layer(matrix(7, 3, 1)), "LoraLinear::forward: x has 7 rows, expected in_features = 6");
-  CHECK(cache.samples == -1);
+  CHECK(cache.kept.samples == -1);
   CHECK(cache.bytes() == 0);
   Layer::CacheFor<3> three;
   CHECK_THROWS_WITH(layer.forward(matrix(6, 4, 1), three),
@@ -179,7 +179,7 @@ TEST_CASE("adapted: backward refuses what does not belong to a forward pass, and
                     "LoraLinear::backward: this cache has seen no forward pass, expected forward before backward");
   CHECK_THROWS_WITH(
       layer.backward(x, dy, cache, lora::no_gradient),
-      "LoraLinear::backward_parameters: this cache has seen no forward pass, expected forward before backward");
+      "LoraLinear::backward: this cache has seen no forward pass, expected forward before backward");
   layer.forward(x, cache);
   CHECK_THROWS_WITH(layer.backward(matrix(5, 3, 1), dy, cache),
                     "LoraLinear::backward: x has 5 rows, expected in_features = 6");
@@ -214,10 +214,13 @@ TEST_CASE("adapted: a cache that belongs to another layer, or holds the input, i
   CHECK_THROWS_WITH(
       one.forward(y, cache),
       "LoraLinear::forward: x lies in the cache that this pass writes to, expected another cache or a copy");
-  Layer changed = one;  // a copy may go on with its original's cache, but not with other factors
-  changed.adapter() = other.adapter();
-  CHECK_THROWS_WITH(changed.backward(x, x, cache),
-                    "LoraLinear::backward: this cache is another layer's: it holds A x of rank 1, expected 2");
+  Layer copy = one;
+  CHECK_THROWS_WITH(copy.backward(x, x, cache), "LoraLinear::backward: this cache has seen the pass of another layer");
+  copy.forward(x, cache);
+  copy.adapter() = other.adapter();
+  CHECK_THROWS_WITH(copy.backward(x, x, cache), "Lora::backward: the pass kept A x of rank 1, expected 2: the factors "
+                                                "are not those of the forward pass");
+  lora::visit_parameters(copy, [](const lora::Path&, auto& parameter) { CHECK(parameter.grad.size() == 0); });
 
   const auto dx = one.backward(x, y, cache);  // y is read, and dx written elsewhere
   CHECK_THROWS_AS(one.backward(x, dx, cache), lora::StateError);
@@ -229,7 +232,7 @@ TEST_CASE("adapted: a failed forward voids the cache no earlier pass may be conf
   Layer::Cache cache;
   layer.forward(matrix(6, 3, 1), cache);
   CHECK_THROWS_AS(layer.forward(matrix(5, 3, 1), cache), lora::ShapeError);
-  CHECK(cache.samples == 3);  // refused before anything was touched: the earlier pass is still there
+  CHECK(cache.kept.samples == 3);  // refused before anything was touched: the earlier pass is still there
 }
 
 TEST_CASE("adapted: bad settings and biases are refused, and no random number is used up") {
@@ -240,8 +243,8 @@ TEST_CASE("adapted: bad settings and biases are refused, and no random number is
   CHECK_THROWS_AS(Layer(W0, Vector(Vector::Ones(4)), {.dropout = -1}, rng), lora::ConfigError);
   CHECK_THROWS_WITH(Layer(W0, Vector(Vector::Ones(5)), {.rank = 2}, rng),
                     "LoraLinear: the bias has 5 rows, expected out_features = 4");
-  CHECK_THROWS_AS((LoraLinear<double, 4, 6, 3>(W0, {.rank = 2}, rng)), lora::ConfigError);
-  CHECK_THROWS_AS((LoraLinear<double, 4, 5, 2>(W0, {.rank = 2}, rng)), lora::ShapeError);
+  CHECK_THROWS_AS((AdaptedLora<double, 4, 6, 3>(W0, {.rank = 2}, rng)), lora::ConfigError);
+  CHECK_THROWS_AS((AdaptedLora<double, 4, 5, 2>(W0, {.rank = 2}, rng)), lora::ShapeError);
   CHECK(rng.position() == 0);
   CHECK_NOTHROW(Layer(W0, {.rank = 100}, rng));  // pointless, but allowed
 }
@@ -250,12 +253,12 @@ TEST_CASE("The cache of another layer of the same shape is refused") {
   lora::Rng rng(8);
   const Eigen::MatrixXd W0 = Eigen::MatrixXd::Ones(4, 3), x = Eigen::MatrixXd::Ones(3, 2),
                         dy = Eigen::MatrixXd::Ones(4, 2);
-  LoraLinear<double> first(W0, {.rank = 2}, rng), second(W0, {.rank = 2}, rng);
-  LoraLinear<double>::Cache cache;
+  AdaptedLora<double> first(W0, {.rank = 2}, rng), second(W0, {.rank = 2}, rng);
+  AdaptedLora<double>::Cache cache;
   first.forward(x, cache);
   CHECK_THROWS_AS(second.backward(x, dy, cache), lora::StateError);
   CHECK(second.adapter().B.grad.size() == 0);
 
-  LoraLinear<double> moved(std::move(first));  // the same layer elsewhere
+  AdaptedLora<double> moved(std::move(first));  // the same layer elsewhere
   CHECK_NOTHROW(moved.backward(x, dy, cache));
 }

@@ -36,7 +36,7 @@ TEST_CASE("full weight: the gradient of W is dy x^T") {
   CHECK(layer.forward(x, cache) == Eigen::Vector2d(6, 6));
   CHECK(layer.backward(x, dy, cache) == Eigen::Vector3d(30, 30, 30));
   CHECK(layer.adapter().weight.grad == dy * x.transpose());
-  CHECK(cache.adapter.bytes() == 0);
+  CHECK(cache.kept.bytes() == 0);
 
   layer.adapter().weight.trainable = false;
   layer.adapter().weight.grad.resize(0, 0);

@@ -1,6 +1,6 @@
 // The gradient law for LoRA, over shapes, ranks, samples, dropout and scalings.
 
-#include "lora/nn/lora_linear.hpp"
+#include "support/adapted_lora.hpp"
 #include "lora/testing/gradient.hpp"
 #include "support/catch.hpp"
 #include "support/laws.hpp"
@@ -13,7 +13,7 @@ using lora::Bias;
 using lora::Dynamic;
 using lora::Index;
 using lora::LoraConfig;
-using lora::LoraLinear;
+using lora_test::AdaptedLora;
 using lora::Scaling;
 using lora::testing::Dual;
 using lora::testing::GradientOptions;
@@ -65,15 +65,15 @@ TEST_CASE("gradients: LoRA, over shapes, ranks, samples, dropout and scalings") 
     for (const Index rank : ranks_of(shape)) {
       for (const Index samples : {1, 7, 65}) {
         if (shape.out >= 64 && samples == 7) continue;
-        check_gradient<LoraLinear<double>>(shape, rank, samples);
+        check_gradient<AdaptedLora<double>>(shape, rank, samples);
       }
     }
   }
 }
 
 TEST_CASE("gradients: LoRA with compile-time sizes") {
-  check_gradient<LoraLinear<double, 3, 5, 2>, 7>({3, 5}, 2, 7);
-  check_gradient<LoraLinear<double, 1, 9, 4>, 1>({1, 9}, 4, 1);
+  check_gradient<AdaptedLora<double, 3, 5, 2>, 7>({3, 5}, 2, 7);
+  check_gradient<AdaptedLora<double, 1, 9, 4>, 1>({1, 9}, 4, 1);
 }
 
 TEST_CASE("gradients: LoRA against dual numbers") {
@@ -82,8 +82,8 @@ TEST_CASE("gradients: LoRA against dual numbers") {
       CAPTURE(shape.out, shape.in, dropout);
       const LoraConfig config{.rank = 3, .alpha = 5, .dropout = dropout};
       lora::Rng rng(7), same(7);
-      auto layer = make<LoraLinear<double>>(shape, config, rng);
-      auto dual = make<LoraLinear<Dual>>(shape, config, same);
+      auto layer = make<AdaptedLora<double>>(shape, config, rng);
+      auto dual = make<AdaptedLora<Dual>>(shape, config, same);
       lora::testing::fill_parameters(layer, rng);
       check(lora::testing::check_dual(layer, dual, random_matrix(shape.in, 70, rng),
                                       {.pass = {.training = true, .seed = 5}}));

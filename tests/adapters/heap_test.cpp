@@ -3,14 +3,14 @@
 #include "support/heap.hpp"
 #include "lora/adapters/adapted.hpp"
 #include "lora/core/parameters.hpp"
-#include "lora/nn/lora_linear.hpp"
+#include "support/adapted_lora.hpp"
 #include "lora/testing/generic.hpp"
 #include "support/catch.hpp"
 
 namespace {
 
 using lora::Index;
-using lora::LoraLinear;
+using lora_test::AdaptedLora;
 using lora::Matrix;
 using lora::RowMajorMatrix;
 using lora::testing::random_matrix;
@@ -68,7 +68,7 @@ TEST_CASE("heap: a training step takes none, and over a dense weight what its pl
       products.allocations();
       const auto expected = products.allocations();
       const lora::LoraConfig config{.rank = 8};
-      CHECK(second_step(LoraLinear<float>(products.W0, config, rng)) == 0);
+      CHECK(second_step(AdaptedLora<float>(products.W0, config, rng)) == 0);
       CHECK(second_step(lora::Adapted<lora::Dense<float>, lora::Lora<float>>(products.W0, config, rng)) == expected);
       if (size <= 64) CHECK(expected == 0);
     }
@@ -79,9 +79,9 @@ TEST_CASE("heap: batches of changing size allocate nothing after the largest") {
   if (!lora_test::heap_is_counted) LORA_TEST_SKIP("allocations are not counted in this build");
   for (const double dropout : {0.0, 0.5}) {
     lora::Rng rng(2);
-    LoraLinear<float> layer(random_matrix<float>(48, 32, rng), {.rank = 4, .dropout = dropout}, rng);
+    AdaptedLora<float> layer(random_matrix<float>(48, 32, rng), {.rank = 4, .dropout = dropout}, rng);
     const auto x = random_matrix<float>(32, 64, rng), dy = random_matrix<float>(48, 64, rng);
-    LoraLinear<float>::Cache cache;
+    AdaptedLora<float>::Cache cache;
     const auto step = [&](Index samples) {
       return lora_test::heap_allocations_in([&] {
         layer.forward(x.leftCols(samples), cache, {.training = true});
@@ -99,7 +99,7 @@ TEST_CASE("heap: batches of changing size allocate nothing after the largest") {
 
 TEST_CASE("heap: compile-time sizes and samples need none from the first step, the layer's making included") {
   if (!lora_test::heap_is_counted) LORA_TEST_SKIP("allocations are not counted in this build");
-  using Layer = LoraLinear<float, 12, 10, 4>;
+  using Layer = AdaptedLora<float, 12, 10, 4>;
   for (const double dropout : {0.0, 0.5}) {
     float sum = 0;
     const auto made = lora_test::heap_allocations_in([&] {

@@ -1,7 +1,7 @@
 // The laws of testing/adapter_laws.hpp for LoRA, over shapes, ranks, samples and scalars.
 
 #include "support/laws.hpp"
-#include "lora/nn/lora_linear.hpp"
+#include "support/adapted_lora.hpp"
 #include "lora/testing/adapter_laws.hpp"
 #include "support/catch.hpp"
 #include "support/heap.hpp"
@@ -13,7 +13,7 @@ namespace {
 using lora::Bias;
 using lora::Index;
 using lora::LoraConfig;
-using lora::LoraLinear;
+using lora_test::AdaptedLora;
 using lora::testing::random_matrix;
 using lora_test::check;
 
@@ -62,7 +62,7 @@ void check_adapter(const Shape& shape, Index rank, Index samples) {
 TEST_CASE("laws: LoRA in double, over shapes, ranks and samples") {
   for (const Shape& shape : shapes) {
     for (const Index rank : ranks_of(shape)) {
-      for (const Index samples : {1, 7, 64, 130}) check_adapter<LoraLinear<double>>(shape, rank, samples);
+      for (const Index samples : {1, 7, 64, 130}) check_adapter<AdaptedLora<double>>(shape, rank, samples);
     }
   }
 }
@@ -70,31 +70,32 @@ TEST_CASE("laws: LoRA in double, over shapes, ranks and samples") {
 TEST_CASE("laws: LoRA in float, over shapes, ranks and samples") {
   for (const Shape& shape : shapes) {
     for (const Index rank : ranks_of(shape)) {
-      for (const Index samples : {1, 7, 64, 130}) check_adapter<LoraLinear<float>>(shape, rank, samples);
+      for (const Index samples : {1, 7, 64, 130}) check_adapter<AdaptedLora<float>>(shape, rank, samples);
     }
   }
 }
 
-TEST_CASE("laws: LoRA with compile-time sizes") { check_adapter<LoraLinear<double, 3, 5, 2>>({3, 5}, 2, 7); }
+TEST_CASE("laws: LoRA with compile-time sizes") { check_adapter<AdaptedLora<double, 3, 5, 2>>({3, 5}, 2, 7); }
 
 TEST_CASE("laws: two adapters are the concatenated one") {
   lora::Rng rng(8);
   const LoraConfig config{.rank = 3, .alpha = 3};
-  auto first = make<LoraLinear<double>>({16, 17}, config, rng);
-  LoraLinear<double> second = first, both(first.base(), {.rank = 6, .alpha = 6}, rng);
+  auto first = make<AdaptedLora<double>>({16, 17}, config, rng);
+  AdaptedLora<double> second = first, both(first.base(), {.rank = 6, .alpha = 6}, rng);
   lora::testing::fill_parameters(first, rng);
   lora::testing::fill_parameters(second, rng);
   both.adapter().A.value << first.adapter().A.value, second.adapter().A.value;
   both.adapter().B.value << first.adapter().B.value, -2 * second.adapter().B.value;
 
   const auto x = random_matrix(17, 9, rng), dy = random_matrix(16, 9, rng);
-  lora::Lora<double>::Cache caches[2];
-  LoraLinear<double>::Cache cache;
+  lora::Lora<double>::Kept<lora::Dynamic> kept[2];
+  lora::Lora<double>::Scratch<lora::Dynamic> scratch;
+  AdaptedLora<double>::Cache cache;
   Eigen::MatrixXd y(16, 9), dx(17, 9);
-  first.adapter().forward(first.base(), x, y, caches[0], {});
-  second.adapter().add(x, y, caches[1], {}, -2);
-  first.adapter().backward(first.base(), x, dy, dx, caches[0]);
-  second.adapter().add_backward(x, dy, dx, caches[1]);
+  first.adapter().forward(first.base(), x, y, kept[0], scratch, {});
+  second.adapter().add(x, y, kept[1], scratch, {}, -2);
+  first.adapter().backward(first.base(), x, dy, dx, kept[0], scratch, {});
+  second.adapter().add_backward(x, dy, dx, kept[1], scratch, {});
   const Eigen::MatrixXd expected = both.forward(x, cache), expected_dx = both.backward(x, dy, cache);
   const auto close = [](const auto& given, const auto& wanted) {
     return (given - wanted).norm() < 1e-14 * wanted.norm();
@@ -114,7 +115,7 @@ TEST_CASE("laws: no heap after the first pass, at sizes where Eigen needs none")
     for (const double dropout : {0.0, 0.3}) {
       CAPTURE(shape.out, shape.in, dropout);
       lora::Rng rng(9);
-      auto layer = make<LoraLinear<float>>(shape, {.rank = 8, .dropout = dropout}, rng);
+      auto layer = make<AdaptedLora<float>>(shape, {.rank = 8, .dropout = dropout}, rng);
       const auto x = random_matrix<float>(shape.in, 64, rng), dy = random_matrix<float>(shape.out, 64, rng);
       check(lora::testing::check_no_heap(layer, x, dy, lora_test::heap_allocations, {.training = true}));
     }
@@ -123,7 +124,7 @@ TEST_CASE("laws: no heap after the first pass, at sizes where Eigen needs none")
 
 TEST_CASE("laws: eight threads on one layer", "[threads]") {
   lora::Rng rng(10);
-  auto layer = make<LoraLinear<float>>({64, 48}, {.rank = 4, .dropout = 0.2}, rng);
+  auto layer = make<AdaptedLora<float>>({64, 48}, {.rank = 4, .dropout = 0.2}, rng);
   lora::testing::fill_parameters(layer, rng);
   const auto x = random_matrix<float>(48, 33, rng);
   check(lora::testing::check_const(layer, x, {}, 8, 200));

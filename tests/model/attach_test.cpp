@@ -196,9 +196,9 @@ TEST_CASE("Switching a whole model between adapters gives the first one back, to
   check(same_bits("base", net(x), base));
 
   check_refused<lora::NameError>(
-      net, [&] { lora::select(net, "third"); }, "select: no layer of the model has an adapter \"third\"");
+      net, [&] { lora::select(net, "third"); }, "select: no layer of the model has an adapter \"third\", expected one of \"first\", \"second\"");
   check_refused<lora::NameError>(
-      net, [&] { lora::detach(net, "third"); }, "detach: no layer of the model has an adapter \"third\"");
+      net, [&] { lora::detach(net, "third"); }, "detach: no layer of the model has an adapter \"third\", expected one of \"first\", \"second\"");
   // A name that is taken in one layer only: no other layer may change.
   check_refused<lora::NameError>(
       net, [&] { lora::attach(net, {.rank = 1}, rng, "second"); }, "attach: an adapter \"second\" exists already");

@@ -2,7 +2,7 @@
 
 #include "lora/losses/softmax_cross_entropy.hpp"
 #include "lora/model/attach.hpp"
-#include "lora/nn/lora_linear.hpp"
+#include "support/adapted_lora.hpp"
 #include "lora/nn/mlp.hpp"
 #include "lora/optim/adam.hpp"
 #include "lora/optim/clip.hpp"
@@ -113,8 +113,8 @@ TEST_CASE("optimizers and adapters: after the first, a training step allocates n
 TEST_CASE("optimizers and adapters: a layer on the stack is a model of its own") {
   lora::Rng rng(3);
   const Eigen::Matrix<double, 4, 5> w0 = Eigen::Matrix<double, 4, 5>::Identity();
-  lora::LoraLinear<double, 4, 5, 2> layer(w0, {.rank = 2, .alpha = 2}, rng);
-  using Layer = lora::LoraLinear<double, 4, 5, 2>;
+  lora_test::AdaptedLora<double, 4, 5, 2> layer(w0, {.rank = 2, .alpha = 2}, rng);
+  using Layer = lora_test::AdaptedLora<double, 4, 5, 2>;
   Layer::CacheFor<3> cache;
   const Eigen::Matrix<double, 5, 3> x = Eigen::Matrix<double, 5, 3>::Random();
   lora::Sgd<double> optimizer({.lr = 0.5, .momentum = 0.5});

@@ -266,7 +266,7 @@ TEST_CASE("executor: a step of a layer has the same bits for any number of threa
     lora::Rng seed(7);
     Layer<float> layer(W0, {.rank = 16, .dropout = dropout}, seed);
     lora::testing::fill_parameters(layer, rng);
-    Layer<float>::Cache<> cache;
+    Layer<float>::Cache cache;
     const Step expected(layer, x, dy, cache);
     for (const auto& executor : pools({1, 2, 3, 8})) {
       CAPTURE(dropout, executor->threads());
@@ -283,7 +283,7 @@ TEST_CASE("executor: backward is shared too, also with the adapter off") {
     CAPTURE(on);
     layer.enable(on);
     OddOrder executor;
-    Layer<float>::Cache<> cache;
+    Layer<float>::Cache cache;
     layer.forward(x, cache, {.executor = &executor});
     const int forward = executor.shared();
     CHECK(forward > 0);
@@ -298,13 +298,13 @@ TEST_CASE("executor: two threads, each with a layer, on one pool and one W0", "[
   const auto dy = random_matrix<float>(300, 50, rng);
   Workers workers(2);
   std::vector<Layer<float>> layers(2, Layer<float>(W0, {.rank = 8}, rng));
-  Layer<float>::Cache<> cache;
+  Layer<float>::Cache cache;
   const Step expected(layers[0], x, dy, cache);
   std::vector<char> good(2, 0);
   std::vector<std::thread> callers;
   for (std::size_t k = 0; k < 2; ++k) {
     callers.emplace_back([&, k] {
-      Layer<float>::Cache<> own;
+      Layer<float>::Cache own;
       good[k] = true;
       for (int step = 0; step < 5; ++step) good[k] = Step(layers[k], x, dy, own, &workers) == expected && good[k];
     });
@@ -318,7 +318,7 @@ TEST_CASE("executor: a step takes no heap after the first") {
   lora::Rng rng(9);
   Workers workers(2);
   Layer<float> layer(random_matrix<float>(300, 400, rng), {.rank = 8}, rng);
-  Layer<float>::Cache<> cache;
+  Layer<float>::Cache cache;
   const auto x = random_matrix<float>(400, 130, rng), dy = random_matrix<float>(300, 130, rng);
   const auto step = [&] {
     return lora_test::heap_allocations_in([&] {

@@ -1,3 +1,4 @@
+#include "lora/adapters/dropout.hpp"
 // Deliberately wrong adapters and bases: each must be caught by the law it breaks, and by no accident kept.
 
 #include "lora/testing/adapter_laws.hpp"
@@ -42,9 +43,13 @@ struct Plain {
   double dropout = 0.5;
   S s = S(0.75);
 
-  template <int N = lora::Dynamic>
-  struct Cache {
+  template <int>
+  struct Kept {
     Matrix<S> mask, z, g, masked;
+    Index bytes() const { return 0; }
+  };
+  template <int>
+  struct Scratch {
     Index bytes() const { return 0; }
   };
 
@@ -59,7 +64,7 @@ struct Plain {
   lora::Parameter<S>& b() { return fault == Fault::shared ? *common : B; }
 
   template <int N>
-  void forward(const auto& base, const auto& x, auto& y, Cache<N>& cache, const Pass& pass) const {
+  void forward(const auto& base, const auto& x, auto& y, Kept<N>& cache, Scratch<N>&, const Pass& pass) const {
     cache.mask.setOnes(x.rows(), x.cols());
     if (pass.training) lora::DropoutMask(dropout, 1, pass).fill(cache.mask, 0);
     cache.masked = cache.mask.cwiseProduct(x);
@@ -69,7 +74,7 @@ struct Plain {
   }
 
   template <int N>
-  void backward(const auto& base, const auto& x, const auto& dy, auto&& dx, Cache<N>& cache) {
+  void backward(const auto& base, const auto& x, const auto& dy, auto&& dx, Kept<N>& cache, Scratch<N>&, const Pass&) {
     cache.g.noalias() = s * b().value.transpose() * dy;
     const S twice = fault == Fault::wrong_scale ? s : S(1);
     if (fault == Fault::overwritten) A.gradient().setZero();

@@ -81,8 +81,8 @@ struct TableProbe {
 
 template <class S>
 double largest_finite() {
-  return std::is_floating_point_v<S> ? static_cast<double>(std::numeric_limits<S>::max())
-                                     : std::numeric_limits<double>::max();
+  if constexpr (std::is_floating_point_v<S>) return static_cast<double>(std::numeric_limits<S>::max());
+  return std::numeric_limits<double>::max();
 }
 
 }  // namespace detail

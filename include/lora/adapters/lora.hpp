@@ -184,6 +184,11 @@ struct Lora {
   /// Adds dA and dB; returns g = s B^T dy, the gradient of A's output, (rank, samples).
   template <int N>
   Low<N> accumulate(const Input<N>& x, const auto& dy, Kept<N>& kept, Scratch<N>& scratch, const Pass& pass) {
+    if (kept.z.rows() != rank() || kept.z.cols() != dy.cols()) {
+      detail::fail<StateError>("Lora::backward", "the pass kept A x of rank " + std::to_string(kept.z.rows()) +
+                                                     ", expected " + std::to_string(rank()) +
+                                                     ": the factors are not those of the forward pass");
+    }
     // forward: y += B z   =>   dB = dy z^T, dz = B^T dy
     if (B.trainable) detail::add_thin_outer(dy, Low<N>(kept.z.view()), B.gradient(), pass.executor);
     auto g = scratch.g.resize(rank(), dy.cols());

@@ -58,6 +58,11 @@ class AnyBase {
     held_->apply_transposed(dy, dx, U, Z, executor);
   }
 
+  /// y = W x of a matrix that is trained, with the sums of Frozen in their order: freezing it changes no bit.
+  static void multiply(const Columns& W, const Columns& x, MutableColumns y, Executor* executor = nullptr) {
+    multiply_like<Frozen<S>>(W, x, y, executor);
+  }
+
   Index rows() const { return held_->rows; }
   Index cols() const { return held_->cols; }
   Index bytes() const { return held_->bytes(); }

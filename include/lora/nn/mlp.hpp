@@ -61,7 +61,7 @@ class Mlp : public detail::CachedPass<Mlp<Layer_, Activation>, typename Layer_::
   explicit Mlp(std::vector<Layer_> layers) : layers_(std::move(layers)) {
     if (layers_.empty()) throw ConfigError("Mlp: no layers given, expected at least one");
     for (std::size_t l = 1; l < layers_.size(); ++l) {
-      detail::check_extent("Mlp", "fc" + std::to_string(l + 1), layers_[l].in_features(), "inputs",
+      detail::check_extent("Mlp", "layer fc" + std::to_string(l + 1), layers_[l].in_features(), "inputs",
                            "outputs of fc" + std::to_string(l), layers_[l - 1].out_features());
     }
   }
@@ -151,12 +151,13 @@ class Mlp : public detail::CachedPass<Mlp<Layer_, Activation>, typename Layer_::
     const auto first = scratch.borrow<Scalar>(), second = scratch.borrow<Scalar>();
     const std::size_t last = layers_.size() - 1;
     Buffer<Scalar>*in = &*first, *out = &*second;
+    typename Layer_::Kept* const nothing = nullptr;
     for (std::size_t l = 0; l < last; ++l, std::swap(in, out)) {
       auto hidden = out->resize(layers_[l].out_features(), x.cols());
-      layers_[l].forward(l == 0 ? x : Columns(in->view()), hidden, nullptr, scratch, pass);
+      layers_[l].forward(l == 0 ? x : Columns(in->view()), hidden, nothing, scratch, pass);
       Activation::forward(hidden, hidden);
     }
-    layers_[last].forward(last == 0 ? x : Columns(in->view()), y, nullptr, scratch, pass);
+    layers_[last].forward(last == 0 ? x : Columns(in->view()), y, nothing, scratch, pass);
   }
 
   /// Backward through the layers down to `lowest`, and through it to dx unless that is null.
@@ -165,7 +166,7 @@ class Mlp : public detail::CachedPass<Mlp<Layer_, Activation>, typename Layer_::
     const auto first = scratch.borrow<Scalar>(), second = scratch.borrow<Scalar>();
     Buffer<Scalar>*in = &*first, *out = &*second;
     for (std::size_t l = layers_.size() - 1; l > lowest; --l, std::swap(in, out)) {
-      const auto hidden = std::as_const(kept.hidden[l - 1]).view();
+      const Columns hidden(kept.hidden[l - 1].view());
       auto gradient = out->resize(hidden.rows(), hidden.cols());
       layers_[l].backward(hidden, l + 1 == layers_.size() ? dy : Columns(in->view()), gradient, kept.layers[l], scratch);
       // forward: h = f(y)   =>   dy = f'(y) .* dh, in place
