@@ -1,7 +1,9 @@
-// The gradient law for LoRA, over shapes, ranks, samples, dropout and scalings.
+// The laws for LoRA that need double: of gradients, over shapes, ranks, samples, dropout and scalings; and of merging
+// and adding, where double rounds in another way than float, in which laws_test.cpp has all laws.
 
-#include "support/adapted_lora.hpp"
+#include "lora/testing/adapter_laws.hpp"
 #include "lora/testing/gradient.hpp"
+#include "support/adapted_lora.hpp"
 #include "support/catch.hpp"
 #include "support/laws.hpp"
 
@@ -89,4 +91,58 @@ TEST_CASE("gradients: LoRA against dual numbers") {
                                       {.pass = {.training = true, .seed = 5}}));
     }
   }
+}
+
+TEST_CASE("laws: LoRA in double, merge and sum, over shapes, ranks and samples") {
+  for (const Shape& shape : shapes) {
+    for (const Index rank : ranks_of(shape)) {
+      for (const Index samples : {1, 7, 64, 130}) {
+        CAPTURE(shape.out, shape.in, rank, samples);
+        lora::Rng rng(static_cast<std::uint64_t>(shape.out * 10000 + shape.in * 100 + rank * 10 + samples));
+        auto layer = make<AdaptedLora<double>>(shape, {.rank = rank, .dropout = 0.3}, rng);
+        const auto x = random_matrix(shape.in, samples, rng);
+        check(lora::testing::check_fresh(layer, x));
+        lora::testing::fill_parameters(layer, rng);
+        check(lora::testing::check_merged_output(layer, x));
+        // summed in double itself, not in something wider: the rounding error grows with the rank
+        const double epsilons = std::max(1.0, std::sqrt(static_cast<double>(rank)) / 4);
+        check(lora::testing::check_merged_weight(layer, lora::testing::exact_weight(layer), epsilons));
+        auto second = layer;
+        lora::testing::fill_parameters(second, rng);
+        check(lora::testing::check_sum(layer, second, x));
+      }
+    }
+  }
+}
+
+TEST_CASE("laws: two adapters are the concatenated one") {
+  lora::Rng rng(8);
+  const LoraConfig config{.rank = 3, .alpha = 3};
+  auto first = make<AdaptedLora<double>>({16, 17}, config, rng);
+  AdaptedLora<double> second = first, both(first.base(), {.rank = 6, .alpha = 6}, rng);
+  lora::testing::fill_parameters(first, rng);
+  lora::testing::fill_parameters(second, rng);
+  both.adapter().A.value << first.adapter().A.value, second.adapter().A.value;
+  both.adapter().B.value << first.adapter().B.value, -2 * second.adapter().B.value;
+
+  const auto x = random_matrix(17, 9, rng), dy = random_matrix(16, 9, rng);
+  lora::Lora<double>::Kept<lora::Dynamic> kept[2];
+  lora::Lora<double>::Scratch<lora::Dynamic> scratch;
+  AdaptedLora<double>::Cache cache;
+  Eigen::MatrixXd y(16, 9), dx(17, 9);
+  first.adapter().forward(first.base(), x, y, kept[0], scratch, {});
+  second.adapter().add(x, y, kept[1], scratch, {}, -2);
+  first.adapter().backward(first.base(), x, dy, dx, kept[0], scratch, {});
+  second.adapter().add_backward(x, dy, dx, kept[1], scratch, {});
+  const Eigen::MatrixXd expected = both.forward(x, cache), expected_dx = both.backward(x, dy, cache);
+  const auto close = [](const auto& given, const auto& wanted) {
+    return (given - wanted).norm() < 1e-14 * wanted.norm();
+  };
+  CHECK(close(y, expected));
+  CHECK(close(dx, expected_dx));
+  CHECK(close(first.adapter().A.grad, both.adapter().A.grad.topRows(3)));
+  CHECK(close(second.adapter().A.grad, both.adapter().A.grad.bottomRows(3)));
+  CHECK(close(first.adapter().B.grad, both.adapter().B.grad.leftCols(3)));
+  CHECK(
+      close(second.adapter().B.grad, -2 * both.adapter().B.grad.rightCols(3)));  // the weight stands in front of B here
 }

@@ -105,7 +105,6 @@ TEST_CASE("lora: agrees with the dense equation and its gradients, in float") {
 TEST_CASE("lora: agrees with the dense equation and its gradients, with compile-time sizes") {
   Worst worst;
   for (const double dropout : {0.0, 0.3}) {
-    check<AdaptedLora<double, 3, 5, 2>, 7>({3, 5, 2, 7, dropout, Scaling::alpha_over_rank}, worst);
     check<AdaptedLora<float, 1, 9, 2>, 1>({1, 9, 2, 1, dropout, Scaling::alpha_over_sqrt_rank}, worst);
     check<AdaptedLora<float, 16, 17, 8>, 64>({16, 17, 8, 64, dropout, Scaling::alpha_over_sqrt_rank}, worst);
     check<AdaptedLora<double, Dynamic, 5, Dynamic>>({4, 5, 9, 70, dropout, Scaling::alpha_over_rank}, worst);

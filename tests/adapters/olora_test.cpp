@@ -1,14 +1,12 @@
 #include "lora/adapters/olora.hpp"
 
-#include "lora/adapters/adapted.hpp"
-#include "lora/nn/linear.hpp"
+#include "lora/nn/lora_linear.hpp"
 #include "lora/testing/generic.hpp"
 #include "support/catch.hpp"
 
 #include <cmath>
 #include <limits>
 #include <string>
-#include <variant>
 
 namespace {
 
@@ -51,10 +49,8 @@ TEST_CASE("olora: four by three, by hand") {
   const auto other = lora::olora(W0, {.rank = 2, .alpha = 3}, rng);
   CHECK(other.A0() == adapter.A0());
   CHECK(other.B0() == adapter.B0());
-  lora::Linear<double> layer(W0);
-  layer.attach("olora", adapter);
-  auto& own = layer.adapter("olora").as<ResidualLora<double>>();
-  own.trained.B.value.setZero();  // what is left is the residual base
+  lora::Adapted<lora::Dense<double>, ResidualLora<double>> layer(W0, adapter);
+  layer.adapter().trained.B.value.setZero();  // what is left is the residual base
   CHECK((layer.merged() - (W0 - 4 * Q.leftCols(2) * R.topRows(2))).norm() <= 1e-13);
 }
 
@@ -75,9 +71,9 @@ TEMPLATE_TEST_CASE("olora: starts as the projection onto the first columns, and 
     CHECK((start - exact).leftCols(rank).norm() <= 8 * epsilon * exact.norm());
     CHECK((start.transpose() * (exact - start)).norm() <= 8 * epsilon * exact.squaredNorm());
     if (rank == 9) CHECK((start - exact).norm() <= 8 * epsilon * exact.norm());
-    const lora::Adapted<lora::Dense<S>, ResidualLora<S>> layer(W0, adapter);
-    const auto x = random_matrix<S>(11, 5, rng);
-    CHECK((layer(x) - W0 * x).norm() <= S(16) * std::numeric_limits<S>::epsilon() * W0.norm() * x.norm());
+    // a pair that is still its start changes nothing: residual_lora_test.cpp
+    CHECK(adapter.trained.A.value == adapter.A0());
+    CHECK(adapter.trained.B.value == adapter.B0());
   }
 }
 

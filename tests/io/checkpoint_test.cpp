@@ -45,6 +45,17 @@ struct Training {
     }
   }
 
+  /// A step along random gradients: fills all that a checkpoint keeps, without compiling a pass through the network.
+  void run_at_random() {
+    lora::visit_parameters(net, [&](const lora::Path&, auto& parameter) {
+      if (!parameter.trainable) return;
+      parameter.grad.resize(parameter.value.rows(), parameter.value.cols());
+      lora::fill_normal(parameter.grad, 1, data);
+    });
+    optimizer.step(net);
+    ++step;
+  }
+
   std::vector<lora::Matrix<S>> values() const {
     std::vector<lora::Matrix<S>> all;
     lora::visit_parameters(net, [&](const lora::Path&, const auto& parameter) { all.emplace_back(parameter.value); });
@@ -54,16 +65,16 @@ struct Training {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("Resumed training equals uninterrupted training, bit for bit", "", float, double) {
+TEST_CASE("Resumed training equals uninterrupted training, bit for bit") {
   const lora_test::TemporaryFolder folder;
-  Training<TestType> whole;
+  Training<float> whole;
   whole.run(20);
 
-  Training<TestType> first;
+  Training<float> first;
   first.run(11);
   lora::save_checkpoint(folder / "run.safetensors", first.net, first.optimizer,
                         {.step = first.step, .generators = {{"data", first.data}}, .notes = {{"best", "0.5"}}});
-  Training<TestType> resumed;
+  Training<float> resumed;
   resumed.run(3);  // whatever it holds is replaced
   const auto at = lora::load_checkpoint(folder / "run.safetensors", resumed.net, resumed.optimizer);
   CHECK(at.notes == lora::Metadata{{"best", "0.5"}});
@@ -82,6 +93,23 @@ TEMPLATE_TEST_CASE("Resumed training equals uninterrupted training, bit for bit"
   const std::string bytes = again("a.safetensors");
   lora::load_checkpoint(folder / "a.safetensors", whole.net, whole.optimizer);
   CHECK(again("b.safetensors") == bytes);
+}
+
+TEST_CASE("In double, what a checkpoint keeps comes back to the bit: another step is the same") {
+  const lora_test::TemporaryFolder folder;
+  Training<double> whole, resumed;
+  whole.run_at_random();
+  whole.run_at_random();
+  lora::save_checkpoint(folder / "c.safetensors", whole.net, whole.optimizer,
+                        {.step = whole.step, .generators = {{"data", whole.data}}});
+  resumed.run_at_random();
+  const auto at = lora::load_checkpoint(folder / "c.safetensors", resumed.net, resumed.optimizer);
+  CHECK(at.step == 2);
+  resumed.data = at.generators.at("data");
+  CHECK(resumed.values() == whole.values());
+  whole.run_at_random();
+  resumed.run_at_random();
+  CHECK(resumed.values() == whole.values());
 }
 
 TEST_CASE("A checkpoint holds what is trained, and no frozen weight") {
@@ -147,7 +175,7 @@ TEST_CASE("A model that has not been stepped has a checkpoint, too") {
   Training<double> training;
   lora::save_checkpoint(folder / "c.safetensors", training.net, training.optimizer, {});
   Training<double> other;
-  other.run(1);
+  other.run_at_random();
   lora::load_checkpoint(folder / "c.safetensors", other.net, other.optimizer);
   CHECK(other.optimizer.state().slots().empty());
   CHECK(other.values() == training.values());

@@ -1,6 +1,7 @@
 #pragma once
-// What of the singular value decomposition costs most to compile, and is compiled once for all tests, in svd.cpp.
-// Include this in a test that decomposes, also indirectly.
+// What of the singular value decomposition costs most to compile, and is compiled once for all tests: the library
+// test_svd, of two files so that two processors share the work. Include this in a test that decomposes, also
+// indirectly; tests/CMakeLists.txt says which folders link it.
 
 #include "lora/linalg/truncated_svd.hpp"
 

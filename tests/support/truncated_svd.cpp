@@ -1,6 +1,5 @@
 #include "support/svd.hpp"
 
-template class lora::ExactSvd<double>;
 template auto lora::detail::truncated_svd(const DenseOperator<float>&, const SvdOptions&, const Caller&,
                                           std::string_view) -> TruncatedSvd<float>;
 template auto lora::detail::truncated_svd(const DenseOperator<double>&, const SvdOptions&, const Caller&,

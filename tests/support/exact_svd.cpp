@@ -1,0 +1,3 @@
+#include "support/svd.hpp"
+
+template class lora::ExactSvd<double>;
