@@ -9,6 +9,7 @@
 #include "lora/core/buffer.hpp"      // memory of a pass that grows and never shrinks
 #include "lora/core/denormals.hpp"   // tiny numbers taken as zero
 #include "lora/core/error.hpp"       // what is thrown
+#include "lora/core/executor.hpp"    // threads that share the products of a pass
 #include "lora/core/parameter.hpp"   // a tensor and its gradient
 #include "lora/core/parameters.hpp"  // what follows from it: count, freeze, zero, gather
 #include "lora/core/pass.hpp"        // what a pass adds: training, seed, step
@@ -22,7 +23,6 @@
 #include "lora/base/frozen.hpp"       // the one that layers hold
 #include "lora/base/frozen_base.hpp"  // the concept
 #include "lora/base/packed.hpp"       // in the order in which products read it
-#include "lora/base/plan.hpp"         // one copy or two
 
 // What is trained beside it.
 #include "lora/adapters/adapted.hpp"        // one of them, by value

@@ -1,5 +1,6 @@
 #include "lora/adapters/full_weight.hpp"
 
+#include "lora/base/packed.hpp"
 #include "lora/testing/adapter_laws.hpp"
 #include "lora/testing/gradient.hpp"
 #include "support/catch.hpp"

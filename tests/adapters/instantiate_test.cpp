@@ -2,6 +2,9 @@
 
 #include "lora/adapters/adapted.hpp"
 #include "lora/adapters/full_weight.hpp"
+#include "lora/adapters/lora.hpp"
+#include "lora/adapters/no_adapter.hpp"
+#include "lora/base/frozen.hpp"
 #include "support/catch.hpp"
 
 template class lora::Dense<float>;

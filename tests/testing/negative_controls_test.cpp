@@ -1,5 +1,6 @@
 // Deliberately wrong adapters and bases: each must be caught by the law it breaks, and by no accident kept.
 
+#include "lora/adapters/dropout.hpp"
 #include "lora/testing/adapter_laws.hpp"
 #include "lora/testing/base_laws.hpp"
 #include "lora/testing/gradient.hpp"
@@ -195,25 +196,25 @@ struct WrongBase {
   lora::Dense<double> inner;
   bool wrong_apply = false, wrong_transpose = false, adds = false, wrong_fused = false;
 
-  void apply(const auto& x, auto& y) const {
+  void apply(const auto& x, auto& y, lora::Executor* = nullptr) const {
     if (!adds) y.setZero();
     y += (wrong_apply ? 1.0001 : 1.0) * inner.dense() * x;
   }
-  void apply_transposed(const auto& dy, auto& dx) const {
+  void apply_transposed(const auto& dy, auto& dx, lora::Executor* = nullptr) const {
     if (wrong_transpose) {
       dx = inner.dense() * dy;
     } else {
       dx = inner.dense().transpose() * dy;
     }
   }
-  void apply(const auto& x, auto& y, const auto& U, const auto& Z) const {
+  void apply(const auto& x, auto& y, const auto& U, const auto& Z, lora::Executor* = nullptr) const {
     y = inner.dense() * x;
     if (!wrong_fused) y += U * Z;
   }
   Index rows() const { return inner.rows(); }
   Index cols() const { return inner.cols(); }
   Index bytes() const { return inner.bytes(); }
-  const Eigen::MatrixXd& dense() const { return inner.dense(); }
+  Eigen::MatrixXd columns(Index first, Index count) const { return inner.columns(first, count); }
 };
 
 }  // namespace

@@ -60,6 +60,7 @@ class Adapted {
     Index samples = -1;       ///< in the last forward pass; -1 before the first
     bool enabled = true;      ///< whether the adapter took part in it
     std::uint64_t layer = 0;  ///< whose pass it was
+    Executor* executor = nullptr;
 
     Index bytes() const { return y.bytes() + dx.bytes() + adapter.bytes(); }
   };
@@ -91,10 +92,11 @@ class Adapted {
     auto y = cache.y.resize(out_features(), x.cols());
     cache.enabled = enabled_;
     cache.layer = identity_;
+    cache.executor = pass.executor;
     if (enabled_) {
       adapter_.forward(base_, input, y, cache.adapter, pass);
     } else {
-      base_.apply(input, y);
+      base_.apply(input, y, pass.executor);
     }
     if (const BiasVector* b = bias()) y.colwise() += *b;
     cache.samples = x.cols();
@@ -128,11 +130,11 @@ class Adapted {
 
   /// W0 + s B A, a new weight (out, in), rounded once; W0 itself when the adapter is off.
   Matrix<Scalar, Out, In> merged() const {
-    if (!enabled_) return base_.dense();
+    if (!enabled_) return lora::dense(base_);
     if constexpr (requires { adapter_.replacement(); }) {
       return adapter_.replacement();
     } else {
-      Matrix<Scalar, Out, In> weight = base_.dense();
+      Matrix<Scalar, Out, In> weight = lora::dense(base_);
       add_delta_to(weight);
       return weight;
     }
@@ -204,7 +206,7 @@ class Adapted {
     const Eigen::Ref<const Matrix<Scalar, Out, N>> dout(dy.derived());
     if constexpr (wants_gradient<decltype(dx)>) detail::check_apart({layer_name(), "backward"}, "dy", dout, dx);
     if (!enabled_) {
-      if constexpr (wants_gradient<decltype(dx)>) base_.apply_transposed(dout, dx);
+      if constexpr (wants_gradient<decltype(dx)>) base_.apply_transposed(dout, dx, cache.executor);
       return;
     }
     // forward: y = ... + b   =>   db = the sum of dy over the samples

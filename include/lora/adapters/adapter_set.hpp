@@ -64,6 +64,7 @@ class AdapterSet {
                              typename ResidualLora<S>::template Cache<Samples>>;
     std::vector<Any> members;
     std::uint64_t revision = 0;
+    Executor* executor = nullptr;  ///< of the last forward pass
 
     Index bytes() const {
       Index sum = 0;
@@ -151,8 +152,9 @@ class AdapterSet {
   void forward(const FrozenBase auto& base, const Vector<S>* bias, const auto& x, auto& y, Cache<N>& cache,
                const Pass& pass) const {
     cache.revision = revision_;
+    cache.executor = pass.executor;
     if (cache.members.size() < selected_.size()) cache.members.resize(selected_.size());
-    if (selected_.empty()) base.apply(x, y);
+    if (selected_.empty()) base.apply(x, y, pass.executor);
     for (std::size_t k = 0; k < selected_.size(); ++k) {
       with_cache<N>(members_[selected_[k]], cache.members[k], [&](const auto& adapter, auto& own, S weight) {
         if constexpr (AdditiveAdapter<std::remove_cvref_t<decltype(adapter)>>) {
@@ -191,7 +193,7 @@ class AdapterSet {
   template <int N>
   void backward(const FrozenBase auto& base, const auto& x, const auto& dy, auto&& dx, Cache<N>& cache) {
     if (selected_.empty()) {
-      if constexpr (wants_gradient<decltype(dx)>) base.apply_transposed(dy, dx);
+      if constexpr (wants_gradient<decltype(dx)>) base.apply_transposed(dy, dx, cache.executor);
     }
     for (std::size_t k = 0; k < selected_.size(); ++k) {
       Member& member = members_[selected_[k]];

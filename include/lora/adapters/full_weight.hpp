@@ -27,8 +27,8 @@ struct FullWeight {
   explicit FullWeight(Matrix<S, Out, In> initial) : weight(std::move(initial)) {}
 
   template <FrozenBase Base, int N>
-  void forward(const Base&, const auto& x, auto& y, Cache<N>&, const Pass&) const {
-    multiply_like<Base>(weight.value, x, y);
+  void forward(const Base&, const auto& x, auto& y, Cache<N>&, const Pass& pass) const {
+    multiply_like<Base>(weight.value, x, y, pass.executor);
   }
 
   template <int N>
@@ -41,7 +41,7 @@ struct FullWeight {
   template <class W>
   void add_delta(Matrix<W>& block, Index first, const FrozenBase auto& base) const {
     block += weight.value.middleCols(first, block.cols()).template cast<W>() -
-             columns(base, first, block.cols()).template cast<W>();
+             base.columns(first, block.cols()).template cast<W>();
   }
 
   /// What stands in W0's place: the merged weight, to the bit.

@@ -66,11 +66,10 @@ struct Lora {
   struct Cache {
     Buffer<S, Rank, Samples> z, g;
     Buffer<S, In, Samples> mask, masked;
-    MergedWeight<S> merged;
     Pass pass;
     S factor{};
 
-    Index bytes() const { return z.bytes() + g.bytes() + mask.bytes() + masked.bytes() + merged.bytes(); }
+    Index bytes() const { return z.bytes() + g.bytes() + mask.bytes() + masked.bytes(); }
   };
 
   /// Throws StateError unless `cache` is that of a forward pass of factors of this rank with as many samples.
@@ -85,30 +84,24 @@ struct Lora {
   template <int N>
   void forward(const FrozenBase auto& base, const auto& x, auto& y, Cache<N>& cache, const Pass& pass,
                S weight = S(1)) const {
-    const Low<N> z = project<N>(base, x, cache, pass, weight);
-    if (!drops(pass)) {
-      lora::apply(base, x, y, B.value, z, A.value, cache.factor, cache.merged);
-    } else {
-      lora::apply(base, x, y, B.value, z);
-    }
+    lora::apply(base, x, y, B.value, project<N>(x, cache, pass, weight), pass.executor);
   }
 
   /// y += weight s B (A x)
   template <int N>
   void add(const auto& x, auto& y, Cache<N>& cache, const Pass& pass, S weight) const {
-    const Low<N> z = project<N>(NoBase(), x, cache, pass, weight);
-    y.noalias() += B.value * z;
+    detail::add_low_rank(B.value, project<N>(x, cache, pass, weight), y, pass.executor);
   }
 
   template <int N>
   void backward(const FrozenBase auto& base, const auto& x, const auto& dy, auto&& dx, Cache<N>& cache) {
-    const Low<N> g = accumulate<N>(base, x, dy, cache);
+    const Low<N> g = accumulate<N>(x, dy, cache);
     if constexpr (wants_gradient<decltype(dx)>) {
       // forward: y = W0 x + B z, z = s A x   =>   dx = W0^T dy + A^T g
       if (!drops(cache.pass)) {
-        lora::apply_transposed(base, dy, dx, std::as_const(A.value).transpose(), g, cache.merged);
+        lora::apply_transposed(base, dy, dx, std::as_const(A.value).transpose(), g, cache.pass.executor);
       } else {
-        base.apply_transposed(dy, dx);
+        base.apply_transposed(dy, dx, cache.pass.executor);
         add_input_gradient(dx, cache);
       }
     }
@@ -117,7 +110,7 @@ struct Lora {
   /// dx += weight s A^T (B^T dy), and the gradients
   template <int N>
   void add_backward(const auto& x, const auto& dy, auto&& dx, Cache<N>& cache) {
-    accumulate<N>(NoBase(), x, dy, cache);
+    accumulate<N>(x, dy, cache);
     if constexpr (wants_gradient<decltype(dx)>) add_input_gradient(dx, cache);
   }
 
@@ -152,12 +145,12 @@ struct Lora {
 
   /// z = weight s A (mask .* x)
   template <int N>
-  Low<N> project(const auto& base, const Input<N>& x, Cache<N>& cache, const Pass& pass, S weight) const {
+  Low<N> project(const Input<N>& x, Cache<N>& cache, const Pass& pass, S weight) const {
     cache.pass = pass;
     cache.factor = weight * scale();
     auto z = cache.z.resize(rank(), x.cols());
     for_each_input<N>(x, cache, [&](Index first, const Input<N>& input) {
-      thin_product(base, A.value, input, columns_of(z, first, input.cols()));
+      detail::thin_product(A.value.transpose(), input, columns_of(z, first, input.cols()), pass.executor);
     });
     z *= cache.factor;
     return z;
@@ -165,16 +158,17 @@ struct Lora {
 
   /// Adds dA and dB; returns g = weight s B^T dy, the gradient of A's output, (rank, samples).
   template <int N>
-  Low<N> accumulate(const auto& base, const Input<N>& x, const auto& dy, Cache<N>& cache) {
+  Low<N> accumulate(const Input<N>& x, const auto& dy, Cache<N>& cache) {
     // forward: y += B z   =>   dB = dy z^T, dz = B^T dy
-    if (B.trainable) add_outer(base, dy, Low<N>(cache.z.view()), B.gradient());
+    Executor* const executor = cache.pass.executor;
+    if (B.trainable) detail::add_thin_outer(dy, Low<N>(cache.z.view()), B.gradient(), executor);
     auto g = cache.g.resize(rank(), dy.cols());
-    thin_product(base, std::as_const(B.value).transpose(), dy, g);
+    detail::thin_product(B.value, dy, g, executor);
     g *= cache.factor;
     // forward: z = s A (mask .* x)   =>   dA = s dz (mask .* x)^T
     if (A.trainable) {
       for_each_input<N>(x, cache, [&](Index first, const Input<N>& input) {
-        add_outer(base, Low<N>(g.middleCols(first, input.cols())), input, A.gradient());
+        detail::add_thin_outer(input, Low<N>(g.middleCols(first, input.cols())), A.gradient().transpose(), executor);
       });
     }
     return g;
@@ -185,13 +179,13 @@ struct Lora {
   void add_input_gradient(auto& dx, Cache<N>& cache) const {
     const Low<N> g(cache.g.view());
     if (!drops(cache.pass)) {
-      dx.noalias() += A.value.transpose() * g;
+      detail::add_low_rank(A.value.transpose(), g, dx, cache.pass.executor);
       return;
     }
     for_each_mask(dx.cols(), cache, [&](Index first, const auto& mask) {
       auto part = cache.masked.resize(dx.rows(), mask.cols());
       part.setZero();
-      part.noalias() += A.value.transpose() * Low<N>(g.middleCols(first, mask.cols()));
+      detail::add_low_rank(A.value.transpose(), Low<N>(g.middleCols(first, mask.cols())), part, cache.pass.executor);
       columns_of(dx, first, mask.cols()) += mask.cwiseProduct(part);
     });
   }

@@ -13,17 +13,20 @@ struct NoAdapter {
 
   template <int Samples = Dynamic>
   struct Cache {
+    Executor* executor = nullptr;  ///< of the last forward pass
+
     Index bytes() const { return 0; }
   };
 
   template <int N>
-  void forward(const FrozenBase auto& base, const auto& x, auto& y, Cache<N>&, const Pass&, S = S(1)) const {
-    base.apply(x, y);
+  void forward(const FrozenBase auto& base, const auto& x, auto& y, Cache<N>& cache, const Pass& pass, S = S(1)) const {
+    cache.executor = pass.executor;
+    base.apply(x, y, pass.executor);
   }
 
   template <int N>
-  void backward(const FrozenBase auto& base, const auto&, const auto& dy, auto&& dx, Cache<N>&) const {
-    if constexpr (wants_gradient<decltype(dx)>) base.apply_transposed(dy, dx);
+  void backward(const FrozenBase auto& base, const auto&, const auto& dy, auto&& dx, Cache<N>& cache) const {
+    if constexpr (wants_gradient<decltype(dx)>) base.apply_transposed(dy, dx, cache.executor);
   }
 
   template <int N>

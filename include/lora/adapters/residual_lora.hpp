@@ -76,14 +76,14 @@ class ResidualLora {
   void forward(const FrozenBase auto& base, const auto& x, auto& y, Cache<N>& cache, const Pass& pass,
                S weight = S(1)) const {
     trained.forward(base, x, y, cache.trained, pass, weight);
-    start_.add(x, y, cache.start, Pass(), -weight * scale());
+    start_.add(x, y, cache.start, {.executor = pass.executor}, -weight * scale());
   }
 
   /// y += weight s (B A - B0 A0) x
   template <int N>
   void add(const auto& x, auto& y, Cache<N>& cache, const Pass& pass, S weight) const {
     trained.add(x, y, cache.trained, pass, weight);
-    start_.add(x, y, cache.start, Pass(), -weight * scale());
+    start_.add(x, y, cache.start, {.executor = pass.executor}, -weight * scale());
   }
 
   template <int N>

@@ -2,6 +2,7 @@
 /// What a training pass adds to the numbers: one small value that the caller owns.
 
 #include "lora/core/error.hpp"
+#include "lora/core/executor.hpp"
 #include "lora/core/scalar.hpp"
 
 #include <atomic>
@@ -17,11 +18,15 @@ namespace lora {
 /// A dropout mask is a pure function of (seed, layer, step, absolute sample): set `step` to the number of the optimizer
 /// step and, when a batch is split into micro-batches or among threads, `first_sample` to the place of the first column
 /// in the whole batch. The masks are then the same however the batch is split, and a checkpoint only stores the step.
+///
+/// `executor`: threads that share the products of the pass, forward and backward; null: this thread alone. It changes
+/// no bit of any result. The caller owns it, and it must outlive the backward pass.
 struct Pass {
   bool training = false;
   std::uint64_t seed = 0;
   std::uint64_t step = 0;
   Index first_sample = 0;
+  Executor* executor = nullptr;
 };
 
 namespace detail {

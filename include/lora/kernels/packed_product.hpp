@@ -12,6 +12,7 @@
 /// tiles of a panel ask memory for the next panel, each for its share.
 
 #include "lora/kernels/panel_layout.hpp"
+#include "lora/kernels/split.hpp"
 #include "lora/kernels/tile_store.hpp"
 
 #include <array>
@@ -40,7 +41,9 @@ struct LowRankTerm {
         left_stride(left_factor.outerStride()),
         right(right_factor.data()),
         right_stride(right_factor.outerStride()),
-        rank(left_factor.cols()) {}
+        rank(left_factor.cols()) {
+    eigen_assert(left_factor.cols() == right_factor.rows());
+  }
 
   /// That of the samples from `sample` on.
   LowRankTerm from(Index sample) const {
@@ -122,10 +125,10 @@ struct Panel {
   const S* next;  ///< what to ask for; null if nothing
 };
 
-/// panel_at(row, first_col): the panel that begins there. rows: begin and end with a panel.
+/// panel_at(row, first_col): the panel that begins there. rows: begin and end with a panel. add: to what y is.
 template <class S>
 void panel_product(const PanelLayout<S>& layout, auto&& panel_at, const Columns<S>& x, MutableColumns<S>& y,
-                   const LowRankTerm<S>& term, Interval rows) {
+                   const LowRankTerm<S>& term, Interval rows, bool add = false) {
   using Layout = PanelLayout<S>;
   using Tiles = ProductTiles<S>;
   constexpr Index lanes = Simd<S>::lanes;
@@ -176,7 +179,7 @@ void panel_product(const PanelLayout<S>& layout, auto&& panel_at, const Columns<
         if (ranks > 0) sums[1].scalars = term.right + sample * term.right_stride + first_rank;
         const bool asks = left_to_ask > 0;
         const auto tile = asks ? Tiles::get_asking(count) : Tiles::get(count, vectors);
-        tile(sums, ranks > 0 ? 2 : 1, &y(row, sample), y.outerStride(), height, pass > 0);
+        tile(sums, ranks > 0 ? 2 : 1, &y(row, sample), y.outerStride(), height, add || pass > 0);
         if (asks) {
           --left_to_ask;
           sums[0].ahead += depth * sums[0].ahead_step;
@@ -189,10 +192,10 @@ void panel_product(const PanelLayout<S>& layout, auto&& panel_at, const Columns<
 /// Of so many, 264 rows of x and the rows of a panel of y are 150 KiB of floats: they stay in the second cache.
 inline constexpr Index samples_at_once = 128;
 
-/// y = W0 x + U Z
+/// y = W0 x + U Z on this thread. rows: begin and end with a panel. add: to what y is.
 template <class S>
-void packed_product(const PanelLayout<S>& layout, const S* panels, const Columns<S>& x, MutableColumns<S> y,
-                    const LowRankTerm<S>& term = {}, Interval rows = {}) {
+void packed_product_part(const PanelLayout<S>& layout, const S* panels, const Columns<S>& x, MutableColumns<S> y,
+                         const LowRankTerm<S>& term, Interval rows, bool add = false) {
   const bool large = layout.large();
   const auto panel_at = [&](Index row, Index first_col) -> Panel<S> {
     const S* const panel = panels + layout.offset(row, first_col);
@@ -203,9 +206,31 @@ void packed_product(const PanelLayout<S>& layout, const S* panels, const Columns
     const Index left = x.cols() - sample, cut = ProductTiles<S>::boundary(left, samples_at_once);
     const Index samples = left < samples_at_once * 3 / 2 ? left : cut;  // the last ones would read all of W0 for little
     MutableColumns<S> some_y = y.middleCols(sample, samples);
-    panel_product<S>(layout, panel_at, x.middleCols(sample, samples), some_y, term.from(sample), rows);
+    panel_product<S>(layout, panel_at, x.middleCols(sample, samples), some_y, term.from(sample), rows, add);
     sample += samples;
   }
+}
+
+/// For a product with W0: a few samples wait for W0 to come from memory, and take as long as four.
+inline double product_size(Index rows, Index cols, Index samples) {
+  return static_cast<double>(rows) * static_cast<double>(cols) * static_cast<double>(std::max<Index>(samples, 4));
+}
+
+/// y = W0 x + U Z, shared by the threads of an executor if there is one.
+template <class S>
+void packed_product(const PanelLayout<S>& layout, const S* panels, const Columns<S>& x, MutableColumns<S> y,
+                    const LowRankTerm<S>& term = {}, Executor* executor = nullptr) {
+  eigen_assert(x.rows() == layout.cols && y.rows() == layout.rows && x.cols() == y.cols());
+  constexpr Index height = PanelLayout<S>::height;
+  const auto split = Split::choose<S>(product_size(layout.rows, layout.cols, x.cols()),
+                                      split_threshold(1e6, 512, term.rank * layout.rows), layout.rows, height, x.cols(),
+                                      samples_at_once);
+  const auto tiles = [&](Index sample) { return ProductTiles<S>::boundary(x.cols(), sample); };
+  for_each_part(executor, split, layout.rows, multiples_of(height, layout.rows), x.cols(), tiles,
+                [&](Interval rows, Interval samples) {
+                  packed_product_part<S>(layout, panels, columns_in(x, samples), columns_in(y, samples),
+                                         term.from(samples.first), rows);
+                });
 }
 
 }  // namespace lora::detail

@@ -243,4 +243,22 @@ class PackedTransposed {
   alignas(64) S ranks_side_by_side_[most_ranks * most_samples];
 };
 
+/// dx = W0^T dy + V G, shared by the threads of an executor if there is one.
+template <class S>
+void packed_transposed(const PanelLayout<S>& layout, const S* panels, const Columns<S>& dy, MutableColumns<S> dx,
+                       const LowRankTerm<S>& term = {}, Executor* executor = nullptr) {
+  eigen_assert(dy.rows() == layout.rows && dx.rows() == layout.cols && dy.cols() == dx.cols());
+  using Product = PackedTransposed<S>;
+  constexpr Index height = PanelLayout<S>::height, max_samples = Product::most_samples;
+  const Index min_cols = dy.cols() < 4 * max_samples ? 128 : 512;  // each part of the columns copies all of dy again
+  const auto split = Split::choose<S>(product_size(layout.rows, layout.cols, dy.cols()),
+                                      split_threshold(1e6, 512, term.rank * layout.cols), layout.cols, min_cols,
+                                      dy.cols(), max_samples);
+  for_each_part(executor, split, layout.cols, multiples_of(height, layout.cols), dy.cols(),
+                multiples_of(max_samples, dy.cols()), [&](Interval cols, Interval samples) {
+                  Product::run(layout, panels, columns_in(dy, samples), columns_in(dx, samples),
+                               term.from(samples.first), cols);
+                });
+}
+
 }  // namespace lora::detail

@@ -166,7 +166,7 @@ struct StreamedTransposed {
   static void run(const PanelLayout<S>& layout, const S* panels, const Columns<S>& dy, MutableColumns<S> dx,
                   const LowRankTerm<S>& term, const Interval& cols) {
     if (term.rank > 0) {
-      packed_product<S>({layout.cols, 0}, nullptr, dy, dx, term, cols);  // dx = V G, of a weight without columns
+      packed_product_part<S>({layout.cols, 0}, nullptr, dy, dx, term, cols);  // dx = V G, of a weight without columns
     } else {
       dx.middleRows(cols.first, cols.last - cols.first).setZero();
     }

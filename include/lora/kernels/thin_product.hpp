@@ -3,6 +3,7 @@
 ///
 ///   Z = L^T X     L (long, rank), X (long, samples)      z = A x with L = A^T, and B^T dy with L = B
 ///   D += X G^T    X (long, samples), G (rank, samples)   the gradients of A^T and B
+///   y += U Z      U (long, rank), Z (rank, samples)      B z and A^T g, where no product with W0 takes them along
 ///
 /// A general product copies both factors first, which costs as much as the product when the rank is small. Here each is
 /// read where it lies: Z in scalar products of columns, several of L with several of X at a time; D in tiles of it that
@@ -166,29 +167,85 @@ class ThinTiles {
   }
 };
 
-/// Whether the kernels above have M: run-time sizes, and numbers that have packets.
+/// Whether the kernels above have M: run-time sizes, and elements that have packets.
 template <class M>
 inline constexpr bool thin_by_tiles =
     (std::is_same_v<typename M::Scalar, float> || std::is_same_v<typename M::Scalar, double>) &&
     M::RowsAtCompileTime == Dynamic && M::ColsAtCompileTime == Dynamic;
 
-/// Z = L^T X
+/// Z = L^T X by the kernels above, shared by the threads of an executor if there is one.
+template <class S>
+void thin_product_by_tiles(const Columns<S>& L, const Columns<S>& X, MutableColumns<S> Z, Executor* executor) {
+  using Tiles = ThinTiles<S>;
+  const double size = static_cast<double>(L.size()) * static_cast<double>(X.cols());
+  const auto split =
+      Split::choose<S>(size, split_threshold(2.5e5, 128, L.size()), 1, 1, X.cols(), Tiles::least_samples(L.cols()));
+  const auto boundary = [&](Index sample) { return Tiles::boundary(L.cols(), X.cols(), sample); };
+  for_each_part(executor, split, 1, multiples_of(1, 1), X.cols(), boundary,
+                [&](Interval, Interval samples) { Tiles::reduce(L, columns_in(X, samples), columns_in(Z, samples)); });
+}
+
+/// D += X G^T likewise.
+template <class S>
+void add_thin_outer_by_tiles(const Columns<S>& X, const Columns<S>& G, MutableColumns<S> D, Executor* executor) {
+  constexpr Index height = PanelLayout<S>::height;
+  const double size = X.cols() < 2 ? 0 : static_cast<double>(D.size()) * static_cast<double>(X.cols());
+  const auto split = Split::choose<S>(size, split_threshold(2.5e5, 512, D.size()), X.rows(), height, 1, 1);
+  for_each_part(executor, split, X.rows(), multiples_of(height, X.rows()), 1, multiples_of(1, 1),
+                [&](Interval rows, Interval) { ThinTiles<S>::add_outer(rows_in(X, rows), G, rows_in(D, rows)); });
+}
+
+/// y += U Z likewise: the low-rank term of a product whose weight has no columns.
+template <class S>
+void add_low_rank_by_tiles(const Columns<S>& U, const Columns<S>& Z, MutableColumns<S> y, Executor* executor) {
+  constexpr Index height = PanelLayout<S>::height;
+  const PanelLayout<S> no_columns{U.rows(), 0};
+  const LowRankTerm<S> term(U, Z);
+  const double size = static_cast<double>(U.size()) * static_cast<double>(Z.cols());
+  const auto split =
+      Split::choose<S>(size, split_threshold(2.5e5, 128, U.size()), U.rows(), height, Z.cols(), samples_at_once);
+  const auto tiles = [&](Index sample) { return ProductTiles<S>::boundary(Z.cols(), sample); };
+  for_each_part(executor, split, U.rows(), multiples_of(height, U.rows()), Z.cols(), tiles,
+                [&](Interval rows, Interval samples) {
+                  packed_product_part<S>(no_columns, nullptr, columns_in(Z, samples), columns_in(y, samples),
+                                         term.from(samples.first), rows, true);
+                });
+}
+
+/// Z = L^T X     L (long, rank), X (long, samples), Z (rank, samples). A x of a row-major A (rank, in) is
+/// thin_product(A.transpose(), x, z). For float and double at run-time sizes no heap and no copy of what lies in
+/// contiguous columns; else Eigen's product. The result has the same bits for any executor.
 template <class Factor>
-void thin_product(const Factor& L, const auto& X, auto&& Z) {
+void thin_product(const Factor& L, const auto& X, auto&& Z, Executor* executor = nullptr) {
+  eigen_assert(L.rows() == X.rows() && Z.rows() == L.cols() && Z.cols() == X.cols());
   if constexpr (thin_by_tiles<Factor>) {
-    ThinTiles<typename Factor::Scalar>::reduce(L, X, Z);
+    thin_product_by_tiles<typename Factor::Scalar>(L, X, Z, executor);
   } else {
     Z.noalias() = L.transpose() * X;
   }
 }
 
-/// D += X G^T
+/// D += X G^T     X (long, samples), G (rank, samples), D (long, rank). The gradient g x^T of a row-major A is
+/// add_thin_outer(x, g, dA.transpose()). Otherwise as above.
 template <class Gradient>
-void add_thin_outer(const auto& X, const auto& G, Gradient&& D) {
+void add_thin_outer(const auto& X, const auto& G, Gradient&& D, Executor* executor = nullptr) {
+  eigen_assert(X.cols() == G.cols() && D.rows() == X.rows() && D.cols() == G.rows());
   if constexpr (thin_by_tiles<std::remove_cvref_t<Gradient>>) {
-    ThinTiles<typename std::remove_cvref_t<Gradient>::Scalar>::add_outer(X, G, D);
+    add_thin_outer_by_tiles<typename std::remove_cvref_t<Gradient>::Scalar>(X, G, D, executor);
   } else {
     D.noalias() += X * G.transpose();
+  }
+}
+
+/// y += U Z     U (out, rank), Z (rank, samples), y (out, samples). dx += A^T g of a row-major A is
+/// add_low_rank(A.transpose(), g, dx). Otherwise as above.
+template <class Factor>
+void add_low_rank(const Factor& U, const auto& Z, auto&& y, Executor* executor = nullptr) {
+  eigen_assert(U.cols() == Z.rows() && y.rows() == U.rows() && y.cols() == Z.cols());
+  if constexpr (thin_by_tiles<Factor>) {
+    add_low_rank_by_tiles<typename Factor::Scalar>(U, Z, y, executor);
+  } else {
+    y.noalias() += U * Z;
   }
 }
 

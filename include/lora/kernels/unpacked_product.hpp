@@ -84,7 +84,7 @@ class UnpackedSample {
 /// the cache. A large W is asked for the next rows of each column, which the processor does not see coming: up to the
 /// line in which they end, as the one in which they begin has come already.
 template <class S>
-void unpacked_product(const Columns<S>& W, const Columns<S>& x, MutableColumns<S> y) {
+void unpacked_product_part(const Columns<S>& W, const Columns<S>& x, MutableColumns<S> y) {
   using Layout = PanelLayout<S>;
   if (x.cols() == 1 && UnpackedSample<S>::pays(W)) return UnpackedSample<S>::run(W, x.data(), y.data());
   const Layout layout{W.rows(), W.cols()};
@@ -108,6 +108,21 @@ void unpacked_product(const Columns<S>& W, const Columns<S>& x, MutableColumns<S
     return {copy, height, nullptr};
   };
   panel_product<S>(layout, panel_at, x, y, {}, {});
+}
+
+/// y = W x, shared by the threads of an executor if there is one.
+template <class S>
+void unpacked_product(const Columns<S>& W, const Columns<S>& x, MutableColumns<S> y, Executor* executor = nullptr) {
+  eigen_assert(x.rows() == W.cols() && y.rows() == W.rows() && x.cols() == y.cols());
+  constexpr Index height = PanelLayout<S>::height;
+  const auto split =
+      Split::choose<S>(product_size(W.rows(), W.cols(), x.cols()), 1e6, W.rows(), height, x.cols(), samples_at_once);
+  const auto tiles = [&](Index sample) { return ProductTiles<S>::boundary(x.cols(), sample); };
+  for_each_part(executor, split, W.rows(), multiples_of(height, W.rows()), x.cols(), tiles,
+                [&](Interval rows, Interval samples) {
+                  MutableColumns<S> some_y = columns_in(y, samples);
+                  unpacked_product_part<S>(rows_in(W, rows), columns_in(x, samples), rows_in(some_y, rows));
+                });
 }
 
 }  // namespace lora::detail

@@ -131,7 +131,7 @@ class Linear {
     if (frozen()) {
       adapters_.forward(base(), bias(), input, y, cache.adapters, pass);
     } else {
-      multiply_like<Frozen<S>>(trained(), input, y);  // freezing changes no bit of y
+      multiply_like<Frozen<S>>(trained(), input, y, pass.executor);  // freezing changes no bit of y
       adapters_.add_bias(bias(), y);
     }
     cache.samples = x.cols();
@@ -185,7 +185,7 @@ class Linear {
   Index in_features() const { return frozen() ? base().cols() : trained().cols(); }
   Index out_features() const { return frozen() ? base().rows() : trained().rows(); }
   /// W or W0, (out, in), without adapters, as a new matrix.
-  Matrix<S> dense() const { return frozen() ? Matrix<S>(base().dense()) : trained(); }
+  Matrix<S> dense() const { return frozen() ? lora::dense(base()) : trained(); }
   /// W0 as it is held. Throws StateError if the layer is not frozen.
   const Frozen<S>& base() const {
     if (!frozen()) throw StateError("Linear::base: the layer is not frozen; dense() gives its weight");
