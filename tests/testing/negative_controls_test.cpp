@@ -1,6 +1,7 @@
 #include "lora/adapters/dropout.hpp"
 // Deliberately wrong adapters and bases: each must be caught by the law it breaks, and by no accident kept.
 
+#include "lora/adapters/dropout.hpp"
 #include "lora/testing/adapter_laws.hpp"
 #include "lora/testing/base_laws.hpp"
 #include "lora/testing/gradient.hpp"

@@ -18,8 +18,8 @@ namespace lora {
 ///
 /// A base that can do better adds apply(x, y, U, Z, executor) for y = W0 x + U Z and
 /// apply_transposed(dy, dx, U, Z, executor) likewise; the free functions below pick them up, so speed arrives through
-/// the base and adapters contain no branches for it. The same holds for a static multiply(W, x, y, executor) of a matrix
-/// that is not frozen.
+/// the base and adapters contain no branches for it. The same holds for a static multiply(W, x, y, executor) with a
+/// matrix that is not frozen.
 template <class B>
 concept FrozenBase =
     requires(const B& base, const Matrix<typename B::Scalar, B::In, Dynamic>& x,
@@ -62,7 +62,7 @@ Matrix<typename Base::Scalar, Base::Out, Base::In> dense(const Base& base) {
   return base.columns(0, base.cols());
 }
 
-/// y = W x of a matrix that is trained, with the sums of Base in their order: if W is W0, y is that of apply to the bit.
+/// y = W x of a trained matrix, summed in the order of Base: if W is W0, y is that of apply to the bit.
 template <FrozenBase Base>
 void multiply_like(const auto& W, const auto& x, auto& y, Executor* executor = nullptr) {
   if constexpr (requires { Base::multiply(W, x, y, executor); }) {

@@ -13,8 +13,8 @@
 
 namespace lora {
 
-/// One copy of W0 serves both directions. A second one, of its transpose, takes as much memory again and makes dx faster
-/// for a small W0 (up to 96 x 96) or few samples (up to 12, with a W0 of up to 384 x 384).
+/// One copy of W0 serves both directions. A second one, of its transpose, takes as much memory again and makes dx
+/// faster for a small W0 (up to 96 x 96) or few samples (up to 12, with a W0 of up to 384 x 384).
 enum class Copies { one, two };
 
 /// W0 (out, in), packed once and never changed: y = W0 x + U Z and dx = W0^T dy + V G.
@@ -31,7 +31,7 @@ enum class Copies { one, two };
 template <class S>
 class Packed {
   static_assert(std::is_same_v<S, float> || std::is_same_v<S, double>,
-                "lora: Packed holds float or double. For other numbers use Dense.");
+                "lora: Packed holds float or double. For other scalars use Dense.");
   using Layout = detail::PanelLayout<S>;
   using Columns = detail::Columns<S>;
   using MutableColumns = detail::MutableColumns<S>;
@@ -82,7 +82,7 @@ class Packed {
   Index bytes() const { return panels_->size() * static_cast<Index>(sizeof(S)) * (transposed_ ? 2 : 1); }
   Copies copies() const { return transposed_ ? Copies::two : Copies::one; }
 
-  /// The numbers of W0 in their packed order: the same memory in all copies of this base.
+  /// The elements of W0 in their packed order: the same memory in all copies of this base.
   const S* data() const { return panels(); }
 
   /// Another matrix (out, in), packed likewise.
@@ -96,7 +96,7 @@ class Packed {
     eigen_assert(first >= 0 && count >= 0 && first + count <= cols());
     Matrix<S> some(rows(), count);
     for (Index col = 0; col < count; ++col) {
-      for (Index row = 0; row < rows(); row += Layout::height) {
+      for (Index row = 0; row < rows(); row += Layout::mr) {
         std::copy_n(panels() + layout_.position(row, first + col), layout_.panel_rows(row), &some(row, col));
       }
     }

@@ -32,7 +32,8 @@ struct Split {
   static Split choose(double size, double threshold, Index rows, Index min_rows, Index samples, Index min_samples) {
     size *= static_cast<double>(sizeof(S)) / sizeof(float);
     if (size < threshold) return {};
-    const Index wanted = size > min_part * max_parts ? max_parts : std::max<Index>(static_cast<Index>(size / min_part), 1);
+    const Index wanted =
+        size > min_part * max_parts ? max_parts : std::max<Index>(static_cast<Index>(size / min_part), 1);
     const Index sample_parts = std::clamp<Index>(samples / min_samples, 1, wanted);
     return {std::clamp<Index>(wanted / sample_parts, 1, std::max<Index>(rows / min_rows, 1)), sample_parts, size};
   }
