@@ -11,9 +11,9 @@ namespace {
 using lora::Bias;
 using lora::Dynamic;
 using lora::Index;
-using lora_test::AdaptedLora;
 using lora::Pass;
 using lora::testing::random_matrix;
+using lora_test::AdaptedLora;
 using Layer = AdaptedLora<double>;
 using Vector = Eigen::VectorXd;
 
@@ -177,9 +177,8 @@ TEST_CASE("adapted: backward refuses what does not belong to a forward pass, and
   CHECK_THROWS_AS(layer.backward(x, dy, cache), lora::StateError);
   CHECK_THROWS_WITH(layer.backward(x, dy, cache),
                     "LoraLinear::backward: this cache has seen no forward pass, expected forward before backward");
-  CHECK_THROWS_WITH(
-      layer.backward(x, dy, cache, lora::no_gradient),
-      "LoraLinear::backward: this cache has seen no forward pass, expected forward before backward");
+  CHECK_THROWS_WITH(layer.backward(x, dy, cache, lora::no_gradient),
+                    "LoraLinear::backward: this cache has seen no forward pass, expected forward before backward");
   layer.forward(x, cache);
   CHECK_THROWS_WITH(layer.backward(matrix(5, 3, 1), dy, cache),
                     "LoraLinear::backward: x has 5 rows, expected in_features = 6");
@@ -218,8 +217,9 @@ TEST_CASE("adapted: a cache that belongs to another layer, or holds the input, i
   CHECK_THROWS_WITH(copy.backward(x, x, cache), "LoraLinear::backward: this cache has seen the pass of another layer");
   copy.forward(x, cache);
   copy.adapter() = other.adapter();
-  CHECK_THROWS_WITH(copy.backward(x, x, cache), "Lora::backward: the pass kept A x of rank 1, expected 2: the factors "
-                                                "are not those of the forward pass");
+  CHECK_THROWS_WITH(copy.backward(x, x, cache),
+                    "Lora::backward: the pass kept A x of rank 1, expected 2: the factors "
+                    "are not those of the forward pass");
   lora::visit_parameters(copy, [](const lora::Path&, auto& parameter) { CHECK(parameter.grad.size() == 0); });
 
   const auto dx = one.backward(x, y, cache);  // y is read, and dx written elsewhere

@@ -15,11 +15,11 @@ using lora::Bias;
 using lora::Dynamic;
 using lora::Index;
 using lora::LoraConfig;
-using lora_test::AdaptedLora;
 using lora::Scaling;
 using lora::testing::Dual;
 using lora::testing::GradientOptions;
 using lora::testing::random_matrix;
+using lora_test::AdaptedLora;
 using lora_test::check;
 
 struct Shape {

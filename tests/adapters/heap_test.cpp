@@ -3,17 +3,17 @@
 #include "support/heap.hpp"
 #include "lora/adapters/adapted.hpp"
 #include "lora/core/parameters.hpp"
-#include "support/adapted_lora.hpp"
 #include "lora/testing/generic.hpp"
+#include "support/adapted_lora.hpp"
 #include "support/catch.hpp"
 
 namespace {
 
 using lora::Index;
-using lora_test::AdaptedLora;
 using lora::Matrix;
 using lora::RowMajorMatrix;
 using lora::testing::random_matrix;
+using lora_test::AdaptedLora;
 
 /// The products of one training step, on memory that is there already.
 struct Products {

@@ -1,9 +1,6 @@
 // Every member of the public templates compiles for both scalars and for fixed sizes, used or not.
 
 #include "lora/adapters/adapted.hpp"
-#include "lora/adapters/lora.hpp"
-#include "lora/adapters/no_adapter.hpp"
-#include "lora/base/frozen.hpp"
 #include "lora/adapters/full_weight.hpp"
 #include "lora/adapters/lora.hpp"
 #include "lora/adapters/no_adapter.hpp"

@@ -3,8 +3,8 @@
 // enters, and spares this file the compile time of another scalar.
 
 #include "support/laws.hpp"
-#include "support/adapted_lora.hpp"
 #include "lora/testing/adapter_laws.hpp"
+#include "support/adapted_lora.hpp"
 #include "support/catch.hpp"
 #include "support/heap.hpp"
 
@@ -15,8 +15,8 @@ namespace {
 using lora::Bias;
 using lora::Index;
 using lora::LoraConfig;
-using lora_test::AdaptedLora;
 using lora::testing::random_matrix;
+using lora_test::AdaptedLora;
 using lora_test::check;
 
 struct Shape {

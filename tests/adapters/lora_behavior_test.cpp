@@ -1,8 +1,8 @@
 // What is particular to LoRA beside its equation: how it starts, what it refuses, what it trains, and when it drops.
 
 #include "lora/core/parameters.hpp"
-#include "support/adapted_lora.hpp"
 #include "lora/testing/generic.hpp"
+#include "support/adapted_lora.hpp"
 #include "support/catch.hpp"
 
 #include <algorithm>
@@ -11,10 +11,10 @@
 namespace {
 
 using lora::Index;
-using lora_test::AdaptedLora;
 using lora::Pass;
 using lora::Scaling;
 using lora::testing::random_matrix;
+using lora_test::AdaptedLora;
 
 }  // namespace
 

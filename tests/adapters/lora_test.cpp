@@ -14,10 +14,10 @@ using lora::Bias;
 using lora::Dynamic;
 using lora::Index;
 using lora::LoraConfig;
-using lora_test::AdaptedLora;
 using lora::Pass;
 using lora::Scaling;
 using lora::testing::random_matrix;
+using lora_test::AdaptedLora;
 
 struct Case {
   Index out, in, rank, samples;

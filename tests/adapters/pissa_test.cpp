@@ -3,10 +3,10 @@
 #include "lora/adapters/adapted.hpp"
 #include "lora/losses/mean_squared_error.hpp"
 #include "lora/model/attach.hpp"
-#include "support/adapted_lora.hpp"
 #include "lora/nn/mlp.hpp"
 #include "lora/optim/sgd.hpp"
 #include "lora/testing/generic.hpp"
+#include "support/adapted_lora.hpp"
 #include "support/catch.hpp"
 #include "support/svd.hpp"
 

@@ -2,9 +2,9 @@
 
 #include "lora/model/shapes.hpp"
 #include "lora/nn/linear.hpp"
-#include "support/adapted_lora.hpp"
 #include "lora/testing/adapter_laws.hpp"
 #include "lora/testing/gradient.hpp"
+#include "support/adapted_lora.hpp"
 #include "support/catch.hpp"
 #include "support/heap.hpp"
 #include "support/laws.hpp"

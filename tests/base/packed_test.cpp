@@ -1,10 +1,10 @@
 #include "lora/base/packed.hpp"
 
 #include "lora/adapters/adapted.hpp"
-#include "support/adapted_lora.hpp"
 #include "lora/testing/adapter_laws.hpp"
 #include "lora/testing/base_laws.hpp"
 #include "lora/testing/gradient.hpp"
+#include "support/adapted_lora.hpp"
 #include "support/catch.hpp"
 #include "support/heap.hpp"
 #include "support/laws.hpp"

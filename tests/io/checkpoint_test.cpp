@@ -25,9 +25,8 @@ struct Training {
   std::uint64_t step = 0;
 
   Training() {
-    lora::attach(net,
-                 {.rank = 2, .dropout = 0.3, .bias = lora::Bias::lora_only}, {.modules = {"fc1", "fc2"}, .modules_to_save = {"fc3"}},
-                 start);
+    lora::attach(net, {.rank = 2, .dropout = 0.3, .bias = lora::Bias::lora_only},
+                 {.modules = {"fc1", "fc2"}, .modules_to_save = {"fc3"}}, start);
   }
 
   void run(int steps) {

@@ -19,7 +19,8 @@ const char* const config_name = "adapter_config.json";
 const char* const weights_name = "adapter_model.safetensors";
 
 template <class S>
-Layers<S> adapted_model(const lora::LoraConfig& config, const lora::Targets& targets = {}, std::string_view name = "default") {
+Layers<S> adapted_model(const lora::LoraConfig& config, const lora::Targets& targets = {},
+                        std::string_view name = "default") {
   Layers<S> model = small_model<S>();
   lora::Rng rng(3);
   lora::attach(model, config, targets, rng, name);
@@ -84,7 +85,9 @@ std::vector<std::string> keys(const path& adapter) {
 TEMPLATE_TEST_CASE("What is saved is loaded again, to the bit", "", float, double) {
   using S = TestType;
   SECTION("factors, with patterns of their own") {
-    auto model = adapted_model<S>({.rank = 3, .alpha = 5.5, .dropout = 0.125, .rank_pattern = {{"fc2", 2}}, .alpha_pattern = {{"fc2", 7}}}, {.modules = {"fc1", "fc2"}});
+    auto model = adapted_model<S>(
+        {.rank = 3, .alpha = 5.5, .dropout = 0.125, .rank_pattern = {{"fc2", 2}}, .alpha_pattern = {{"fc2", 7}}},
+        {.modules = {"fc1", "fc2"}});
     const auto config = round_trip(model);
     CHECK(config.targets.modules.names() == std::vector<std::string>{"fc1", "fc2", "block.fc1"});
     CHECK(config.lora.dropout == 0.125);
@@ -108,8 +111,8 @@ TEMPLATE_TEST_CASE("What is saved is loaded again, to the bit", "", float, doubl
 
 TEST_CASE("The tensors have PEFT's names and shapes") {
   const TemporaryFolder folder;
-  auto model = adapted_model<float>(
-      {.rank = 3, .bias = lora::Bias::all}, {.modules = {"fc1"}, .modules_to_save = {"head"}});
+  auto model =
+      adapted_model<float>({.rank = 3, .bias = lora::Bias::all}, {.modules = {"fc1"}, .modules_to_save = {"head"}});
   lora::save_adapter(model, folder / "a");
   CHECK(keys(folder / "a") ==
         std::vector<std::string>{"base_model.model.block.fc1.base_layer.bias",
@@ -123,8 +126,7 @@ TEST_CASE("The tensors have PEFT's names and shapes") {
   CHECK(file.at("base_model.model.head.bias").shape == std::vector<std::uint64_t>{2});
   CHECK(file.metadata() == lora::Metadata{{"format", "pt"}});
   const auto& member = model["fc1"].adapters().at("default");
-  CHECK(file.tensor<float>("base_model.model.fc1.lora_A.weight") ==
-        member.as<lora::Lora<float>>().A.value);
+  CHECK(file.tensor<float>("base_model.model.fc1.lora_A.weight") == member.as<lora::Lora<float>>().A.value);
 }
 
 TEST_CASE("rsLoRA is folded into alpha: the same scale, to the bit in float, and nearly always in double") {
@@ -143,8 +145,8 @@ TEST_CASE("rsLoRA is folded into alpha: the same scale, to the bit in float, and
   CHECK(other < 300 * 6 / 4);
   CHECK(lora::detail::folded_alpha(0.1, 3, lora::Scaling::alpha_over_rank) == 0.1);
 
-  auto model = adapted_model<float>(
-      {.rank = 3, .alpha = 7, .scaling = lora::Scaling::alpha_over_sqrt_rank}, {.modules = {"fc1", "fc2"}});
+  auto model = adapted_model<float>({.rank = 3, .alpha = 7, .scaling = lora::Scaling::alpha_over_sqrt_rank},
+                                    {.modules = {"fc1", "fc2"}});
   CHECK(round_trip(model).source.count("use_rslora") == 0);
 }
 

@@ -31,7 +31,11 @@ lora::PeftConfig restricted(const std::string& setting, std::string_view version
 
 TEST_CASE("A new config is what Python's json.dumps writes of the 21 settings of PEFT 0.7.1") {
   lora::PeftConfig config;
-  config.lora = {.rank = 4, .alpha = 6.5, .dropout = 0.05, .rank_pattern = {{"fc1", 2}, {"b.fc2", 16}}, .alpha_pattern = {{"fc1", 3}, {"b.fc2", 1e-7}}};
+  config.lora = {.rank = 4,
+                 .alpha = 6.5,
+                 .dropout = 0.05,
+                 .rank_pattern = {{"fc1", 2}, {"b.fc2", 16}},
+                 .alpha_pattern = {{"fc1", 3}, {"b.fc2", 1e-7}}};
   config.targets = {.modules = {"b.fc2", "fc1"}, .modules_to_save = {"k\xc3\xb6pfe", "\xf0\x9f\x98\x80\x7f\n"}};
   config.base_model_name_or_path = "a \"base\"\\";
   config.task_type = "CAUSAL_LM";

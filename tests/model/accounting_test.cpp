@@ -207,7 +207,8 @@ TEST_CASE("The bytes are what caches, gradients and the optimizer hold") {
   optimizer.step(net);
   CHECK(static_cast<Index>(optimizer.state().bytes()) == cost.bytes.optimizer);
   Index weights = 4 * lora::count_parameters(net).total;
-  for (const auto& layer : net.layers()) weights += layer.weight_bytes() - 4 * layer.in_features() * layer.out_features();
+  for (const auto& layer : net.layers())
+    weights += layer.weight_bytes() - 4 * layer.in_features() * layer.out_features();
   CHECK(cost.bytes.weights == weights);
   CHECK(cost.bytes.total() ==
         cache.bytes() + bytes_of_gradients(net) + static_cast<Index>(optimizer.state().bytes()) + weights);
@@ -285,10 +286,8 @@ TEST_CASE("A model's shapes are found by walking it") {
     check_counts(model);
   }
   SECTION("factors here, a trained copy there, biases everywhere") {
-    lora::attach(
-        model,
-        {.rank = 3, .bias = lora::Bias::all}, {.modules = {"fc1"}, .modules_to_save = {"heads.0", "heads.1"}},
-        rng);
+    lora::attach(model, {.rank = 3, .bias = lora::Bias::all},
+                 {.modules = {"fc1"}, .modules_to_save = {"heads.0", "heads.1"}}, rng);
     check_counts(model);
     CHECK(lora::shapes_of(model)[2].trained);
     CHECK(lora::shapes_of(model)[2].idle == 18);

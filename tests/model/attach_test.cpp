@@ -139,9 +139,8 @@ TEST_CASE("Factors here, a trained copy there, biases everywhere, frozen elsewhe
   const lora::Matrix<double> before = net(x);
 
   SECTION("lora_only") {
-    lora::attach(
-        net, {.rank = 2, .bias = lora::Bias::lora_only}, {.modules = {"0", "q_proj"}, .modules_to_save = {"head"}},
-        rng);
+    lora::attach(net, {.rank = 2, .bias = lora::Bias::lora_only},
+                 {.modules = {"0", "q_proj"}, .modules_to_save = {"head"}}, rng);
     CHECK(trained_names(net) == Names{"blocks.0.adapters.default.A", "blocks.0.adapters.default.B",
                                       "blocks.0.adapters.default.bias", "q_proj.adapters.default.A",
                                       "q_proj.adapters.default.B", "head.adapters.default.weight",
@@ -196,9 +195,11 @@ TEST_CASE("Switching a whole model between adapters gives the first one back, to
   check(same_bits("base", net(x), base));
 
   check_refused<lora::NameError>(
-      net, [&] { lora::select(net, "third"); }, "select: no layer of the model has an adapter \"third\", expected one of \"first\", \"second\"");
+      net, [&] { lora::select(net, "third"); },
+      "select: no layer of the model has an adapter \"third\", expected one of \"first\", \"second\"");
   check_refused<lora::NameError>(
-      net, [&] { lora::detach(net, "third"); }, "detach: no layer of the model has an adapter \"third\", expected one of \"first\", \"second\"");
+      net, [&] { lora::detach(net, "third"); },
+      "detach: no layer of the model has an adapter \"third\", expected one of \"first\", \"second\"");
   // A name that is taken in one layer only: no other layer may change.
   check_refused<lora::NameError>(
       net, [&] { lora::attach(net, {.rank = 1}, rng, "second"); }, "attach: an adapter \"second\" exists already");
@@ -237,9 +238,8 @@ TEST_CASE("A refused attach leaves a trained model as it was") {
   // A scale that only the factors of fc2 cannot take is found before fc1 gets its trained copy.
   lora::Mlp<Linear<float>> mlp({3, 4, 2}, rng);
   const auto position = rng.position();
-  CHECK_THROWS_AS(
-      lora::attach(mlp, {.rank = 1, .alpha = 1e39}, {.modules = {"fc2"}, .modules_to_save = {"fc1"}}, rng),
-      lora::ConfigError);
+  CHECK_THROWS_AS(lora::attach(mlp, {.rank = 1, .alpha = 1e39}, {.modules = {"fc2"}, .modules_to_save = {"fc1"}}, rng),
+                  lora::ConfigError);
   CHECK_FALSE(mlp.layers()[0].frozen());
   CHECK(rng.position() == position);
 }
@@ -260,9 +260,8 @@ TEST_CASE("A model may be one layer, and layers may be attached to one by one") 
 TEST_CASE("The gradients of an adapted network, factors, copies and frozen layers mixed") {
   lora::Rng rng(7);
   lora::Mlp<Linear<double>, lora::Tanh> net({3, 5, 4, 4, 2}, rng);
-  lora::attach(net,
-               {.rank = 2, .alpha = 3, .scaling = lora::Scaling::alpha_over_sqrt_rank, .bias = lora::Bias::all}, {.modules = {"fc1", "fc3"}, .modules_to_save = {"fc4"}},
-               rng);
+  lora::attach(net, {.rank = 2, .alpha = 3, .scaling = lora::Scaling::alpha_over_sqrt_rank, .bias = lora::Bias::all},
+               {.modules = {"fc1", "fc3"}, .modules_to_save = {"fc4"}}, rng);
   lora::testing::fill_parameters(net, rng, 0.5);
   const auto x = random_matrix(3, 4, rng);
   const auto results = lora::testing::check_gradients(net, x);

@@ -73,7 +73,8 @@ struct Twice {
   }
 };
 
-Names paths(const Model& model, const lora::LoraConfig& config, const lora::Targets& targets = {}, Role role = Role::adapter) {
+Names paths(const Model& model, const lora::LoraConfig& config, const lora::Targets& targets = {},
+            Role role = Role::adapter) {
   Names found;
   for (const auto& match : lora::match_modules(model, config, targets)) {
     if (match.role == role) found.push_back(match.path);
@@ -96,9 +97,9 @@ TEST_CASE("Targets are a list of names, a pattern, or all") {
   CHECK(paths(model, {}).size() == 17);
   CHECK(paths(model, {}, {.modules = "all-linear"}).size() == 17);
   CHECK(paths(model, {}, {.modules = "All-Linear"}).size() == 17);
-  CHECK(paths(model, {}, {.modules = {"q_proj", "head.out"}}) ==
-        Names{"model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.q_proj", "model.layers.2.self_attn.q_proj",
-              "head.out"});
+  CHECK(paths(model, {}, {.modules = {"q_proj", "head.out"}}) == Names{"model.layers.0.self_attn.q_proj",
+                                                                       "model.layers.1.self_attn.q_proj",
+                                                                       "model.layers.2.self_attn.q_proj", "head.out"});
   CHECK(paths(model, {}, {.modules = "model\\.layers\\.[02]\\..*[qk]_proj"}) ==
         Names{"model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.k_proj", "model.layers.2.self_attn.q_proj",
               "model.layers.2.self_attn.k_proj"});
@@ -127,17 +128,14 @@ TEST_CASE("Blocks are picked by their number") {
   const Model model(rng);
   const Names first{"model.layers.1.self_attn.v_proj"};
   CHECK(paths(model, {}, {.modules = {"v_proj"}, .blocks = {1}}) == first);
-  CHECK(paths(model, {}, {.modules = {"v_proj"}, .blocks = {1}, .block_names = {"layers"}}) ==
-        first);
-  CHECK(paths(model, {}, {.modules = {"v_proj"}, .blocks = {1}, .block_names = {"h", "lay.rs"}}) ==
-        first);
+  CHECK(paths(model, {}, {.modules = {"v_proj"}, .blocks = {1}, .block_names = {"layers"}}) == first);
+  CHECK(paths(model, {}, {.modules = {"v_proj"}, .blocks = {1}, .block_names = {"h", "lay.rs"}}) == first);
   CHECK(paths(model, {}, {.modules = {"v_proj"}, .blocks = {1}, .block_names = {"h"}}).empty());
   CHECK(paths(model, {}, {.modules = {"v_proj"}, .blocks = {0, 2, 7}}).size() == 2);
   // The mlp's own number is its name's end, not a block's.
   CHECK(paths(model, {}, {.modules = {"mlp.0"}, .blocks = {2}}) == Names{"model.layers.2.mlp.0"});
   // A layer named in full is meant, whatever its number; one outside of the blocks has none.
-  CHECK(paths(model, {}, {.modules = {"model.layers.0.mlp.1", "out"}, .blocks = {2}}) ==
-        Names{"model.layers.0.mlp.1"});
+  CHECK(paths(model, {}, {.modules = {"model.layers.0.mlp.1", "out"}, .blocks = {2}}) == Names{"model.layers.0.mlp.1"});
 }
 
 TEST_CASE("The last number in a name counts, and not in the first two segments") {
@@ -161,7 +159,10 @@ TEST_CASE("The last number in a name counts, and not in the first two segments")
 TEST_CASE("Ranks and alphas of their own: the first pattern that matches") {
   lora::Rng rng(4);
   Model model(rng);
-  const lora::LoraConfig config{.rank = 4, .alpha = 8, .rank_pattern = {{"layers\\.1\\..*", 2}, {"q_proj", 3}, {"head.out", 1}}, .alpha_pattern = {{"out", 0.5}}};
+  const lora::LoraConfig config{.rank = 4,
+                                .alpha = 8,
+                                .rank_pattern = {{"layers\\.1\\..*", 2}, {"q_proj", 3}, {"head.out", 1}},
+                                .alpha_pattern = {{"out", 0.5}}};
   const lora::Targets targets{.modules = {"q_proj", "out", "dense"}};
   const auto matches = lora::match_modules(model, config, targets);
   CHECK(at(matches, "model.layers.0.self_attn.q_proj").rank == 3);
@@ -175,14 +176,15 @@ TEST_CASE("Ranks and alphas of their own: the first pattern that matches") {
   const auto& factors = model.head.out.adapters().at("default").as<lora::Lora<double>>();
   CHECK(factors.rank() == 1);
   CHECK(factors.alpha == 0.5);
-  CHECK(model.model.layers[1].self_attn.q_proj.adapters().at("default").as<lora::Lora<double>>().rank() ==
-        2);
+  CHECK(model.model.layers[1].self_attn.q_proj.adapters().at("default").as<lora::Lora<double>>().rank() == 2);
 }
 
 TEST_CASE("The reason for every layer") {
   lora::Rng rng(5);
   const Model model(rng);
-  const auto matches = lora::match_modules(model, {.bias = lora::Bias::all}, {.modules = {"q_proj", "v_proj", "dense"}, .exclude = {"head.dense"}, .blocks = {1}, .modules_to_save = {"out"}});
+  const auto matches = lora::match_modules(
+      model, {.bias = lora::Bias::all},
+      {.modules = {"q_proj", "v_proj", "dense"}, .exclude = {"head.dense"}, .blocks = {1}, .modules_to_save = {"out"}});
   const auto why = [&](const std::string& path) { return at(matches, path).reason; };
   CHECK(why("model.layers.1.self_attn.v_proj") == "modules has \"v_proj\"");
   CHECK(why("model.layers.0.self_attn.v_proj") == "bias is all, and blocks does not have 0");
@@ -211,7 +213,8 @@ TEST_CASE("Contradictions, and names and patterns that match nothing, are refuse
   };
   CHECK(refused({}, {.modules = ".*", .blocks = {1}}) ==
         "attach: blocks (layers_to_transform) goes with a list of modules, not with a pattern");
-  CHECK(refused({}, {.block_names = {"h"}}) == "attach: block_names (layers_pattern) is given without blocks (layers_to_transform)");
+  CHECK(refused({}, {.block_names = {"h"}}) ==
+        "attach: block_names (layers_pattern) is given without blocks (layers_to_transform)");
   CHECK(refused({}, {.modules = "(a"}) == "attach: the pattern \"(a\" has an opening bracket too many");
   CHECK(refused({.rank_pattern = {{"a)(b", 2}}}) == "attach: the pattern \"a)(b\" has a closing bracket too many");
   CHECK(refused({.rank_pattern = {{"fc9", 2}}}) ==
@@ -221,9 +224,7 @@ TEST_CASE("Contradictions, and names and patterns that match nothing, are refuse
   CHECK(refused({.rank_pattern = {{"out", 0}}}) == "attach::head.out: rank is 0, expected at least 1");
   CHECK(refused({.rank_pattern = {{"out", lora::Index(1) << 60}}}) ==
         "attach::head.out: rank is 1152921504606846976, expected factors that memory can hold");
-  CHECK(
-      refused({}, {.exclude = {"fc9"}}).find("attach: exclude names \"fc9\", expected one of the layers") ==
-      0);
+  CHECK(refused({}, {.exclude = {"fc9"}}).find("attach: exclude names \"fc9\", expected one of the layers") == 0);
   CHECK(refused({}, {.modules_to_save = {"heads"}})
             .find("attach: modules_to_save names \"heads\", expected one of the layers") == 0);
 

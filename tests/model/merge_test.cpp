@@ -13,8 +13,7 @@ TEMPLATE_TEST_CASE("A merged model has new weights and no adapters, and computes
   lora::Rng rng(1);
   lora::Mlp<lora::Linear<S>> net({5, 7, 6, 4, 3}, rng);
   const auto x = lora::Matrix<S>(random_matrix(5, 9, rng).template cast<S>());
-  lora::attach(net, {.rank = 2, .bias = lora::Bias::lora_only}, {.modules = {"fc1"}, .modules_to_save = {"fc3"}},
-               rng);
+  lora::attach(net, {.rank = 2, .bias = lora::Bias::lora_only}, {.modules = {"fc1"}, .modules_to_save = {"fc3"}}, rng);
   lora::testing::fill_parameters(net, rng, 0.5);
   const lora::Matrix<S> adapted = net(x);
 

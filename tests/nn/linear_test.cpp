@@ -470,7 +470,8 @@ TEST_CASE("forward and backward refuse what does not fit together") {
   Linear<double>::Cache other;
   full.forward(x, other);
   full.attach("a", config, rng);
-  CHECK((full.backward(x, dy, other) - full.dense().transpose() * dy).norm() <= 1e-14 * dy.norm() * full.dense().norm());
+  CHECK((full.backward(x, dy, other) - full.dense().transpose() * dy).norm() <=
+        1e-14 * dy.norm() * full.dense().norm());
 }
 
 TEST_CASE("A cache that belongs to another layer, or holds the input, is refused") {
@@ -482,8 +483,7 @@ TEST_CASE("A cache that belongs to another layer, or holds the input, is refused
   Linear<double>::Cache cache;
   one.forward(x, cache);
   CHECK_THROWS_AS(other.backward(x, x, cache), lora::StateError);
-  CHECK_THROWS_WITH(other.backward(x, x, cache),
-                    "Linear::backward: this cache has seen the pass of another layer");
+  CHECK_THROWS_WITH(other.backward(x, x, cache), "Linear::backward: this cache has seen the pass of another layer");
 
   one.select_none();
   one.select("a");
@@ -491,8 +491,7 @@ TEST_CASE("A cache that belongs to another layer, or holds the input, is refused
   sum.attach("b", {.rank = 1}, rng);
   sum.select_sum({{"a", 1}, {"b", 1}});
   one.forward(x, cache);
-  CHECK_THROWS_WITH(sum.backward(x, x, cache),
-                    "Linear::backward: this cache has seen the pass of another layer");
+  CHECK_THROWS_WITH(sum.backward(x, x, cache), "Linear::backward: this cache has seen the pass of another layer");
   lora::visit_parameters(sum, [](const lora::Path&, auto& parameter) { CHECK(parameter.grad.size() == 0); });
 
   const auto y = one.forward(x, cache);

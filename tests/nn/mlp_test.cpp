@@ -65,11 +65,12 @@ TEST_CASE("The gradients of an Mlp with ReLU, away from its kink") {
   const auto x = random_matrix(3, 4, rng);
   Mlp<Linear<double>>::Cache cache;
   net.forward(x, cache);
-  for (std::size_t l : {0u, 1u}) REQUIRE(net.layers()[l](l == 0 ? x : lora::Matrix<double>(cache.kept.hidden[0].view())).cwiseAbs().minCoeff() > 1e-3);
+  for (std::size_t l : {0u, 1u})
+    REQUIRE(net.layers()[l](l == 0 ? x : lora::Matrix<double>(cache.kept.hidden[0].view())).cwiseAbs().minCoeff() >
+            1e-3);
   check(lora::testing::check_gradients(net, x), 7);
   SECTION("with one layer of factors, one trained copy, one frozen layer and dropout") {
-    lora::attach(net, {.rank = 2, .alpha = 1, .dropout = 0.3}, {.modules = {"fc1"}, .modules_to_save = {"fc3"}},
-                 rng);
+    lora::attach(net, {.rank = 2, .alpha = 1, .dropout = 0.3}, {.modules = {"fc1"}, .modules_to_save = {"fc3"}}, rng);
     lora::visit_parameters(net, [&](const lora::Path& path, auto& parameter) {
       if (path.ends_with("B"))
         parameter.value = 0.1 * random_matrix(parameter.value.rows(), parameter.value.cols(), rng);

@@ -2,11 +2,11 @@
 
 #include "lora/losses/softmax_cross_entropy.hpp"
 #include "lora/model/attach.hpp"
-#include "support/adapted_lora.hpp"
 #include "lora/nn/mlp.hpp"
 #include "lora/optim/adam.hpp"
 #include "lora/optim/clip.hpp"
 #include "lora/optim/sgd.hpp"
+#include "support/adapted_lora.hpp"
 
 #include "support/catch.hpp"
 #include "support/heap.hpp"

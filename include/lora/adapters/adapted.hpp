@@ -43,8 +43,7 @@ struct ConfigOf<A> {
 /// refused.
 /// x and dy may be any matrix expression; what is not column-major memory with contiguous columns is copied first.
 template <FrozenBase Base_, Adapter<Base_> Adapter_>
-class Adapted
-    : public detail::CachedPass<Adapted<Base_, Adapter_>, typename Base_::Scalar, Base_::Out, Base_::In> {
+class Adapted : public detail::CachedPass<Adapted<Base_, Adapter_>, typename Base_::Scalar, Base_::Out, Base_::In> {
   using Config = typename detail::ConfigOf<Adapter_>::type;
   using Thin = detail::CachedPass<Adapted, typename Base_::Scalar, Base_::Out, Base_::In>;
 
@@ -67,8 +66,8 @@ class Adapted
   };
   using Kept = KeptFor<Dynamic>;
   template <int Samples>
-  using CacheFor = detail::LayerCache<Scalar, Out, In, Samples, KeptFor<Samples>,
-                                      typename Adapter_::template Scratch<Samples>>;
+  using CacheFor =
+      detail::LayerCache<Scalar, Out, In, Samples, KeptFor<Samples>, typename Adapter_::template Scratch<Samples>>;
   using Cache = CacheFor<Dynamic>;
 
   Adapted(Base_ base, Adapter_ adapter, std::optional<BiasVector> bias = std::nullopt)
@@ -93,8 +92,9 @@ class Adapted
                typename Adapter_::template Scratch<N>& scratch, const Pass& pass) const {
     detail::check_pass_input({layer_name(), "forward"}, x, in_features());
     if (pass.adapter && !pass.adapter.is_base_alone()) {
-      detail::fail<NameError>({layer_name(), "forward"}, "a layer with compile-time sizes has one adapter without a name, "
-                                                         "and takes no handle; expected none, or base_alone");
+      detail::fail<NameError>({layer_name(), "forward"},
+                              "a layer with compile-time sizes has one adapter without a name, "
+                              "and takes no handle; expected none, or base_alone");
     }
     KeptFor<N>& own = *kept;
     own.samples = -1;  // an exception below must not leave a half-filled one that backward would accept

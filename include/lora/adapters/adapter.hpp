@@ -28,19 +28,19 @@ namespace lora {
 /// needs for a moment, one for all layers. Both are default-constructed, grow and never shrink, and know their bytes().
 /// forward is const; backward gets the pass of its forward; biases are the layer's business.
 template <class A, class Base = Dense<typename A::Scalar>>
-concept Adapter =
-    FrozenBase<Base> && Visitable<A> &&
-    requires(A& adapter, const A& constant, const Base& base, const Matrix<typename A::Scalar, A::In>& x,
-             const Matrix<typename A::Scalar, A::Out>& dy, Matrix<typename A::Scalar, A::Out>& y,
-             Matrix<typename A::Scalar, A::In>& dx, Matrix<Wide<typename A::Scalar>>& block,
-             typename A::template Kept<Dynamic>& kept, typename A::template Scratch<Dynamic>& scratch, const Pass& pass) {
-      constant.forward(base, x, y, kept, scratch, pass);
-      adapter.backward(base, x, dy, dx, kept, scratch, pass);
-      adapter.backward(base, x, dy, NoGradient(), kept, scratch, pass);
-      constant.add_delta(block, Index(), base);
-      { kept.bytes() } -> std::convertible_to<Index>;
-      { scratch.bytes() } -> std::convertible_to<Index>;
-    };
+concept Adapter = FrozenBase<Base> && Visitable<A> &&
+                  requires(A& adapter, const A& constant, const Base& base, const Matrix<typename A::Scalar, A::In>& x,
+                           const Matrix<typename A::Scalar, A::Out>& dy, Matrix<typename A::Scalar, A::Out>& y,
+                           Matrix<typename A::Scalar, A::In>& dx, Matrix<Wide<typename A::Scalar>>& block,
+                           typename A::template Kept<Dynamic>& kept, typename A::template Scratch<Dynamic>& scratch,
+                           const Pass& pass) {
+                    constant.forward(base, x, y, kept, scratch, pass);
+                    adapter.backward(base, x, dy, dx, kept, scratch, pass);
+                    adapter.backward(base, x, dy, NoGradient(), kept, scratch, pass);
+                    constant.add_delta(block, Index(), base);
+                    { kept.bytes() } -> std::convertible_to<Index>;
+                    { scratch.bytes() } -> std::convertible_to<Index>;
+                  };
 
 /// An adapter whose delta does not depend on W0, so that any number of them can be active together, each with a weight:
 ///
@@ -48,11 +48,11 @@ concept Adapter =
 ///   add_backward(x, dy, dx, kept, scratch, pass): dx += weight delta^T dy, and the gradients
 template <class A>
 concept AdditiveAdapter =
-    Adapter<A> && requires(A& adapter, const A& constant, const Matrix<typename A::Scalar, A::In>& x,
-                           const Matrix<typename A::Scalar, A::Out>& dy, Matrix<typename A::Scalar, A::Out>& y,
-                           Matrix<typename A::Scalar, A::In>& dx, typename A::template Kept<Dynamic>& kept,
-                           typename A::template Scratch<Dynamic>& scratch, const Pass& pass,
-                           typename A::Scalar weight) {
+    Adapter<A> &&
+    requires(A& adapter, const A& constant, const Matrix<typename A::Scalar, A::In>& x,
+             const Matrix<typename A::Scalar, A::Out>& dy, Matrix<typename A::Scalar, A::Out>& y,
+             Matrix<typename A::Scalar, A::In>& dx, typename A::template Kept<Dynamic>& kept,
+             typename A::template Scratch<Dynamic>& scratch, const Pass& pass, typename A::Scalar weight) {
       constant.forward(Dense<typename A::Scalar>(x), x, y, kept, scratch, pass, weight);
       constant.add(x, y, kept, scratch, pass, weight);
       adapter.add_backward(x, dy, dx, kept, scratch, pass);

@@ -192,7 +192,8 @@ class AdapterSet {
   }
   bool selects(std::string_view name) const {
     const auto now = selection();
-    return std::any_of(now->choices.begin(), now->choices.end(), [&](const auto& one) { return one.part->name == name; });
+    return std::any_of(now->choices.begin(), now->choices.end(),
+                       [&](const auto& one) { return one.part->name == name; });
   }
 
   /// Throws NameError unless an adapter of this name could be added.
@@ -231,9 +232,7 @@ class AdapterSet {
     return nothing;
   }
 
-  void select(Selection<S> selection) {
-    selected_.store(std::make_shared<const Selection<S>>(std::move(selection)));
-  }
+  void select(Selection<S> selection) { selected_.store(std::make_shared<const Selection<S>>(std::move(selection))); }
 
   const Member* find(std::string_view name) const {
     const auto found =

@@ -3,8 +3,8 @@
 
 #include "lora/adapters/adapter.hpp"
 #include "lora/base/any_base.hpp"
-#include "lora/core/function_ref.hpp"
 #include "lora/core/any_parameter.hpp"
+#include "lora/core/function_ref.hpp"
 #include "lora/core/scratch.hpp"
 
 #include <concepts>
@@ -110,10 +110,10 @@ class AnyAdapter {
   /// Its parts by their own names, as views.
   static void visit(auto& self, auto&& f) {
     if constexpr (std::is_const_v<std::remove_reference_t<decltype(self)>>) {
-      std::as_const(*self.held_).visit([&](const Name& name, const AnyParameter<const S>* parameter,
-                                           const AnyConstant<S>* constant) {
-        parameter != nullptr ? f(name, *parameter) : f(name, *constant);
-      });
+      std::as_const(*self.held_)
+          .visit([&](const Name& name, const AnyParameter<const S>* parameter, const AnyConstant<S>* constant) {
+            parameter != nullptr ? f(name, *parameter) : f(name, *constant);
+          });
     } else {
       self.held_->visit([&](const Name& name, AnyParameter<S>* parameter, const AnyConstant<S>* constant) {
         parameter != nullptr ? f(name, *parameter) : f(name, *constant);
@@ -209,9 +209,7 @@ class AnyAdapter {
         adapter.add_delta(block, first, base);
       }
     }
-    void check_fits(const detail::Caller& who, Index out, Index in) const override {
-      adapter.check_fits(who, out, in);
-    }
+    void check_fits(const detail::Caller& who, Index out, Index in) const override { adapter.check_fits(who, out, in); }
     AdapterCount count() const override { return adapter.count(); }
     double max_weight() const override { return adapter.max_weight(); }
     const Matrix<S>* replacement() const override {
@@ -247,7 +245,8 @@ class AnyAdapter {
       const auto on_setting = [](std::string_view, const auto&) {};
       const auto on_tensor = [&](std::string_view name, auto& tensor) {
         using Tensor = std::remove_reference_t<decltype(tensor)>;
-        if constexpr (std::is_const_v<T> || !std::is_const_v<Tensor>) {  // what is made for the call cannot be written to
+        if constexpr (std::is_const_v<T> ||
+                      !std::is_const_v<Tensor>) {  // what is made for the call cannot be written to
           auto& value = tensor.value;
           using Value = std::remove_cvref_t<decltype(value)>;
           using View = decltype(AdapterTensor<T>::value);

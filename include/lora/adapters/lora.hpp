@@ -38,7 +38,8 @@ struct Lora {
   Scaling scaling = Scaling::alpha_over_rank;
   Dropout<S, In> dropout;
 
-  /// New factors beside a base. Throws ConfigError for a setting out of range, or a rank other than the compile-time one.
+  /// New factors beside a base. Throws ConfigError for a setting out of range, or a rank other than the compile-time
+  /// one.
   Lora(const FrozenBase auto& base, const LoraConfig& config, Rng& rng) : Lora(base.rows(), base.cols(), config, rng) {}
   Lora(Index out, Index in, const LoraConfig& config, Rng& rng) : alpha(config.alpha), scaling(config.scaling) {
     check(out, in, config);

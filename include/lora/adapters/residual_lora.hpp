@@ -113,10 +113,12 @@ class ResidualLora {
     const double growth = static_cast<double>(joined_rank) / static_cast<double>(rank());
     const double factor = trained.scaling == Scaling::alpha_over_rank ? growth : std::sqrt(growth);
     Rng unused(0);
-    Joined joined(
-        B0().rows(), A0().cols(),
-        {.rank = joined_rank, .alpha = trained.alpha * factor, .dropout = trained.dropout.probability, .scaling = trained.scaling},
-        unused);
+    Joined joined(B0().rows(), A0().cols(),
+                  {.rank = joined_rank,
+                   .alpha = trained.alpha * factor,
+                   .dropout = trained.dropout.probability,
+                   .scaling = trained.scaling},
+                  unused);
     joined.dropout.stream = trained.dropout.stream;
     joined.A.value << trained.A.value, A0();
     joined.B.value << trained.B.value, -B0();

@@ -43,9 +43,7 @@ class AnyBase {
   AnyBase(const Eigen::MatrixBase<Derived>& W0)  // NOLINT(google-explicit-constructor)
       : AnyBase(Frozen<S>(W0)) {}
 
-  void apply(const Columns& x, MutableColumns y, Executor* executor = nullptr) const {
-    held_->apply(x, y, executor);
-  }
+  void apply(const Columns& x, MutableColumns y, Executor* executor = nullptr) const { held_->apply(x, y, executor); }
   void apply(const Columns& x, MutableColumns y, const Columns& U, const Columns& Z,
              Executor* executor = nullptr) const {
     held_->apply(x, y, U, Z, executor);

@@ -7,9 +7,9 @@
 ///   net.forward(x, cache);                                     // each layer's own selection
 ///
 /// A handle is a small value. Copies share one table that never changes: every layer of the model by its number, with
-/// alice's part in it or none. The table owns the parts, so whoever holds a handle may go on with an adapter that others
-/// have detached meanwhile. A pass reads nothing else that attach, detach or select change; so on a frozen model it
-/// needs no lock and runs beside them.
+/// alice's part in it or none. The table owns the parts, so whoever holds a handle may go on with an adapter that
+/// others have detached meanwhile. A pass reads nothing else that attach, detach or select change; so on a frozen model
+/// it needs no lock and runs beside them.
 
 #include "lora/core/error.hpp"
 

@@ -1,6 +1,6 @@
 #pragma once
-/// A parameter of any storage order and compile-time sizes, as one type: what an adapter whose kind is known at run time
-/// only lists.
+/// A parameter of any storage order and compile-time sizes, as one type: what an adapter whose kind is known at run
+/// time only lists.
 
 #include "lora/core/parameter.hpp"
 

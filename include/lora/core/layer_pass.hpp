@@ -1,6 +1,6 @@
 #pragma once
-/// What every layer's pass has in common: the checks of what it is given, and the calls with a cache as a thin form over
-/// those that write where they are told.
+/// What every layer's pass has in common: the checks of what it is given, and the calls with a cache as a thin form
+/// over those that write where they are told.
 
 #include "lora/core/buffer.hpp"
 #include "lora/core/error.hpp"
@@ -99,8 +99,8 @@ class CachedPass {
     return std::as_const(cache.y).view();
   }
 
-  /// Gradients accumulate; returns dx (in, samples), a view into the cache. x is the input of the last forward pass with
-  /// this cache. Throws StateError without a forward pass, ShapeError if x or dy differ from it in size.
+  /// Gradients accumulate; returns dx (in, samples), a view into the cache. x is the input of the last forward pass
+  /// with this cache. Throws StateError without a forward pass, ShapeError if x or dy differ from it in size.
   template <class X, class Dy, IsLayerCache C>
   auto backward(const Eigen::MatrixBase<X>& x, const Eigen::MatrixBase<Dy>& dy, C& cache) {
     self().check_backward({Layer::layer_name(), "backward"}, x, dy, cache.kept);

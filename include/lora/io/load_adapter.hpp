@@ -7,6 +7,7 @@
 ///
 /// Nothing in the directory has to be trusted.
 
+#include "lora/adapters/residual_lora.hpp"
 #include "lora/io/mismatch.hpp"
 #include "lora/io/peft_blocks.hpp"
 #include "lora/io/peft_config.hpp"
@@ -15,7 +16,6 @@
 #include "lora/io/peft_support.hpp"
 #include "lora/io/peft_tensor_check.hpp"
 #include "lora/io/safetensors.hpp"
-#include "lora/adapters/residual_lora.hpp"
 #include "lora/model/adaptable.hpp"
 
 #include <algorithm>

@@ -10,11 +10,11 @@
 /// Source: peft 0.7.1 and 0.21.2, config.py and tuners/lora/config.py.
 
 #include "lora/adapters/lora_config.hpp"
-#include "lora/model/targets.hpp"
 #include "lora/io/file_bytes.hpp"
 #include "lora/io/file_error.hpp"
 #include "lora/io/json_value.hpp"
 #include "lora/io/peft_settings.hpp"
+#include "lora/model/targets.hpp"
 
 #include <cmath>
 #include <filesystem>
@@ -30,8 +30,8 @@ namespace lora {
 struct PeftConfig {
   /// r, lora_alpha, use_rslora (scaling), rank_pattern, alpha_pattern, ...
   LoraConfig lora = {};
-  /// target_modules, exclude_modules, layers_to_transform, layers_pattern, modules_to_save. Empty modules stand for null:
-  /// PEFT then has names for each type of model.
+  /// target_modules, exclude_modules, layers_to_transform, layers_pattern, modules_to_save. Empty modules stand for
+  /// null: PEFT then has names for each type of model.
   Targets targets = {};
   std::optional<std::string> base_model_name_or_path = {};
   std::optional<std::string> revision = {};

@@ -8,6 +8,7 @@
 ///
 /// Layers are called by their paths in the model, so a model whose paths are those of the PyTorch model fits it.
 
+#include "lora/adapters/residual_lora.hpp"
 #include "lora/io/atomic_folder.hpp"
 #include "lora/io/peft_config.hpp"
 #include "lora/io/peft_describe.hpp"
@@ -15,7 +16,6 @@
 #include "lora/io/peft_layers.hpp"
 #include "lora/io/peft_support.hpp"
 #include "lora/io/safetensors_writer.hpp"
-#include "lora/adapters/residual_lora.hpp"
 #include "lora/model/adaptable.hpp"
 #include "lora/model/attach.hpp"
 

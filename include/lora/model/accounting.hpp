@@ -13,9 +13,9 @@
 ///   merged     2Nio
 ///
 /// Every layer is counted with its dx, 2Nio and for LoRA 2Nri, because a list of shapes does not say which layer comes
-/// first; .input_gradient = false leaves it out, as backward with no_gradient does. Not counted, because they are of lower
-/// order: biases, activations, norms, dropout. Not counted, because they are no layer: the products between activations
-/// in attention.
+/// first; .input_gradient = false leaves it out, as backward with no_gradient does. Not counted, because they are of
+/// lower order: biases, activations, norms, dropout. Not counted, because they are no layer: the products between
+/// activations in attention.
 ///
 /// Sources: Hu et al. 2021, arXiv:2106.09685, section 4; Cherniuk et al. 2023, arXiv:2312.03415 (the first plan of
 /// forward and of backward, with A x kept).
@@ -127,7 +127,8 @@ inline double magnitude(const LayerShape& shape, Index samples) {
   const auto d = [](Index number) { return static_cast<double>(number); };
   const double numbers = (d(shape.out) + 1) * (d(shape.in) + 1) + d(shape.rank) * (d(shape.out) + d(shape.in) + 2) +
                          d(shape.extra) + d(shape.idle);
-  return (numbers + std::max(0.0, d(shape.weight_bytes))) * d(shape.count) * std::max(6 * d(samples) + 14, 4 * d(shape.bytes_per_number) + 2 * d(samples));
+  return (numbers + std::max(0.0, d(shape.weight_bytes))) * d(shape.count) *
+         std::max(6 * d(samples) + 14, 4 * d(shape.bytes_per_number) + 2 * d(samples));
 }
 
 inline std::string remark_on(const LayerShape& shape) {

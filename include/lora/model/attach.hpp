@@ -62,18 +62,17 @@ Index attach(T& model, const C& config, const Targets& targets, Rng& rng, std::s
 }  // namespace detail
 
 /// Prepares a model for adaptation: freezes everything that is not an adapter and gives each layer what the config and
-/// the targets mean for it (model/match.hpp): an adapter of the config's kind, a trained copy, or a trained bias. The new
-/// adapter is selected, alone.
+/// the targets mean for it (model/match.hpp): an adapter of the config's kind, a trained copy, or a trained bias. The
+/// new adapter is selected, alone.
 ///
 ///   lora::attach(net, {.rank = 8, .alpha = 16}, {.modules = {"fc1", "fc2"}}, rng);
 ///   lora::attach(net, {.rank_pattern = {{"layers\\.0\\..*", 16}}}, {.modules = ".*\\.(q|v)_proj"}, rng, "alice");
 ///   lora::attach(net, MyConfig{...}, {}, rng);      // a kind of your own, in all layers
 ///
-/// Throws what match_modules throws, NameError if no layer is meant, ConfigError for a rank or scale that one layer cannot
-/// take, NameError for an adapter name that is taken or not allowed; nothing has changed then.
+/// Throws what match_modules throws, NameError if no layer is meant, ConfigError for a rank or scale that one layer
+/// cannot take, NameError for an adapter name that is taken or not allowed; nothing has changed then.
 template <class T>
-Index attach(T& model, const LoraConfig& config, const Targets& targets, Rng& rng,
-             std::string_view name = "default") {
+Index attach(T& model, const LoraConfig& config, const Targets& targets, Rng& rng, std::string_view name = "default") {
   return detail::attach(model, config, targets, rng, name);
 }
 template <class T, class C>
@@ -109,7 +108,8 @@ Index select_sum(T& model, const std::vector<AdapterWeight>& chosen) {
                  [&](const AdapterWeight& one) { return layer.adapters().contains(one.name); });
     return there;
   };
-  visit_adaptable(std::as_const(model), [&](const Path&, const auto& layer) { layer.adapters().check_sum(own(layer)); });
+  visit_adaptable(std::as_const(model),
+                  [&](const Path&, const auto& layer) { layer.adapters().check_sum(own(layer)); });
   return detail::change_adaptable("select_sum", model, [&](const Path&, auto& layer) {
     const auto there = own(layer);
     layer.select_sum(there);

@@ -17,9 +17,8 @@ template <class T>
 AdapterHandle make_handle(const T& model, std::string name, auto&& choice_of) {
   auto table = std::make_shared<HandleTable>();
   table->name = std::move(name);
-  visit_adaptable(model, [&](const Path&, const auto& layer) {
-    table->layers.push_back({layer.number(), choice_of(layer)});
-  });
+  visit_adaptable(model,
+                  [&](const Path&, const auto& layer) { table->layers.push_back({layer.number(), choice_of(layer)}); });
   std::sort(table->layers.begin(), table->layers.end(),
             [](const auto& a, const auto& b) { return a.number < b.number; });
   return AdapterHandle(std::move(table));
@@ -27,8 +26,8 @@ AdapterHandle make_handle(const T& model, std::string name, auto&& choice_of) {
 
 }  // namespace detail
 
-/// One adapter of a whole model, by its name. Layers that it does not touch compute the base. Takes its turn with attach
-/// and its relatives. Throws NameError, with the names that there are, if no layer has it.   Cost: one walk.
+/// One adapter of a whole model, by its name. Layers that it does not touch compute the base. Takes its turn with
+/// attach and its relatives. Throws NameError, with the names that there are, if no layer has it.   Cost: one walk.
 template <class T>
 AdapterHandle adapter(const T& model, std::string_view name) {
   detail::check_has_adapter(model, "adapter", name);

@@ -184,15 +184,14 @@ void check_patterns_match(const Caller& who, const char* field, const std::vecto
       return match.role == ModuleMatch::Role::adapter && table.matches(k, match.path);
     });
     if (used) continue;
-    fail<NameError>(
-        who, std::string(field) + " has " + in_quotes(entries[k].first) + ", which is no layer that receives an adapter");
+    fail<NameError>(who, std::string(field) + " has " + in_quotes(entries[k].first) +
+                             ", which is no layer that receives an adapter");
   }
 }
 
 /// Throws NameError if two layers have one path, or if a parameter that modules_to_save means belongs to no layer.
 template <class T>
-void check_listing(const T& model, const Targets& targets, const std::vector<ModuleMatch>& matches,
-                   const Caller& who) {
+void check_listing(const T& model, const Targets& targets, const std::vector<ModuleMatch>& matches, const Caller& who) {
   std::vector<std::string> paths;
   for (const ModuleMatch& match : matches) paths.push_back(match.path);
   std::sort(paths.begin(), paths.end());

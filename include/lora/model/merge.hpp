@@ -13,9 +13,9 @@
 
 namespace lora {
 
-/// A frozen layer without adapters that computes what `layer` computes now: its weight is layer.merged(), held by a base
-/// of the same kind as W0, or W0 itself, shared, if no adapter is selected. A layer of your own is merged by offering the
-/// same function beside it, found by its argument.
+/// A frozen layer without adapters that computes what `layer` computes now: its weight is layer.merged(), held by a
+/// base of the same kind as W0, or W0 itself, shared, if no adapter is selected. A layer of your own is merged by
+/// offering the same function beside it, found by its argument.
 template <class S>
 Linear<S> merged_layer(const Linear<S>& layer) {
   if (layer.adapters().selection()->choices.empty()) {

@@ -36,17 +36,17 @@ concept AdapterConfig = requires {
 ///
 ///   lora::Linear<float> layer({.in = 64, .out = 128}, rng);                      trains W and b
 ///   layer.attach("alice", lora::LoraConfig{.rank = 8, .alpha = 16}, rng);        from now on W is frozen
-///   lora::LoraLinear<float> adapted(W0, {.rank = 8, .alpha = 16}, rng);          the same class, frozen and adapted at once
+///   lora::LoraLinear<float> adapted(W0, {.rank = 8, .alpha = 16}, rng);    the same class, frozen and adapted
 ///
-/// The first attach() freezes the layer, once, by packing W into a Frozen base that copies of the layer share; any other
-/// AnyBase can be given instead. From then on any number of named adapters of any kind stand beside it. Which of them
-/// a pass computes with is its own matter (Pass::adapter) or, by default, the layer's selection: one, none or a weighted
-/// sum. Selecting, switching and turning off are exact to the bit, because nothing is ever added into W0.
+/// The first attach() freezes the layer, once, by packing W into a Frozen base that copies of the layer share; any
+/// other AnyBase can be given instead. From then on any number of named adapters of any kind stand beside it. Which of
+/// them a pass computes with is its own matter (Pass::adapter) or, by default, the layer's selection: one, none or a
+/// weighted sum. Selecting, switching and turning off are exact to the bit, because nothing is ever added into W0.
 ///
 /// forward is const and the layer keeps nothing of it: many threads may run it at once, each with its own cache or Kept
 /// and Scratch. backward adds to the gradients of the adapters that the pass computed with, so passes of different
-/// adapters may go backward at once. attach, select and detach take turns; on a frozen layer they may run beside passes.
-/// Results of the calls with a cache are views into it: they hold until its next use.
+/// adapters may go backward at once. attach, select and detach take turns; on a frozen layer they may run beside
+/// passes. Results of the calls with a cache are views into it: they hold until its next use.
 template <class S>
 class Linear : public detail::CachedPass<Linear<S>, S> {
   using Columns = detail::Columns<S>;
@@ -178,7 +178,8 @@ class Linear : public detail::CachedPass<Linear<S>, S> {
   /// thread. Throws ShapeError for sizes that do not fit, NameError for a handle that does not know this layer.
   void forward(const Columns& x, MutableColumns y, Kept* kept, Scratch& scratch, const Pass& pass) const;
 
-  /// Gradients accumulate; writes dx (in, samples). x is the input of the forward pass. Throws what check_backward does.
+  /// Gradients accumulate; writes dx (in, samples). x is the input of the forward pass. Throws what check_backward
+  /// does.
   void backward(const Columns& x, const Columns& dy, MutableColumns dx, Kept& kept, Scratch& scratch) {
     propagate(x, dy, &dx, kept, scratch);
   }
@@ -186,8 +187,8 @@ class Linear : public detail::CachedPass<Linear<S>, S> {
     propagate(x, dy, nullptr, kept, scratch);
   }
 
-  /// Throws what backward would throw, StateError or ShapeError, and changes nothing: for a network that asks before its
-  /// first layer adds to its gradients.
+  /// Throws what backward would throw, StateError or ShapeError, and changes nothing: for a network that asks before
+  /// its first layer adds to its gradients.
   void check_backward(const detail::Caller& who, const auto& x, const auto& dy, const Kept& kept) const {
     detail::check_pass_gradient(who, x, dy, in_features(), out_features(), kept.samples);
     if (kept.layer != number_) detail::fail<StateError>(who, "this cache has seen the pass of another layer");

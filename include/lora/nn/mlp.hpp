@@ -17,8 +17,8 @@ namespace lora {
 ///
 ///   lora::Mlp<lora::Linear<float>> net({64, 128, 128, 10}, rng);   // widths: inputs, hidden, ..., outputs
 ///
-/// A pass keeps h_l of every hidden layer, and where f' needs it W_l h_{l-1} + b_l too; all gradients lie in two buffers
-/// of the scratch, as wide as the widest layer.
+/// A pass keeps h_l of every hidden layer, and where f' needs it W_l h_{l-1} + b_l too; all gradients lie in two
+/// buffers of the scratch, as wide as the widest layer.
 template <Layer Layer_, class Activation = Relu>
 class Mlp : public detail::CachedPass<Mlp<Layer_, Activation>, typename Layer_::Scalar> {
   using Thin = detail::CachedPass<Mlp, typename Layer_::Scalar>;
@@ -30,9 +30,9 @@ class Mlp : public detail::CachedPass<Mlp<Layer_, Activation>, typename Layer_::
 
   struct Kept {
     std::vector<typename Layer_::Kept> layers;
-    std::vector<Buffer<Scalar>> hidden;   ///< h_l, (width, samples)
-    std::vector<Buffer<Scalar>> unbent;   ///< what f was given, if f' needs it
-    Index samples = -1;                   ///< -1: no pass that backward could follow
+    std::vector<Buffer<Scalar>> hidden;  ///< h_l, (width, samples)
+    std::vector<Buffer<Scalar>> unbent;  ///< what f was given, if f' needs it
+    Index samples = -1;                  ///< -1: no pass that backward could follow
 
     Index bytes() const {
       Index sum = 0;
@@ -93,7 +93,8 @@ class Mlp : public detail::CachedPass<Mlp<Layer_, Activation>, typename Layer_::
     kept->samples = x.cols();
   }
 
-  /// Gradients accumulate; writes dx (in, samples). x is the input of the forward pass. Throws what check_backward does.
+  /// Gradients accumulate; writes dx (in, samples). x is the input of the forward pass. Throws what check_backward
+  /// does.
   void backward(const Columns& x, const Columns& dy, MutableColumns dx, Kept& kept, Scratch& scratch) {
     check_backward("Mlp::backward", x, dy, kept);
     propagate(x, dy, 0, &dx, kept, scratch);
@@ -168,7 +169,8 @@ class Mlp : public detail::CachedPass<Mlp<Layer_, Activation>, typename Layer_::
     for (std::size_t l = layers_.size() - 1; l > lowest; --l, std::swap(in, out)) {
       const Columns hidden(kept.hidden[l - 1].view());
       auto gradient = out->resize(hidden.rows(), hidden.cols());
-      layers_[l].backward(hidden, l + 1 == layers_.size() ? dy : Columns(in->view()), gradient, kept.layers[l], scratch);
+      layers_[l].backward(hidden, l + 1 == layers_.size() ? dy : Columns(in->view()), gradient, kept.layers[l],
+                          scratch);
       // forward: h = f(y)   =>   dy = f'(y) .* dh, in place
       if constexpr (needs_input) {
         Activation::backward(kept.unbent[l - 1].view(), hidden, gradient, gradient);
