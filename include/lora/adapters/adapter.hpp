@@ -19,9 +19,9 @@ namespace lora {
 /// x, dx (in, samples), y, dy (out, samples), sized by the caller and not overlapping.
 ///
 ///   forward(base, x, y, kept, scratch, pass)            y = adapted(W0, x)
-///   backward(base, x, dy, dx, kept, scratch, pass)      dx = adapted'(x)^T dy; its parameters' gradients accumulate (+=)
-///   add_delta(block, first, base)                       block += (adapted - W0)[:, first : first + block.cols()], in the
-///                                                       block's precision
+///   backward(base, x, dy, dx, kept, scratch, pass)      dx = adapted'(x)^T dy; gradients of its parameters add up (+=)
+///   add_delta(block, first, base)                       block += (adapted - W0)[:, first : first + block.cols()], in
+///                                                       the precision of the block
 ///   visit(self, f)                                      its parameters by their names
 ///
 /// Kept<Samples> is what forward leaves for backward, one for each layer of a network; Scratch<Samples> is what a call

@@ -169,8 +169,8 @@ class AdapterSet {
   void select_none() { selected_.store(none()); }
 
   /// Throws NameError for an unknown or repeated name, ConfigError for a weight that is not finite in S, alone or times
-  /// the adapter's scale, or an adapter that cannot be summed and is not alone with weight 1; the selection is unchanged
-  /// then.
+  /// the adapter's scale, or an adapter that cannot be summed and is not alone with weight 1; the selection is
+  /// unchanged then.
   void select_sum(const std::vector<AdapterWeight>& chosen) { select(sum_of(chosen)); }
   /// Throws what select_sum would throw, and changes nothing.
   void check_sum(const std::vector<AdapterWeight>& chosen) const { sum_of(chosen); }

@@ -53,8 +53,8 @@ class DropoutMask {
   std::array<std::uint32_t, 2> key_{};
 };
 
-/// The input of an adapter: x, or mask .* x in a training pass with dropout, which is made a block of samples at a time,
-/// so that no second copy of x exists.   x (in, samples)
+/// The input of an adapter: x, or mask .* x in a training pass with dropout, which is made a block of samples at a
+/// time, so that no second copy of x exists.   x (in, samples)
 template <class S, int In = Dynamic>
 struct Dropout {
   double probability = 0;
