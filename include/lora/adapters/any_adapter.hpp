@@ -47,8 +47,9 @@ class AnyAdapter {
  public:
   using Scalar = S;
 
-  template <AdapterKind A>
-    requires(std::is_same_v<typename A::Scalar, S> && A::Out == Dynamic && A::In == Dynamic)
+  template <class A>
+    requires(!std::is_same_v<A, AnyAdapter> && std::is_same_v<typename A::Scalar, S> && AdapterKind<A> &&
+             A::Out == Dynamic && A::In == Dynamic)
   AnyAdapter(A adapter)  // NOLINT(google-explicit-constructor): any adapter is an AnyAdapter
       : held_(std::make_unique<Held<A>>(std::move(adapter))) {}
 

@@ -5,6 +5,7 @@
 /// selected, and off restores the base. It is also what a linear layer is before anything is frozen.
 
 #include "lora/adapters/adapter.hpp"
+#include "lora/kernels/thin_product.hpp"
 
 #include <utility>
 
@@ -35,9 +36,9 @@ struct FullWeight {
   }
 
   template <int N>
-  void backward(const auto&, const auto& x, const auto& dy, auto&& dx, Kept<N>&, Scratch<N>&, const Pass&) {
-    if (weight.trainable) weight.gradient().noalias() += dy * x.transpose();
-    if constexpr (wants_gradient<decltype(dx)>) dx.noalias() = weight.value.transpose() * dy;
+  void backward(const auto&, const auto& x, const auto& dy, auto&& dx, Kept<N>&, Scratch<N>&, const Pass& pass) {
+    if (weight.trainable) detail::add_thin_outer(dy, x, weight.gradient(), pass.executor);
+    if constexpr (wants_gradient<decltype(dx)>) detail::thin_product(weight.value, dy, dx, pass.executor);
   }
 
   /// block += (W - W0)[:, first : first + block.cols()]

@@ -32,8 +32,8 @@ class AnyBase {
   static constexpr int Out = Dynamic;
   static constexpr int In = Dynamic;
 
-  template <RunTimeBase B>
-    requires(!std::is_same_v<B, AnyBase> && std::is_same_v<typename B::Scalar, S>)
+  template <class B>
+    requires(!std::is_same_v<B, AnyBase> && std::is_same_v<typename B::Scalar, S> && RunTimeBase<B>)
   AnyBase(B base)  // NOLINT(google-explicit-constructor): any base is an AnyBase
       : held_(std::make_shared<const Held<B>>(std::move(base))) {}
 

@@ -8,6 +8,7 @@
 #include "lora/adapters/no_adapter.hpp"
 #include "lora/base/any_base.hpp"
 #include "lora/core/layer_pass.hpp"
+#include "lora/kernels/thin_product.hpp"
 
 #include <cmath>
 #include <memory>
@@ -348,9 +349,9 @@ void Linear<S>::propagate(const Columns& x, const Columns& dy, MutableColumns* d
   check_backward("Linear::backward", x, dy, kept);
   if (!frozen()) {
     // forward: y = W x + b   =>   dW = dy x^T, db = the sum of dy over the samples, dx = W^T dy
-    if (weight_->trainable) weight_->gradient().noalias() += dy * x.transpose();
+    if (weight_->trainable) detail::add_thin_outer(dy, x, weight_->gradient(), kept.pass.executor);
     if (bias_ && bias_->trainable) bias_->gradient() += dy.rowwise().sum();
-    if (dx != nullptr) dx->noalias() = weight_->value.transpose() * dy;
+    if (dx != nullptr) detail::thin_product(weight_->value, dy, *dx, kept.pass.executor);
     return;
   }
   if (!kept.choice || kept.choice->choices.empty()) {
