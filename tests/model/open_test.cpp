@@ -1,4 +1,4 @@
-// The proof that the run-time layer is open: two kinds of adapter and a base of the tests' own go through attach by name,
+// The proof that the run-time layer is open: two kinds of adapter and a base of the tests own go through attach by name,
 // select, sums, reports, merging, handles and threads, without a word about them in the library.
 
 #include "lora/model/attach.hpp"
@@ -101,7 +101,8 @@ struct Shift {
 template <class S>
 struct Norms;
 
-/// Like DoRA: y = diag(m / |rows of W0|) W0 x with m (out) trained, which starts as those norms: not summable, reads W0.
+/// Like DoRA: y = diag(m / |rows of W0|) W0 x with m (out) trained, which starts as those norms: not summable, reads
+/// W0.
 struct NormsConfig {
   template <class S>
   using Kind = Norms<S>;
