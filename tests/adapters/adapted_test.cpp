@@ -66,7 +66,7 @@ TEST_CASE("adapted: x and dy may be any expression") {
   check(Eigen::MatrixXd(x.transpose()).transpose(), dy.cwiseAbs().cwiseProduct(dy.cwiseSign()));
 }
 
-TEST_CASE("adapted: backward_parameters gives the gradients of backward") {
+TEST_CASE("adapted: backward without dx gives the gradients of backward") {
   Layer layer = make(Bias::all);
   const auto x = matrix(6, 70, 2), dy = matrix(4, 70, 3);
   Layer::Cache cache;

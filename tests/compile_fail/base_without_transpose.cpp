@@ -1,5 +1,6 @@
 // expect: apply_transposed
 #include "lora/adapters/adapted.hpp"
+#include "lora/adapters/lora.hpp"
 
 struct Base {
   using Scalar = float;

@@ -1,5 +1,6 @@
 // expect: read-only|not assignable|const value
 #include "lora/adapters/adapted.hpp"
+#include "lora/adapters/lora.hpp"
 
 void change(lora::Adapted<lora::Dense<float>, lora::Lora<float>>& layer) {
 #ifdef LORA_CONTROL

@@ -1,4 +1,4 @@
-// The proof that the run-time layer is open: two kinds of adapter and a base of the tests own go through attach by name,
+// The proof that the run-time layer is open: two kinds of adapter and a base of the tests go by name through attach,
 // select, sums, reports, merging, handles and threads, without a word about them in the library.
 
 #include "lora/model/attach.hpp"
