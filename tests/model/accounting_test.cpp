@@ -287,7 +287,7 @@ TEST_CASE("A model's shapes are found by walking it") {
   }
   SECTION("factors here, a trained copy there, biases everywhere") {
     lora::attach(model, {.rank = 3, .bias = lora::Bias::all},
-                 {.modules = {"fc1"}, .modules_to_save = {"heads.0", "heads.1"}}, rng);
+                 {.modules = {"fc1"}, .modules_to_save = {"heads.0", "heads.1"}}, rng, "first");
     check_counts(model);
     CHECK(lora::shapes_of(model)[2].trained);
     CHECK(lora::shapes_of(model)[2].idle == 18);
@@ -295,7 +295,7 @@ TEST_CASE("A model's shapes are found by walking it") {
     check_counts(model);
     lora::select_none(model);
     check_counts(model);
-    lora::select(model, "default");
+    lora::select(model, "first");
     check_counts(model);
     // Full fine-tuning is of the model without adapters, whatever is attached.
     CHECK(lora::account(lora::shapes_of(model), 3).full.parameters.total ==
