@@ -48,8 +48,7 @@ struct Training {
   void run_at_random() {
     lora::visit_parameters(net, [&](const lora::Path&, auto& parameter) {
       if (!parameter.trainable) return;
-      parameter.grad.resize(parameter.value.rows(), parameter.value.cols());
-      lora::fill_normal(parameter.grad, 1, data);
+      lora::fill_normal(parameter.gradient(), 1, data);
     });
     optimizer.step(net);
     ++step;

@@ -412,10 +412,12 @@ TEST_CASE("A name, setting or shape that does not fit is refused, and nothing ha
   layer.select_sum({{"full", 1}});
 
   auto plain = new_layer(rng, false);
+  std::optional<lora::Vector<double>> zero;
+  zero.emplace(lora::Vector<double>::Zero(out));
   check_refused<lora::StateError>(
       plain, x, [&] { plain.attach_bias("a"); }, "Linear::attach_bias: the layer has no bias");
   check_refused<lora::StateError>(
-      plain, x, [&] { plain.attach("a", lora::NoAdapter<double>(), lora::Vector<double>::Zero(out).eval()); },
+      plain, x, [&] { plain.attach("a", lora::NoAdapter<double>(), zero); },
       "Linear::attach: the adapter brings a bias, but the layer has none to replace");
   // Without a bias there is none to train; the factors alone are attached.
   plain.attach("a", {.rank = 2, .bias = lora::Bias::all}, rng);
