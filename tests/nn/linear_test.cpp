@@ -504,11 +504,3 @@ TEST_CASE("A cache that belongs to another layer, or holds the input, is refused
   CHECK_THROWS_AS(one.backward(x, dx, cache), lora::StateError);
   CHECK_NOTHROW(one.backward(x, lora::Matrix<double>(dx), cache));
 }
-
-TEST_CASE("A cache with a compile-time number of samples refuses any other") {
-  lora::Rng rng(10);
-  auto layer = new_layer(rng);
-  Linear<double>::CacheFor<2> cache;
-  CHECK_THROWS_WITH(layer.forward(random_matrix(in, 3, rng), cache),
-                    "Linear::forward: x has 3 columns, expected the cache's compile-time Samples = 2");
-}
