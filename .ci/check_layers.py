@@ -20,7 +20,7 @@ BELOW = {
     "io": ["model"],
     "losses": ["core"],
     "optim": ["core"],
-    "parallel": ["base"],
+    "parallel": ["core"],
     "testing": ["model", "losses", "optim"],
 }
 # What the umbrella lora.hpp draws in, directly or not. A header that needs linalg is included by name.

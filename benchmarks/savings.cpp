@@ -81,7 +81,7 @@ class Trainer {
     lora::zero_gradients(model_);
     model_.forward(x_, cache_);
     if constexpr (requires { model_.layers(); }) {
-      model_.backward_parameters(x_, dy_, cache_);
+      model_.backward(x_, dy_, cache_, lora::no_gradient);
     } else {
       model_.backward(x_, dy_, cache_);
     }
@@ -107,7 +107,7 @@ class Trainer {
  private:
   Model model_;
   MatrixXf x_, dy_;
-  typename Model::template Cache<> cache_;
+  typename Model::Cache cache_;
   lora::AdamW<float> optimizer_{{.lr = 1e-6}};
 };
 
@@ -136,14 +136,15 @@ void check_layer(Trainer<lora::LoraLinear<float>>& trainer) {
   trainer.gradients();
   const auto& layer = trainer.model();
   const MatrixXd x = trainer.x().cast<double>(), dy = trainer.dy().cast<double>();
-  const MatrixXd A = layer.adapter().A.value.cast<double>(), B = layer.adapter().B.value.cast<double>();
+  const auto& adapter = layer.adapter("default").as<lora::Lora<float>>();
+  const MatrixXd A = adapter.A.value.cast<double>(), B = adapter.B.value.cast<double>();
   const MatrixXd W0 = layer.base().dense().cast<double>();
-  const double s = layer.adapter().scale();
+  const double s = adapter.scale();
   const Index in = x.rows(), out = dy.rows();
   const MatrixXd g = s * B.transpose() * dy;
   check_close("y", trainer.cache().y.view(), W0 * x + s * B * (A * x), in);
-  check_close("dA", layer.adapter().A.grad, g * x.transpose(), samples + out);
-  check_close("dB", layer.adapter().B.grad, s * dy * (A * x).transpose(), samples + in);
+  check_close("dA", adapter.A.grad, g * x.transpose(), samples + out);
+  check_close("dB", adapter.B.grad, s * dy * (A * x).transpose(), samples + in);
   check_close("dx", trainer.cache().dx.view(), W0.transpose() * dy + A.transpose() * g, out);
   check_close("merged weight times x", layer.merged() * trainer.x(), trainer.infer().cast<double>(), in);
 }
@@ -192,9 +193,9 @@ Row mlp_case(Index rank, const Effort& effort) {
 
   adapted.gradients();
   auto reference = in_double(adapted.model(), config);
-  lora::Mlp<lora::Linear<double>>::Cache<> cache;
+  lora::Mlp<lora::Linear<double>>::Cache cache;
   const MatrixXd y = reference.forward(x.cast<double>(), cache);
-  reference.backward_parameters(x.cast<double>(), dy.cast<double>(), cache);
+  reference.backward(x.cast<double>(), dy.cast<double>(), cache, lora::no_gradient);
   check_close("y", adapted.infer(), y, 128);
   const auto given = lora::gather<float>(adapted.model());
   const auto expected = lora::gather<double>(reference);
@@ -219,10 +220,11 @@ std::vector<Timing> overhead(Index size, Index rank, const Effort& effort) {
                  dy = random_matrix(size, samples, 1, rng);
   lora::LoraLinear<float> layer(W, {.rank = rank, .alpha = 16}, rng);
   leave_zero(layer, rng);
-  const lora::RowMajorMatrix<float> A = layer.adapter().A.value;
-  const MatrixXf B = layer.adapter().B.value;
-  const float s = layer.adapter().scale();
-  lora::LoraLinear<float>::Cache<> cache;
+  const auto& adapter = layer.adapter("default").as<lora::Lora<float>>();
+  const lora::RowMajorMatrix<float> A = adapter.A.value;
+  const MatrixXf B = adapter.B.value;
+  const float s = adapter.scale();
+  lora::LoraLinear<float>::Cache cache;
   MatrixXf y(size, samples), z(rank, samples), g(rank, samples), dx(size, samples), dB = MatrixXf::Zero(size, rank);
   lora::RowMajorMatrix<float> dA = lora::RowMajorMatrix<float>::Zero(rank, size);
 
@@ -244,8 +246,8 @@ std::vector<Timing> overhead(Index size, Index rank, const Effort& effort) {
   products();
   check_close("y", cache.y.view(), y.cast<double>(), size);
   check_close("dx", cache.dx.view(), dx.cast<double>(), size);
-  check_close("dA", layer.adapter().A.grad, dA.cast<double>(), samples);
-  check_close("dB", layer.adapter().B.grad, dB.cast<double>(), samples);
+  check_close("dA", adapter.A.grad, dA.cast<double>(), samples);
+  check_close("dB", adapter.B.grad, dB.cast<double>(), samples);
   return benchmarks::measure({library, products}, effort);
 }
 

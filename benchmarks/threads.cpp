@@ -13,7 +13,6 @@
 #include <cstring>
 #include <filesystem>
 #include <iostream>
-#include <memory>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -25,7 +24,7 @@
 #include "benchmarks/support/trainer.hpp"
 #include "files.hpp"
 #include "json.hpp"
-#include "lora/parallel/threaded.hpp"
+#include "lora/parallel/workers.hpp"
 #include "table.hpp"
 #include "text.hpp"
 
@@ -71,11 +70,11 @@ struct Effort {
 /// One case, timed in turns.
 class Case {
  public:
-  Case(const lora::Packed<float>& W0, const std::shared_ptr<lora::Workers>& workers, Index samples, lora::Rng& rng)
+  Case(const lora::Packed<float>& W0, lora::Workers& workers, Index samples, lora::Rng& rng)
       : x_(benchmarks::random(W0.cols(), samples, rng)),
         dy_(benchmarks::random(W0.rows(), samples, rng)),
         one_(W0, rank, x_, dy_, rng),
-        two_({W0, workers}, rank, x_, dy_, rng) {
+        two_(W0, rank, x_, dy_, rng, &workers) {
     const auto expected = results(one_), given = results(two_);
     for (std::size_t k = 0; k < given.size(); ++k) {
       if (!same_bits(given[k], expected[k])) throw std::runtime_error("two threads give other bits than one");
@@ -105,8 +104,7 @@ class Case {
 
  private:
   Matrix<float> x_, dy_;
-  benchmarks::Trainer<lora::Packed<float>> one_;
-  benchmarks::Trainer<lora::Threaded<float>> two_;
+  benchmarks::Trainer<lora::Packed<float>> one_, two_;
 };
 
 /// How many times faster two threads read so many numbers, each its half again and again, than one reads all of them.
@@ -145,7 +143,7 @@ class Occupied {
 
 void run(const std::filesystem::path& out, bool quick, Index size) {
   const Effort effort = quick ? Effort{.repetitions = 3, .seconds = 1e-3} : Effort{};
-  const auto workers = std::make_shared<lora::Workers>(2);
+  lora::Workers workers(2);
   lora::Rng rng(1);
   examples::JsonObject json;
   examples::Table steps(
@@ -156,7 +154,7 @@ void run(const std::filesystem::path& out, bool quick, Index size) {
   const auto weight = [&](Index d) { return lora::Packed<float>(benchmarks::random(d, d, rng, 0.02F)); };
   for (const Index d : sizes) {
     const lora::Packed<float> W0 = weight(d);
-    const double bandwidth = bandwidth_ratio(*workers, d * d);
+    const double bandwidth = bandwidth_ratio(workers, d * d);
     const double peak = benchmarks::multiply_add_peak();
     for (const Index samples : quick ? std::vector<Index>{1, 32} : std::vector<Index>{1, 8, 32, 128, 512}) {
       const Row row = Case(W0, workers, samples, rng).measure(effort);

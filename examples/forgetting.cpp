@@ -110,7 +110,7 @@ lora::Schedule schedule_of(std::uint64_t steps) {
 void learn(Learner& learner, const lora::AdamWConfig& config, const std::function<void(double)>& before_step = {}) {
   const lora::Schedule schedule = schedule_of(learner.steps);
   lora::AdamW<float> optimizer(config);
-  Network::Cache<> cache;
+  Network::Cache cache;
   MatrixXf dlogits;
   const lora::DenormalsAsZero scope;
   for (std::uint64_t step = 0; step < learner.steps; ++step) {
@@ -120,7 +120,7 @@ void learn(Learner& learner, const lora::AdamWConfig& config, const std::functio
         learner.net.forward(batch.pixels, cache, {.training = true, .seed = learner.seed, .step = step});
     lora::softmax_cross_entropy(logits, batch.labels, &dlogits);
     lora::zero_gradients(learner.net);
-    learner.net.backward_parameters(batch.pixels, dlogits, cache);
+    learner.net.backward(batch.pixels, dlogits, cache, lora::no_gradient);
     optimizer.step(learner.net, schedule(step));
     learner.watch(step + 1, step + 1 == learner.steps);
   }
@@ -171,7 +171,7 @@ void train_by_rewards(Learner& learner) {
   const std::uint64_t rollouts = learner.steps / batches;
   const lora::Schedule schedule = schedule_of(rollouts * batches * passes);
   lora::AdamW<float> optimizer({.lr = 2e-3, .weight_decay = weight_decay});
-  Network::Cache<> cache;
+  Network::Cache cache;
   MatrixXf dlogits;
   std::uint64_t step = 0;
   const lora::DenormalsAsZero scope;
@@ -188,7 +188,7 @@ void train_by_rewards(Learner& learner) {
         const auto logits = learner.net.forward(pixels, cache);
         examples::proximal_policy_loss(logits, guesses, first, settings, dlogits);
         lora::zero_gradients(learner.net);
-        learner.net.backward_parameters(pixels, dlogits, cache);
+        learner.net.backward(pixels, dlogits, cache, lora::no_gradient);
         optimizer.step(learner.net, schedule(step++));
         learner.watch(step, step == schedule.total);
       }

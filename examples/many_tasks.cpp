@@ -123,8 +123,11 @@ struct Request {
 };
 
 void switch_to(Network& net, Index task, const std::vector<Task>& tasks) {
-  if (task < 0) return lora::select_none(net);
-  lora::select(net, tasks[static_cast<std::size_t>(task)].id);
+  if (task < 0) {
+    lora::select_none(net);
+  } else {
+    lora::select(net, tasks[static_cast<std::size_t>(task)].id);
+  }
 }
 
 struct Stream {
@@ -158,7 +161,7 @@ Stream mixed_stream(const Digits& digits, Index count, lora::Rng rng) {
 /// Each request as it comes: switch, read.
 std::vector<int> serve_one_by_one(Network& net, const Stream& stream) {
   std::vector<int> answers;
-  Network::Cache<> cache;
+  Network::Cache cache;
   for (const Request& request : stream.requests) {
     switch_to(net, request.task, stream.tasks);
     answers.push_back(lora::predictions(net.forward(stream.picture(request), cache))[0]);
@@ -169,7 +172,7 @@ std::vector<int> serve_one_by_one(Network& net, const Stream& stream) {
 /// The same with a network for each task, merged: nothing is switched, and everything is in memory six times.
 std::vector<int> serve_from_many(const std::vector<Network>& networks, const Stream& stream) {
   std::vector<int> answers;
-  Network::Cache<> cache;
+  Network::Cache cache;
   for (const Request& request : stream.requests) {
     const Network& net = networks[static_cast<std::size_t>(request.task + 1)];
     answers.push_back(lora::predictions(net.forward(stream.picture(request), cache))[0]);
@@ -180,7 +183,7 @@ std::vector<int> serve_from_many(const std::vector<Network>& networks, const Str
 /// 256 requests at a time: those of one task together, one switch and one pass for all of them.
 std::vector<int> serve_in_groups(Network& net, const Stream& stream) {
   std::vector<int> answers(stream.requests.size());
-  Network::Cache<> cache;
+  Network::Cache cache;
   for (std::size_t first = 0; first < stream.requests.size(); first += 256) {
     const std::size_t last = std::min(first + 256, stream.requests.size());
     for (Index task = -1; task < std::ssize(stream.tasks); ++task) {
@@ -210,8 +213,8 @@ void select_mix(Network& net, const std::string& one, const std::string& other, 
 
 /// The same as an adapter of its own, of the sum of the ranks, that needs the two no longer.
 void fold_mix(Network& net, const std::string& one, const std::string& other, double share, const std::string& name) {
-  const auto factors = [](auto& layer, const std::string& id) -> const lora::Lora<float>& {
-    return std::get<lora::Lora<float>>(layer.adapter(id).adapter);
+  const auto factors = [](lora::Linear<float>& layer, const std::string& id) -> const lora::Lora<float>& {
+    return layer.adapter(id).as<lora::Lora<float>>();
   };
   for (auto& layer : net.layers()) {
     layer.attach(name, lora::combine<float>({{factors(layer, one), 1 - share}, {factors(layer, other), share}}));

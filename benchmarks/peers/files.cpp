@@ -155,7 +155,7 @@ int make_encoder(Index rank, double* result) {
       add(block + "down", inner, width);
     }
     add("head", width, words);
-    lora::attach(*encoder, {.rank = rank, .alpha = 16, .exclude_modules = std::vector<std::string>{"head"}}, rng);
+    lora::attach(*encoder, {.rank = rank, .alpha = 16}, {.exclude = std::vector<std::string>{"head"}}, rng);
     result[1] = 0;
     lora::visit_parameters(*encoder, [&](const lora::Path& path, const auto& parameter) {
       if (path.in_adapter()) result[1] += static_cast<double>(parameter.value.size());

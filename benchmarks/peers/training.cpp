@@ -79,7 +79,7 @@ class Linear : public Case {
  private:
   Layer layer_;
   lora::Matrix<float> x_, dy_;
-  Layer::Cache<> cache_;
+  Layer::Cache cache_;
   lora::AdamW<float> optimizer_{{.lr = lr}};
 };
 
@@ -93,7 +93,7 @@ class Unmerged : public Case {
  private:
   Layer layer_;
   lora::Matrix<float> x_;
-  Layer::Cache<> cache_;
+  Layer::Cache cache_;
 };
 
 /// Forward alone, with W0 + s B A.
@@ -107,7 +107,7 @@ class Merged : public Case {
   using Frozen = lora::Adapted<Base, lora::NoAdapter<float>>;
   Frozen layer_;
   lora::Matrix<float> x_;
-  Frozen::Cache<> cache_;
+  Frozen::Cache cache_;
 };
 
 /// Perceptron with ReLU, softmax cross-entropy of its outputs, everything adapted.
@@ -118,7 +118,7 @@ class Network : public Case {
   void step() override {
     lora::zero_gradients(net_);
     lora::softmax_cross_entropy(net_.forward(x_, cache_), labels_, &dy_);
-    net_.backward_parameters(x_, dy_, cache_);
+    net_.backward(x_, dy_, cache_, lora::no_gradient);
     optimizer_.step(net_);
   }
   std::vector<lora::Matrix<float>> results() const override {
@@ -134,7 +134,7 @@ class Network : public Case {
   lora::Mlp<Layer> net_;
   lora::Matrix<float> x_, dy_;
   std::vector<int> labels_;
-  lora::Mlp<Layer>::Cache<> cache_;
+  lora::Mlp<Layer>::Cache cache_;
   lora::AdamW<float> optimizer_{{.lr = lr}};
 };
 

@@ -22,12 +22,16 @@ inline lora::Matrix<float> random(lora::Index rows, lora::Index cols, lora::Rng&
 template <class Base>
 class Trainer {
  public:
-  Trainer(Base base, lora::Index rank, lora::Matrix<float> x, lora::Matrix<float> dy, lora::Rng rng)
-      : layer_(std::move(base), {.rank = rank, .alpha = 16}, rng), x_(std::move(x)), dy_(std::move(dy)) {}
+  Trainer(Base base, lora::Index rank, lora::Matrix<float> x, lora::Matrix<float> dy, lora::Rng rng,
+          lora::Executor* executor = nullptr)
+      : layer_(std::move(base), {.rank = rank, .alpha = 16}, rng),
+        x_(std::move(x)),
+        dy_(std::move(dy)),
+        executor_(executor) {}
 
   void step() {
     lora::zero_gradients(layer_);
-    layer_.forward(x_, cache_);
+    layer_.forward(x_, cache_, {.executor = executor_});
     layer_.backward(x_, dy_, cache_);
     optimizer_.step(layer_);
   }
@@ -40,7 +44,8 @@ class Trainer {
   using Layer = lora::Adapted<Base, lora::Lora<float>>;
   Layer layer_;
   lora::Matrix<float> x_, dy_;
-  typename Layer::template Cache<> cache_;
+  lora::Executor* executor_;
+  typename Layer::Cache cache_;
   lora::AdamW<float> optimizer_{{.lr = 1e-3}};
 };
 

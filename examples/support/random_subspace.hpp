@@ -108,14 +108,14 @@ inline void train_in_subspace(Network& net, Eigen::Index dimension, const Digits
   };
   for_each_part([&](auto& part, Eigen::Index first, Eigen::Index size) { start.segment(first, size) = part.value; });
 
-  Network::Cache<> cache;
+  Network::Cache cache;
   Eigen::MatrixXf dlogits;
   const lora::DenormalsAsZero scope;
   for (std::uint64_t s = 0; s < steps; ++s) {
     const Digits batch = batches.next();
     lora::softmax_cross_entropy(net.forward(batch.pixels, cache), batch.labels, &dlogits);
     lora::zero_gradients(net);
-    net.backward_parameters(batch.pixels, dlogits, cache);
+    net.backward(batch.pixels, dlogits, cache, lora::no_gradient);
     for_each_part(
         [&](auto& part, Eigen::Index first, Eigen::Index size) { gradient.segment(first, size) = part.grad; });
     z.gradient() = subspace.project(gradient);

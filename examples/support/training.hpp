@@ -52,7 +52,7 @@ inline void train(Network& net, Training& training, const Digits& digits, const 
 
   std::vector<Eigen::Index> order(digits.labels.size());
   std::iota(order.begin(), order.end(), 0);
-  Network::Cache<> cache;
+  Network::Cache cache;
   Eigen::MatrixXf x(digits.pixels.rows(), settings.batch), dlogits;
   std::vector<int> labels;
   const lora::DenormalsAsZero scope;
@@ -74,7 +74,7 @@ inline void train(Network& net, Training& training, const Digits& digits, const 
       const auto logits = net.forward(input, cache, pass);
       loss += static_cast<double>(lora::softmax_cross_entropy(logits, labels, &dlogits)) * static_cast<double>(count);
       lora::zero_gradients(net);
-      net.backward_parameters(input, dlogits, cache);
+      net.backward(input, dlogits, cache, lora::no_gradient);
       training.optimizer.step(net, schedule(training.step++));
     }
     on_epoch(epoch, loss / static_cast<double>(digits.count()));

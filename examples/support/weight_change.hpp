@@ -19,7 +19,7 @@ using Change = std::vector<lora::Lora<float>>;
 inline Change change_by_lora(const Network& net) {
   Change change;
   for (const auto& layer : net.layers()) {
-    change.push_back(std::get<lora::Lora<float>>(layer.adapters().at("default").adapter));
+    change.push_back(layer.adapters().at("default").as<lora::Lora<float>>());
   }
   return change;
 }

@@ -12,34 +12,41 @@
 #include "lora/core/error.hpp"           // what is thrown
 #include "lora/core/random.hpp"          // the same random numbers on every machine
 #include "lora/core/parameter.hpp"       // a tensor and its gradient
+#include "lora/core/any_parameter.hpp"   // the same, of any storage order
 #include "lora/core/path.hpp"            // names such as "layers.3.fc1.weight"
 #include "lora/core/visit.hpp"           // one listing per type
 #include "lora/core/parameters.hpp"      // what follows from it: count, freeze, zero, gather
 #include "lora/core/buffer.hpp"          // memory that grows and never shrinks
-#include "lora/core/pass.hpp"            // what a pass adds: training, seed, step
+#include "lora/core/scratch.hpp"         // the memory that all layers share
+#include "lora/core/function_ref.hpp"    // a function as an argument
+#include "lora/core/executor.hpp"        // who may share the work
+#include "lora/core/adapter_handle.hpp"  // which adapter a pass is for
+#include "lora/core/pass.hpp"            // what a pass adds: training, seed, step, adapter, executor
+#include "lora/core/layer_pass.hpp"      // what all layers' passes have in common
 #include "lora/core/denormals.hpp"       // tiny numbers taken as zero
 
 // The frozen weight.
 #include "lora/base/frozen_base.hpp"  // the concept
 #include "lora/base/dense.hpp"        // a plain matrix
-#include "lora/base/plan.hpp"         // one copy or two
 #include "lora/base/packed.hpp"       // in the order in which products read it
-#include "lora/base/frozen.hpp"       // one of these two: what layers hold
+#include "lora/base/frozen.hpp"       // one of these two, by scalar and sizes
+#include "lora/base/any_base.hpp"     // any of them: what layers hold
 
 // What is trained beside it.
 #include "lora/adapters/adapter.hpp"        // the concept
 #include "lora/adapters/lora_config.hpp"    // rank, alpha, dropout, ...
-#include "lora/adapters/module_names.hpp"   // which layers
 #include "lora/adapters/init.hpp"           // how A starts
 #include "lora/adapters/dropout.hpp"        // masks that need no memory
 #include "lora/adapters/lora.hpp"           // y = W0 x + s B (A x)
 #include "lora/adapters/residual_lora.hpp"  // the same from a part of W0
 #include "lora/adapters/full_weight.hpp"    // a trained copy
 #include "lora/adapters/no_adapter.hpp"     // nothing
+#include "lora/adapters/any_adapter.hpp"    // any of them: what layers hold
 #include "lora/adapters/adapter_set.hpp"    // any number, by name
 #include "lora/adapters/adapted.hpp"        // one, by value: the static form
 
 // Enough network to use it.
+#include "lora/nn/layer.hpp"        // the concept
 #include "lora/nn/linear.hpp"       // the layer of a model
 #include "lora/nn/lora_linear.hpp"  // one frozen matrix with LoRA
 #include "lora/nn/activations.hpp"
@@ -58,9 +65,12 @@
 
 // Whole models: adapters by name, and what they cost.
 #include "lora/model/adaptable.hpp"     // which layers take adapters
+#include "lora/model/module_names.hpp"  // names, or a pattern
+#include "lora/model/targets.hpp"       // which layers are meant
 #include "lora/model/pattern.hpp"       // regular expressions for names
 #include "lora/model/match.hpp"         // what each layer receives, and why
 #include "lora/model/attach.hpp"        // attach, select, detach
+#include "lora/model/handle.hpp"        // an adapter for a pass
 #include "lora/model/merge.hpp"         // into the weights
 #include "lora/model/accounting.hpp"    // parameters, bytes, operations
 #include "lora/model/shapes.hpp"        // of a model

@@ -1,4 +1,4 @@
-#include "lora/nn/lora_linear.hpp"
+#include "support/adapted_lora.hpp"
 
 #include "lora/core/parameters.hpp"
 #include "lora/testing/generic.hpp"
@@ -11,10 +11,10 @@ namespace {
 using lora::Bias;
 using lora::Dynamic;
 using lora::Index;
-using lora::LoraLinear;
 using lora::Pass;
 using lora::testing::random_matrix;
-using Layer = LoraLinear<double>;
+using lora_test::AdaptedLora;
+using Layer = AdaptedLora<double>;
 using Vector = Eigen::VectorXd;
 
 Layer make(Bias bias = Bias::none) {
@@ -46,7 +46,7 @@ TEST_CASE("adapted: y = W0 x + b + s B (A x), and merged is the same weight") {
 TEST_CASE("adapted: x and dy may be any expression") {
   Layer layer = make();
   const auto x = matrix(6, 5, 2), dy = matrix(4, 5, 3);
-  Layer::Cache<> cache;
+  Layer::Cache cache;
   const Eigen::MatrixXd y = layer.forward(x, cache), dx = layer.backward(x, dy, cache);
   const Eigen::MatrixXd dA = layer.adapter().A.grad;
   const auto check = [&](const auto& same_x, const auto& same_dy) {
@@ -66,16 +66,16 @@ TEST_CASE("adapted: x and dy may be any expression") {
   check(Eigen::MatrixXd(x.transpose()).transpose(), dy.cwiseAbs().cwiseProduct(dy.cwiseSign()));
 }
 
-TEST_CASE("adapted: backward_parameters gives the gradients of backward") {
+TEST_CASE("adapted: backward without dx gives the gradients of backward") {
   Layer layer = make(Bias::all);
   const auto x = matrix(6, 70, 2), dy = matrix(4, 70, 3);
-  Layer::Cache<> cache;
+  Layer::Cache cache;
   layer.forward(x, cache, {.training = true});
   layer.backward(x, dy, cache);
   std::vector<Eigen::MatrixXd> gradients;
   lora::visit_parameters(layer, [&](const lora::Path&, auto& parameter) { gradients.push_back(parameter.grad); });
   lora::zero_gradients(layer);
-  layer.backward_parameters(x, dy, cache);
+  layer.backward(x, dy, cache, lora::no_gradient);
   std::size_t slot = 0;
   lora::visit_parameters(layer,
                          [&](const lora::Path&, auto& parameter) { CHECK(parameter.grad == gradients[slot++]); });
@@ -100,7 +100,7 @@ TEST_CASE("adapted: a trained bias belongs to the adapter") {
   const Vector own = *layer.bias();
   layer.enable();
   CHECK(*layer.bias() != own);  // make() filled the copy
-  Layer::Cache<> cache;
+  Layer::Cache cache;
   layer.forward(x, cache);
   layer.backward(x, dy, cache);
   lora::visit_parameters(layer, [&](const lora::Path& path, auto& parameter) {
@@ -123,19 +123,19 @@ TEST_CASE("adapted: with the adapter off, backward is the base's and leaves its 
   Layer layer = make();
   const auto x = matrix(6, 5, 2), dy = matrix(4, 5, 3);
   layer.enable(false);
-  Layer::Cache<> cache;
+  Layer::Cache cache;
   layer.forward(x, cache, {.training = true});
   const Eigen::MatrixXd dx = layer.backward(x, dy, cache);
   CHECK((dx - layer.base().dense().transpose() * dy).norm() < 1e-15 * dx.norm());
   CHECK(layer.adapter().A.grad.size() == 0);
-  CHECK_NOTHROW(layer.backward_parameters(x, dy, cache));
+  CHECK_NOTHROW(layer.backward(x, dy, cache, lora::no_gradient));
   CHECK(layer.adapter().B.grad.size() == 0);
 }
 
 TEST_CASE("adapted: a cache tells the bytes it holds") {
   Layer layer = make();
   const auto x = matrix(6, 5, 2), dy = matrix(4, 5, 3);
-  Layer::Cache<> cache;
+  Layer::Cache cache;
   CHECK(cache.bytes() == 0);
   layer.forward(x, cache);
   CHECK(cache.bytes() == (4 * 5 + 2 * 5) * 8);  // y and z = s A x
@@ -144,7 +144,7 @@ TEST_CASE("adapted: a cache tells the bytes it holds") {
 }
 
 TEST_CASE("adapted: results have the sizes that are known") {
-  using Fixed = LoraLinear<float, 4, 6, 2>;
+  using Fixed = AdaptedLora<float, 4, 6, 2>;
   static_assert(std::is_same_v<decltype(std::declval<Fixed>().merged()), Eigen::Matrix<float, 4, 6>>);
   static_assert(
       std::is_same_v<decltype(std::declval<Fixed>()(Eigen::Matrix<float, 6, 3>())), Eigen::Matrix<float, 4, 3>>);
@@ -156,16 +156,16 @@ TEST_CASE("adapted: results have the sizes that are known") {
 
 TEST_CASE("adapted: wrong shapes in forward are refused") {
   const Layer layer = make();
-  Layer::Cache<> cache;
+  Layer::Cache cache;
   CHECK_THROWS_AS(layer.forward(matrix(5, 3, 1), cache), lora::ShapeError);
   CHECK_THROWS_WITH(layer.forward(matrix(5, 3, 1), cache),
                     "LoraLinear::forward: x has 5 rows, expected in_features = 6");
   CHECK_THROWS_WITH(layer.forward(Eigen::MatrixXd(6, 0), cache),
                     "LoraLinear::forward: x is empty (6 x 0), expected at least 1 x 1");
   CHECK_THROWS_WITH(layer(matrix(7, 3, 1)), "LoraLinear::forward: x has 7 rows, expected in_features = 6");
-  CHECK(cache.samples == -1);
+  CHECK(cache.kept.samples == -1);
   CHECK(cache.bytes() == 0);
-  Layer::Cache<3> three;
+  Layer::CacheFor<3> three;
   CHECK_THROWS_WITH(layer.forward(matrix(6, 4, 1), three),
                     "LoraLinear::forward: x has 4 columns, expected the cache's compile-time Samples = 3");
 }
@@ -173,13 +173,12 @@ TEST_CASE("adapted: wrong shapes in forward are refused") {
 TEST_CASE("adapted: backward refuses what does not belong to a forward pass, and adds to no gradient") {
   Layer layer = make(Bias::all);
   const auto x = matrix(6, 3, 1), dy = matrix(4, 3, 2);
-  Layer::Cache<> cache;
+  Layer::Cache cache;
   CHECK_THROWS_AS(layer.backward(x, dy, cache), lora::StateError);
   CHECK_THROWS_WITH(layer.backward(x, dy, cache),
                     "LoraLinear::backward: this cache has seen no forward pass, expected forward before backward");
-  CHECK_THROWS_WITH(
-      layer.backward_parameters(x, dy, cache),
-      "LoraLinear::backward_parameters: this cache has seen no forward pass, expected forward before backward");
+  CHECK_THROWS_WITH(layer.backward(x, dy, cache, lora::no_gradient),
+                    "LoraLinear::backward: this cache has seen no forward pass, expected forward before backward");
   layer.forward(x, cache);
   CHECK_THROWS_WITH(layer.backward(matrix(5, 3, 1), dy, cache),
                     "LoraLinear::backward: x has 5 rows, expected in_features = 6");
@@ -203,7 +202,7 @@ TEST_CASE("adapted: a cache that belongs to another layer, or holds the input, i
   const auto W0 = matrix(3, 3, 1), x = matrix(3, 2, 2);
   Layer one(W0, {.rank = 1}, rng);
   Layer other(W0, Vector(Vector::Ones(3)), {.rank = 2, .bias = Bias::all}, rng);
-  Layer::Cache<> cache;
+  Layer::Cache cache;
   one.forward(x, cache);
   CHECK_THROWS_AS(other.backward(x, x, cache), lora::StateError);
   CHECK_THROWS_WITH(other.backward(x, x, cache), "LoraLinear::backward: this cache has seen the pass of another layer");
@@ -214,22 +213,27 @@ TEST_CASE("adapted: a cache that belongs to another layer, or holds the input, i
   CHECK_THROWS_WITH(
       one.forward(y, cache),
       "LoraLinear::forward: x lies in the cache that this pass writes to, expected another cache or a copy");
-  Layer changed = one;  // a copy may go on with its original's cache, but not with other factors
-  changed.adapter() = other.adapter();
-  CHECK_THROWS_WITH(changed.backward(x, x, cache),
-                    "LoraLinear::backward: this cache is another layer's: it holds A x of rank 1, expected 2");
+  Layer copy = one;
+  CHECK_THROWS_WITH(copy.backward(x, x, cache), "LoraLinear::backward: this cache has seen the pass of another layer");
+  Layer::Cache of_copy;
+  copy.forward(x, of_copy);
+  copy.adapter() = other.adapter();
+  CHECK_THROWS_WITH(copy.backward(x, x, of_copy),
+                    "Lora::backward: the pass kept A x of rank 1, expected 2: the factors "
+                    "are not those of the forward pass");
+  lora::visit_parameters(copy, [](const lora::Path&, auto& parameter) { CHECK(parameter.grad.size() == 0); });
 
   const auto dx = one.backward(x, y, cache);  // y is read, and dx written elsewhere
   CHECK_THROWS_AS(one.backward(x, dx, cache), lora::StateError);
-  CHECK_NOTHROW(one.backward_parameters(x, dx, cache));  // writes no dx
+  CHECK_NOTHROW(one.backward(x, dx, cache, lora::no_gradient));  // writes no dx
 }
 
 TEST_CASE("adapted: a failed forward voids the cache no earlier pass may be confused with") {
   Layer layer = make();
-  Layer::Cache<> cache;
+  Layer::Cache cache;
   layer.forward(matrix(6, 3, 1), cache);
   CHECK_THROWS_AS(layer.forward(matrix(5, 3, 1), cache), lora::ShapeError);
-  CHECK(cache.samples == 3);  // refused before anything was touched: the earlier pass is still there
+  CHECK(cache.kept.samples == 3);  // refused before anything was touched: the earlier pass is still there
 }
 
 TEST_CASE("adapted: bad settings and biases are refused, and no random number is used up") {
@@ -240,8 +244,8 @@ TEST_CASE("adapted: bad settings and biases are refused, and no random number is
   CHECK_THROWS_AS(Layer(W0, Vector(Vector::Ones(4)), {.dropout = -1}, rng), lora::ConfigError);
   CHECK_THROWS_WITH(Layer(W0, Vector(Vector::Ones(5)), {.rank = 2}, rng),
                     "LoraLinear: the bias has 5 rows, expected out_features = 4");
-  CHECK_THROWS_AS((LoraLinear<double, 4, 6, 3>(W0, {.rank = 2}, rng)), lora::ConfigError);
-  CHECK_THROWS_AS((LoraLinear<double, 4, 5, 2>(W0, {.rank = 2}, rng)), lora::ShapeError);
+  CHECK_THROWS_AS((AdaptedLora<double, 4, 6, 3>(W0, {.rank = 2}, rng)), lora::ConfigError);
+  CHECK_THROWS_AS((AdaptedLora<double, 4, 5, 2>(W0, {.rank = 2}, rng)), lora::ShapeError);
   CHECK(rng.position() == 0);
   CHECK_NOTHROW(Layer(W0, {.rank = 100}, rng));  // pointless, but allowed
 }
@@ -250,12 +254,12 @@ TEST_CASE("The cache of another layer of the same shape is refused") {
   lora::Rng rng(8);
   const Eigen::MatrixXd W0 = Eigen::MatrixXd::Ones(4, 3), x = Eigen::MatrixXd::Ones(3, 2),
                         dy = Eigen::MatrixXd::Ones(4, 2);
-  LoraLinear<double> first(W0, {.rank = 2}, rng), second(W0, {.rank = 2}, rng);
-  LoraLinear<double>::Cache<> cache;
+  AdaptedLora<double> first(W0, {.rank = 2}, rng), second(W0, {.rank = 2}, rng);
+  AdaptedLora<double>::Cache cache;
   first.forward(x, cache);
   CHECK_THROWS_AS(second.backward(x, dy, cache), lora::StateError);
   CHECK(second.adapter().B.grad.size() == 0);
 
-  LoraLinear<double> moved(std::move(first));  // the same layer elsewhere
+  AdaptedLora<double> moved(std::move(first));  // the same layer elsewhere
   CHECK_NOTHROW(moved.backward(x, dy, cache));
 }

@@ -30,13 +30,13 @@ TEST_CASE("full weight: keeps the laws of an adapter") {
 
 TEST_CASE("full weight: the gradient of W is dy x^T") {
   Layer layer(Eigen::MatrixXd::Zero(2, 3), lora::FullWeight<double>(Eigen::MatrixXd::Ones(2, 3)));
-  Layer::Cache<> cache;
+  Layer::Cache cache;
   const Eigen::Vector3d x(1, 2, 3);
   const Eigen::Vector2d dy(10, 20);
   CHECK(layer.forward(x, cache) == Eigen::Vector2d(6, 6));
   CHECK(layer.backward(x, dy, cache) == Eigen::Vector3d(30, 30, 30));
   CHECK(layer.adapter().weight.grad == dy * x.transpose());
-  CHECK(cache.adapter.bytes() == 0);
+  CHECK(cache.kept.bytes() == 0);
 
   layer.adapter().weight.trainable = false;
   layer.adapter().weight.grad.resize(0, 0);

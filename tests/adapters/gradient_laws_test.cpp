@@ -1,9 +1,9 @@
 // The laws for LoRA that need double: of gradients, over shapes, ranks, samples, dropout and scalings; and of merging
 // and adding, where double rounds in another way than float, in which laws_test.cpp has all laws.
 
-#include "lora/nn/lora_linear.hpp"
 #include "lora/testing/adapter_laws.hpp"
 #include "lora/testing/gradient.hpp"
+#include "support/adapted_lora.hpp"
 #include "support/catch.hpp"
 #include "support/laws.hpp"
 
@@ -15,11 +15,11 @@ using lora::Bias;
 using lora::Dynamic;
 using lora::Index;
 using lora::LoraConfig;
-using lora::LoraLinear;
 using lora::Scaling;
 using lora::testing::Dual;
 using lora::testing::GradientOptions;
 using lora::testing::random_matrix;
+using lora_test::AdaptedLora;
 using lora_test::check;
 
 struct Shape {
@@ -67,15 +67,15 @@ TEST_CASE("gradients: LoRA, over shapes, ranks, samples, dropout and scalings") 
     for (const Index rank : ranks_of(shape)) {
       for (const Index samples : {1, 7, 65}) {
         if (shape.out >= 64 && samples == 7) continue;
-        check_gradient<LoraLinear<double>>(shape, rank, samples);
+        check_gradient<AdaptedLora<double>>(shape, rank, samples);
       }
     }
   }
 }
 
 TEST_CASE("gradients: LoRA with compile-time sizes") {
-  check_gradient<LoraLinear<double, 3, 5, 2>, 7>({3, 5}, 2, 7);
-  check_gradient<LoraLinear<double, 1, 9, 4>, 1>({1, 9}, 4, 1);
+  check_gradient<AdaptedLora<double, 3, 5, 2>, 7>({3, 5}, 2, 7);
+  check_gradient<AdaptedLora<double, 1, 9, 4>, 1>({1, 9}, 4, 1);
 }
 
 TEST_CASE("gradients: LoRA against dual numbers") {
@@ -84,8 +84,8 @@ TEST_CASE("gradients: LoRA against dual numbers") {
       CAPTURE(shape.out, shape.in, dropout);
       const LoraConfig config{.rank = 3, .alpha = 5, .dropout = dropout};
       lora::Rng rng(7), same(7);
-      auto layer = make<LoraLinear<double>>(shape, config, rng);
-      auto dual = make<LoraLinear<Dual>>(shape, config, same);
+      auto layer = make<AdaptedLora<double>>(shape, config, rng);
+      auto dual = make<AdaptedLora<Dual>>(shape, config, same);
       lora::testing::fill_parameters(layer, rng);
       check(lora::testing::check_dual(layer, dual, random_matrix(shape.in, 70, rng),
                                       {.pass = {.training = true, .seed = 5}}));
@@ -99,7 +99,7 @@ TEST_CASE("laws: LoRA in double, merge and sum, over shapes, ranks and samples")
       for (const Index samples : {1, 7, 64, 130}) {
         CAPTURE(shape.out, shape.in, rank, samples);
         lora::Rng rng(static_cast<std::uint64_t>(shape.out * 10000 + shape.in * 100 + rank * 10 + samples));
-        auto layer = make<LoraLinear<double>>(shape, {.rank = rank, .dropout = 0.3}, rng);
+        auto layer = make<AdaptedLora<double>>(shape, {.rank = rank, .dropout = 0.3}, rng);
         const auto x = random_matrix(shape.in, samples, rng);
         check(lora::testing::check_fresh(layer, x));
         lora::testing::fill_parameters(layer, rng);
@@ -118,21 +118,22 @@ TEST_CASE("laws: LoRA in double, merge and sum, over shapes, ranks and samples")
 TEST_CASE("laws: two adapters are the concatenated one") {
   lora::Rng rng(8);
   const LoraConfig config{.rank = 3, .alpha = 3};
-  auto first = make<LoraLinear<double>>({16, 17}, config, rng);
-  LoraLinear<double> second = first, both(first.base(), {.rank = 6, .alpha = 6}, rng);
+  auto first = make<AdaptedLora<double>>({16, 17}, config, rng);
+  AdaptedLora<double> second = first, both(first.base(), {.rank = 6, .alpha = 6}, rng);
   lora::testing::fill_parameters(first, rng);
   lora::testing::fill_parameters(second, rng);
   both.adapter().A.value << first.adapter().A.value, second.adapter().A.value;
   both.adapter().B.value << first.adapter().B.value, -2 * second.adapter().B.value;
 
   const auto x = random_matrix(17, 9, rng), dy = random_matrix(16, 9, rng);
-  lora::Lora<double>::Cache<> caches[2];
-  LoraLinear<double>::Cache<> cache;
+  lora::Lora<double>::Kept<lora::Dynamic> kept[2];
+  lora::Lora<double>::Scratch<lora::Dynamic> scratch;
+  AdaptedLora<double>::Cache cache;
   Eigen::MatrixXd y(16, 9), dx(17, 9);
-  first.adapter().forward(first.base(), x, y, caches[0], {});
-  second.adapter().add(x, y, caches[1], {}, -2);
-  first.adapter().backward(first.base(), x, dy, dx, caches[0]);
-  second.adapter().add_backward(x, dy, dx, caches[1]);
+  first.adapter().forward(first.base(), x, y, kept[0], scratch, {});
+  second.adapter().add(x, y, kept[1], scratch, {}, -2);
+  first.adapter().backward(first.base(), x, dy, dx, kept[0], scratch, {});
+  second.adapter().add_backward(x, dy, dx, kept[1], scratch, {});
   const Eigen::MatrixXd expected = both.forward(x, cache), expected_dx = both.backward(x, dy, cache);
   const auto close = [](const auto& given, const auto& wanted) {
     return (given - wanted).norm() < 1e-14 * wanted.norm();

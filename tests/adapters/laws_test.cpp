@@ -3,8 +3,8 @@
 // enters, and spares this file the compile time of another scalar.
 
 #include "support/laws.hpp"
-#include "lora/nn/lora_linear.hpp"
 #include "lora/testing/adapter_laws.hpp"
+#include "support/adapted_lora.hpp"
 #include "support/catch.hpp"
 #include "support/heap.hpp"
 
@@ -15,8 +15,8 @@ namespace {
 using lora::Bias;
 using lora::Index;
 using lora::LoraConfig;
-using lora::LoraLinear;
 using lora::testing::random_matrix;
+using lora_test::AdaptedLora;
 using lora_test::check;
 
 struct Shape {
@@ -58,12 +58,12 @@ void check_adapter(const Shape& shape, Index rank, Index samples) {
 TEST_CASE("laws: LoRA in float, over shapes, ranks and samples") {
   for (const Shape& shape : shapes) {
     for (const Index rank : ranks_of(shape)) {
-      for (const Index samples : {1, 7, 64, 130}) check_adapter<LoraLinear<float>>(shape, rank, samples);
+      for (const Index samples : {1, 7, 64, 130}) check_adapter<AdaptedLora<float>>(shape, rank, samples);
     }
   }
 }
 
-TEST_CASE("laws: LoRA with compile-time sizes") { check_adapter<LoraLinear<float, 3, 5, 2>>({3, 5}, 2, 7); }
+TEST_CASE("laws: LoRA with compile-time sizes") { check_adapter<AdaptedLora<float, 3, 5, 2>>({3, 5}, 2, 7); }
 
 TEST_CASE("laws: no heap after the first pass, at sizes where Eigen needs none") {
   if (!lora_test::heap_is_counted) LORA_TEST_SKIP("allocations are not counted in this build");
@@ -71,7 +71,7 @@ TEST_CASE("laws: no heap after the first pass, at sizes where Eigen needs none")
     for (const double dropout : {0.0, 0.3}) {
       CAPTURE(shape.out, shape.in, dropout);
       lora::Rng rng(9);
-      auto layer = make<LoraLinear<float>>(shape, {.rank = 8, .dropout = dropout}, rng);
+      auto layer = make<AdaptedLora<float>>(shape, {.rank = 8, .dropout = dropout}, rng);
       const auto x = random_matrix<float>(shape.in, 64, rng), dy = random_matrix<float>(shape.out, 64, rng);
       check(lora::testing::check_no_heap(layer, x, dy, lora_test::heap_allocations, {.training = true}));
     }
@@ -80,7 +80,7 @@ TEST_CASE("laws: no heap after the first pass, at sizes where Eigen needs none")
 
 TEST_CASE("laws: eight threads on one layer", "[threads]") {
   lora::Rng rng(10);
-  auto layer = make<LoraLinear<float>>({64, 48}, {.rank = 4, .dropout = 0.2}, rng);
+  auto layer = make<AdaptedLora<float>>({64, 48}, {.rank = 4, .dropout = 0.2}, rng);
   lora::testing::fill_parameters(layer, rng);
   const auto x = random_matrix<float>(48, 33, rng);
   check(lora::testing::check_const(layer, x, {}, 8, 200));

@@ -1,8 +1,8 @@
 // What is particular to LoRA beside its equation: how it starts, what it refuses, what it trains, and when it drops.
 
 #include "lora/core/parameters.hpp"
-#include "lora/nn/lora_linear.hpp"
 #include "lora/testing/generic.hpp"
+#include "support/adapted_lora.hpp"
 #include "support/catch.hpp"
 
 #include <algorithm>
@@ -11,10 +11,10 @@
 namespace {
 
 using lora::Index;
-using lora::LoraLinear;
 using lora::Pass;
 using lora::Scaling;
 using lora::testing::random_matrix;
+using lora_test::AdaptedLora;
 
 }  // namespace
 
@@ -23,7 +23,7 @@ TEST_CASE("lora: starts with A random, B zero, and the scale of its config") {
   const lora::Lora<double> adapter(6, 10, {.rank = 4, .alpha = 2, .scaling = Scaling::alpha_over_sqrt_rank}, rng);
   CHECK(adapter.rank() == 4);
   CHECK(adapter.scale() == 1);
-  CHECK(adapter.stream == same());  // the first draw tells its masks apart, the others fill A
+  CHECK(adapter.dropout.stream == same());  // the first draw tells its masks apart, the others fill A
   Eigen::MatrixXd A(4, 10);
   lora::initialize_a(A, lora::Init::gaussian, same);
   CHECK(adapter.A.value == A);
@@ -31,7 +31,7 @@ TEST_CASE("lora: starts with A random, B zero, and the scale of its config") {
   CHECK(adapter.A.value.IsRowMajor);
   const lora::Lora<float> other(6, 10, {.rank = 3, .alpha = 1}, rng);
   CHECK(other.scale() == static_cast<float>(1.0 / 3));
-  CHECK(other.stream != adapter.stream);
+  CHECK(other.dropout.stream != adapter.dropout.stream);
 }
 
 TEST_CASE("lora: a bad setting is refused, and no random number is used up") {
@@ -57,10 +57,10 @@ TEST_CASE("lora: a bad setting is refused, and no random number is used up") {
 TEST_CASE("lora: parameters that are not trained get no gradient") {
   lora::Rng rng(5);
   for (const double dropout : {0.0, 0.5}) {
-    LoraLinear<double> layer(random_matrix(4, 6, rng), {.rank = 2, .dropout = dropout}, rng);
+    AdaptedLora<double> layer(random_matrix(4, 6, rng), {.rank = 2, .dropout = dropout}, rng);
     lora::testing::fill_parameters(layer, rng);
     const auto x = random_matrix(6, 5, rng), dy = random_matrix(4, 5, rng);
-    LoraLinear<double>::Cache<> cache;
+    AdaptedLora<double>::Cache cache;
     layer.adapter().A.trainable = false;
     layer.forward(x, cache, {.training = true});
     const Eigen::MatrixXd dx = layer.backward(x, dy, cache);
@@ -80,21 +80,21 @@ TEST_CASE("lora: inference never drops") {
   const auto W0 = random_matrix(4, 6, rng);
   const auto x = random_matrix(6, 70, rng);
   same.seek(rng.position());
-  LoraLinear<double> with(W0, {.rank = 2, .dropout = 0.9}, rng), without(W0, {.rank = 2}, same);
+  AdaptedLora<double> with(W0, {.rank = 2, .dropout = 0.9}, rng), without(W0, {.rank = 2}, same);
   lora::testing::fill_parameters(with, rng);
   lora::testing::fill_parameters(without, same);
   CHECK(with(x) == without(x));
-  LoraLinear<double>::Cache<> cache;
+  AdaptedLora<double>::Cache cache;
   CHECK(with.forward(x, cache, {.training = false, .seed = 3, .step = 4}) == without(x));
   CHECK(with.forward(x, cache, {.training = true, .seed = 3, .step = 4}) != without(x));
 }
 
 TEST_CASE("lora: dropout does not depend on how a batch is split") {
   lora::Rng rng(7);
-  LoraLinear<double> layer(random_matrix(4, 6, rng), {.rank = 2, .dropout = 0.5}, rng);
+  AdaptedLora<double> layer(random_matrix(4, 6, rng), {.rank = 2, .dropout = 0.5}, rng);
   lora::testing::fill_parameters(layer, rng);
   const auto x = random_matrix(6, 150, rng), dy = random_matrix(4, 150, rng);
-  LoraLinear<double>::Cache<> cache;
+  AdaptedLora<double>::Cache cache;
   const Pass pass{.training = true, .seed = 3, .step = 4};
   const Eigen::MatrixXd y = layer.forward(x, cache, pass), dx = layer.backward(x, dy, cache);
   const Eigen::MatrixXd dA = layer.adapter().A.grad, dB = layer.adapter().B.grad;

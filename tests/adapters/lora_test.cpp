@@ -1,5 +1,5 @@
 #include "lora/adapters/lora.hpp"
-#include "lora/nn/lora_linear.hpp"
+#include "support/adapted_lora.hpp"
 
 #include "adapters/oracle.hpp"
 #include "lora/testing/generic.hpp"
@@ -14,10 +14,10 @@ using lora::Bias;
 using lora::Dynamic;
 using lora::Index;
 using lora::LoraConfig;
-using lora::LoraLinear;
 using lora::Pass;
 using lora::Scaling;
 using lora::testing::random_matrix;
+using lora_test::AdaptedLora;
 
 struct Case {
   Index out, in, rank, samples;
@@ -54,7 +54,7 @@ void check(const Case& c, Worst& worst) {
   const auto x = random_matrix<S>(c.in, c.samples, rng), dy = random_matrix<S>(c.out, c.samples, rng);
   const Pass pass{.training = true, .seed = 11, .step = 3};
 
-  typename Layer::template Cache<Samples> cache;
+  typename Layer::template CacheFor<Samples> cache;
   const lora::Matrix<S> y = layer.forward(x, cache, pass);
   const lora::Matrix<S> dx = layer.backward(x, dy, cache);
   const auto operands = lora_test::operands_of(layer, x, dy, pass);
@@ -92,22 +92,22 @@ std::vector<Case> all_cases() {
 
 TEST_CASE("lora: agrees with the dense equation and its gradients, in double") {
   Worst worst;
-  for (const Case& c : all_cases()) check<LoraLinear<double>>(c, worst);
+  for (const Case& c : all_cases()) check<AdaptedLora<double>>(c, worst);
   CHECK(worst.error() < 1);
 }
 
 TEST_CASE("lora: agrees with the dense equation and its gradients, in float") {
   Worst worst;
-  for (const Case& c : all_cases()) check<LoraLinear<float>>(c, worst);
+  for (const Case& c : all_cases()) check<AdaptedLora<float>>(c, worst);
   CHECK(worst.error() < 1);
 }
 
 TEST_CASE("lora: agrees with the dense equation and its gradients, with compile-time sizes") {
   Worst worst;
   for (const double dropout : {0.0, 0.3}) {
-    check<LoraLinear<float, 1, 9, 2>, 1>({1, 9, 2, 1, dropout, Scaling::alpha_over_sqrt_rank}, worst);
-    check<LoraLinear<float, 16, 17, 8>, 64>({16, 17, 8, 64, dropout, Scaling::alpha_over_sqrt_rank}, worst);
-    check<LoraLinear<double, Dynamic, 5, Dynamic>>({4, 5, 9, 70, dropout, Scaling::alpha_over_rank}, worst);
+    check<AdaptedLora<float, 1, 9, 2>, 1>({1, 9, 2, 1, dropout, Scaling::alpha_over_sqrt_rank}, worst);
+    check<AdaptedLora<float, 16, 17, 8>, 64>({16, 17, 8, 64, dropout, Scaling::alpha_over_sqrt_rank}, worst);
+    check<AdaptedLora<double, Dynamic, 5, Dynamic>>({4, 5, 9, 70, dropout, Scaling::alpha_over_rank}, worst);
   }
   CHECK(worst.error() < 1);
 }

@@ -64,8 +64,8 @@ TEMPLATE_TEST_CASE("olora: starts as the projection onto the first columns, and 
     const LoraConfig config{.rank = rank, .alpha = static_cast<double>(rank), .dropout = 0.2};
     lora::Rng same = rng;
     const auto adapter = lora::olora(W0, config, rng);
-    CHECK(adapter.trained.stream == lora::Lora<S>(9, 11, config, same).stream);
-    CHECK(adapter.trained.dropout == 0.2);
+    CHECK(adapter.trained.dropout.stream == lora::Lora<S>(9, 11, config, same).dropout.stream);
+    CHECK(adapter.trained.dropout.probability == 0.2);
     const Eigen::MatrixXd exact = W0.template cast<double>();
     const Eigen::MatrixXd start = adapter.B0().template cast<double>() * adapter.A0().template cast<double>();
     CHECK((start - exact).leftCols(rank).norm() <= 8 * epsilon * exact.norm());

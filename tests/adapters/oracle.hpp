@@ -68,9 +68,9 @@ Operands operands_of(const Layer& layer, const lora::Matrix<S>& x, const lora::M
              exact(dy),
              Exact::Ones(x.rows(), x.cols()),
              static_cast<long double>(layer.adapter().scale())};
-  if (pass.training && layer.adapter().dropout > 0) {
+  if (layer.adapter().dropout.drops(pass)) {
     lora::Matrix<S> mask(x.rows(), x.cols());
-    lora::DropoutMask(layer.adapter().dropout, layer.adapter().stream, pass).fill(mask, 0);
+    lora::DropoutMask(layer.adapter().dropout.probability, layer.adapter().dropout.stream, pass).fill(mask, 0);
     o.mask = exact(mask);
   }
   return o;

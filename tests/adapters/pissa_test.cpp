@@ -3,10 +3,10 @@
 #include "lora/adapters/adapted.hpp"
 #include "lora/losses/mean_squared_error.hpp"
 #include "lora/model/attach.hpp"
-#include "lora/nn/lora_linear.hpp"
 #include "lora/nn/mlp.hpp"
 #include "lora/optim/sgd.hpp"
 #include "lora/testing/generic.hpp"
+#include "support/adapted_lora.hpp"
 #include "support/catch.hpp"
 #include "support/svd.hpp"
 
@@ -92,9 +92,9 @@ TEMPLATE_TEST_CASE("pissa: starts as the nearest matrix of its rank, with factor
       lora::Rng same = rng;
       const ResidualLora<S> adapter = lora::pissa(block, config, rng);
       const lora::Lora<S> plain(out, in, config, same);
-      CHECK(adapter.trained.stream == plain.stream);
+      CHECK(adapter.trained.dropout.stream == plain.dropout.stream);
       CHECK(rng() == same());  // as many random numbers as a new Lora
-      CHECK(adapter.trained.dropout == 0.1);
+      CHECK(adapter.trained.dropout.probability == 0.1);
 
       const Eigen::MatrixXd exact = block.template cast<double>();
       const auto best = lora::truncated_svd(exact, {.rank = rank});
@@ -139,21 +139,21 @@ TEST_CASE("pissa: trains as on the residual base, number for number, and leaves 
     const LoraConfig config{.rank = 3, .alpha = 6, .scaling = scaling};
     lora::Linear<double> layer(W0);
     layer.attach("pissa", lora::pissa(layer.dense(), config, rng));
-    const double* const held = layer.base().data();
-    const auto& own = std::get<ResidualLora<double>>(layer.adapter("pissa").adapter);
+    const lora::AnyBase<double> held = layer.base();
+    const auto& own = layer.adapter("pissa").as<ResidualLora<double>>();
     const Eigen::MatrixXd A0 = own.A0(), B0 = own.B0();
     // the same by hand: W0 is overwritten with what the factors do not hold
-    lora::LoraLinear<double> residual(W0 - product(own), own.trained);
+    lora_test::AdaptedLora<double> residual(W0 - product(own), own.trained);
 
     const auto loss_of = [&](auto& model, auto& cache) {
       Eigen::MatrixXd dy;
       const double loss = lora::mean_squared_error(model.forward(x, cache), target, &dy);
       lora::zero_gradients(model);
-      model.backward_parameters(x, dy, cache);
+      model.backward(x, dy, cache, lora::no_gradient);
       return loss;
     };
-    lora::Linear<double>::Cache<> cache;
-    lora::LoraLinear<double>::Cache<> residual_cache;
+    lora::Linear<double>::Cache cache;
+    lora_test::AdaptedLora<double>::Cache residual_cache;
     lora::Sgd<double> optimizer({.lr = 0.01, .momentum = 0.5}), residual_optimizer(optimizer.config());
     double first = 0, last = 0;
     for (int step = 0; step < 200; ++step) {
@@ -169,9 +169,9 @@ TEST_CASE("pissa: trains as on the residual base, number for number, and leaves 
     CHECK((own.trained.A.value - A0).norm() > 0.01 * A0.norm());
     CHECK(own.A0() == A0);
     CHECK(own.B0() == B0);
-    CHECK(layer.base().data() == held);
+    CHECK(layer.base().shares_with(held));
     CHECK(layer.dense() == W0);
-    const lora::LoraLinear<double> ordinary(W0, own.to_lora());
+    const lora_test::AdaptedLora<double> ordinary(W0, own.to_lora());
     CHECK((ordinary.merged() - residual.merged()).norm() <= 1e-10 * W0.norm());
     CHECK((layer.merged() - ordinary.merged()).norm() <= 1e-14 * W0.norm());
     layer.select_none();

@@ -2,9 +2,9 @@
 
 #include "lora/model/shapes.hpp"
 #include "lora/nn/linear.hpp"
-#include "lora/nn/lora_linear.hpp"
 #include "lora/testing/adapter_laws.hpp"
 #include "lora/testing/gradient.hpp"
+#include "support/adapted_lora.hpp"
 #include "support/catch.hpp"
 #include "support/heap.hpp"
 #include "support/laws.hpp"
@@ -74,7 +74,7 @@ lora::Matrix<long double> exact_weight(const L& layer) {
   const auto& pair = layer.adapter().trained;
   const Wide difference =
       wide(pair.B.value) * wide(pair.A.value) - wide(layer.adapter().B0()) * wide(layer.adapter().A0());
-  return wide(layer.base().dense()) + static_cast<long double>(layer.adapter().scale()) * difference;
+  return wide(lora::dense(layer.base())) + static_cast<long double>(layer.adapter().scale()) * difference;
 }
 
 /// | |W0| |x| + 2 s |B0| |A0| |x| |: what rounding in a new layer's output is relative to.
@@ -83,7 +83,7 @@ double size_of_terms(const L& layer, const lora::Matrix<double>& x) {
   const auto size = [](const auto& matrix) { return lora::Matrix<double>(matrix.cwiseAbs().template cast<double>()); };
   const double s = std::abs(static_cast<double>(layer.adapter().scale()));
   const lora::Matrix<double> start = size(layer.adapter().B0()) * size(layer.adapter().A0());
-  return ((size(layer.base().dense()) + 2 * s * start) * x.cwiseAbs()).norm();
+  return ((size(lora::dense(layer.base())) + 2 * s * start) * x.cwiseAbs()).norm();
 }
 
 template <class L>
@@ -104,14 +104,14 @@ void check_adapter(const Shape& shape, Index rank, Index samples) {
     CHECK((y - expected).template cast<double>().norm() <= rounding);
   }
   if constexpr (std::is_same_v<S, float>) {
-    CHECK(layer.merged() == layer.base().dense());  // it cancels in double
+    CHECK(layer.merged() == lora::dense(layer.base()));  // it cancels in double
   } else {
-    CHECK((layer.merged() - layer.base().dense()).norm() <=
+    CHECK((layer.merged() - lora::dense(layer.base())).norm() <=
           std::sqrt(static_cast<double>(rank)) * std::numeric_limits<S>::epsilon() *
               size_of_terms(layer, lora::Matrix<double>::Identity(shape.in, shape.in)));
   }
 
-  layer.adapter().trained.dropout = 0.3;
+  layer.adapter().trained.dropout.probability = 0.3;
   lora::testing::fill_parameters(layer, rng);
   check(lora::testing::adapter_laws(layer, x));
   const double epsilons = std::is_same_v<S, float> ? 1 : std::max(1.0, std::sqrt(2.0 * static_cast<double>(rank)) / 4);
@@ -200,19 +200,18 @@ TEST_CASE("offset lora: dropout is that of the residual base: the constant pair 
   const auto x = random_matrix(5, 9, rng), dy = random_matrix(6, 9, rng);
   const lora::Pass pass{.training = true, .seed = 8, .step = 2};
   Eigen::MatrixXd mask(5, 9);
-  lora::DropoutMask(0.4, own.trained.stream, pass).fill(mask, 0);
+  lora::DropoutMask(0.4, own.trained.dropout.stream, pass).fill(mask, 0);
   REQUIRE((mask.array() == 0).any());
 
-  const Eigen::MatrixXd residual = layer.base().dense() - 1.5 * own.B0() * own.A0();
+  const Eigen::MatrixXd residual = lora::dense(layer.base()) - 1.5 * own.B0() * own.A0();
   const Eigen::MatrixXd BA = own.trained.B.value * own.trained.A.value;
-  Layer<double>::Cache<> cache;
+  Layer<double>::Cache cache;
   Eigen::MatrixXd expected = residual * x + 1.5 * BA * mask.cwiseProduct(x);
   expected.colwise() += *layer.bias();
   CHECK((layer.forward(x, cache, pass) - expected).norm() <= 1e-13);
   const Eigen::MatrixXd dx = residual.transpose() * dy + 1.5 * mask.cwiseProduct(BA.transpose() * dy);
   CHECK((layer.backward(x, dy, cache) - dx).norm() <= 1e-13);
-  CHECK(cache.adapter.bytes() == cache.adapter.trained.bytes() + cache.adapter.start.bytes());
-  CHECK(cache.adapter.start.bytes() == 2 * 2 * 9 * 8);  // z and g alone: no mask
+  CHECK(cache.kept.adapter.bytes() == 2 * 2 * 9 * 8);  // z of both pairs alone: no mask
 }
 
 TEMPLATE_TEST_CASE("offset lora: the ordinary adapter of twice the rank is the same", "", float, double) {
@@ -227,8 +226,8 @@ TEMPLATE_TEST_CASE("offset lora: the ordinary adapter of twice the rank is the s
       const Lora<S> plain = offset.to_lora();
       CHECK(plain.rank() == 2 * rank);
       CHECK(plain.scaling == scaling);
-      CHECK(plain.dropout == 0.25);
-      CHECK(plain.stream == offset.trained.stream);
+      CHECK(plain.dropout.probability == 0.25);
+      CHECK(plain.dropout.stream == offset.trained.dropout.stream);
       CHECK(plain.A.value.topRows(rank) == offset.trained.A.value);
       CHECK(plain.A.value.bottomRows(rank) == offset.A0());
       CHECK(plain.B.value.leftCols(rank) == offset.trained.B.value);
@@ -240,7 +239,7 @@ TEMPLATE_TEST_CASE("offset lora: the ordinary adapter of twice the rank is the s
         CHECK(plain.alpha == Approx(0.7 * std::sqrt(2.0)).epsilon(1e-15));
         CHECK(std::abs(plain.scale() - offset.scale()) <= std::numeric_limits<S>::epsilon() * offset.scale());
       }
-      const lora::LoraLinear<S> ordinary(layer.base(), plain);
+      const lora_test::AdaptedLora<S> ordinary(layer.base(), plain);
       const auto exact = exact_weight(layer);
       check(lora::testing::check_merged_weight(ordinary, exact, 2));
       check(lora::testing::check_merged_weight(layer, exact, 2));
@@ -255,7 +254,7 @@ TEST_CASE("offset lora: a pair trained since, of another rank than its start") {
   const ResidualLora<double> offset(now, start);
   const Layer<double> layer(random_matrix(5, 4, rng), offset);
   check(lora::testing::check_merged_weight(layer, exact_weight(layer)));
-  const lora::LoraLinear<double> plain(layer.base(), offset.to_lora());
+  const lora_test::AdaptedLora<double> plain(layer.base(), offset.to_lora());
   CHECK(plain.adapter().rank() == 4);
   CHECK(plain.adapter().alpha == 8);
   check(lora::testing::check_merged_weight(plain, exact_weight(layer)));
@@ -282,9 +281,9 @@ TEST_CASE("offset lora: A0 and B0 are listed and counted, and nothing trains the
   CHECK(lora::account({lora::layer_shape(layer)}, 10).current.parameters.total == count.total);
 
   layer.select("start");
-  auto& own = std::get<ResidualLora<double>>(layer.adapter("start").adapter);
+  auto& own = layer.adapter("start").as<ResidualLora<double>>();
   const Eigen::MatrixXd A0 = own.A0(), B0 = own.B0();
-  lora::Linear<double>::Cache<> cache;
+  lora::Linear<double>::Cache cache;
   const auto x = random_matrix(4, 3, rng);
   layer.forward(x, cache);
   layer.backward(x, random_matrix(5, 3, rng), cache);
@@ -314,7 +313,7 @@ TEST_CASE("offset lora: beside other adapters of one layer") {
   for (const bool plain_first : {true, false}) {
     plain_first ? layer.select_sum({{"plain", 0.5}, {"start", -2}}) : layer.select_sum({{"start", -2}, {"plain", 0.5}});
     CHECK((layer.merged() - wanted).norm() <= 1e-14 * wanted.norm());
-    lora::Linear<double>::Cache<> cache;
+    lora::Linear<double>::Cache cache;
     Eigen::MatrixXd expected = wanted * x;
     expected.colwise() += *layer.bias();
     CHECK((layer.forward(x, cache) - expected).norm() <= 1e-13 * expected.norm());

@@ -34,14 +34,14 @@ struct Fused {
   Dense<double> inner;
   mutable int fused_calls = 0;
 
-  void apply(const auto& x, auto& y) const { inner.apply(x, y); }
-  void apply_transposed(const auto& dy, auto& dx) const { inner.apply_transposed(dy, dx); }
-  void apply(const auto& x, auto& y, const auto& U, const auto& Z) const {
+  void apply(const auto& x, auto& y, lora::Executor* = nullptr) const { inner.apply(x, y); }
+  void apply_transposed(const auto& dy, auto& dx, lora::Executor* = nullptr) const { inner.apply_transposed(dy, dx); }
+  void apply(const auto& x, auto& y, const auto& U, const auto& Z, lora::Executor* = nullptr) const {
     ++fused_calls;
     y = U * Z;
     y += inner.dense() * x;
   }
-  void apply_transposed(const auto& dy, auto& dx, const auto& U, const auto& Z) const {
+  void apply_transposed(const auto& dy, auto& dx, const auto& U, const auto& Z, lora::Executor* = nullptr) const {
     ++fused_calls;
     dx = U * Z;
     dx += inner.dense().transpose() * dy;
@@ -49,18 +49,18 @@ struct Fused {
   Index rows() const { return inner.rows(); }
   Index cols() const { return inner.cols(); }
   Index bytes() const { return inner.bytes(); }
-  const Eigen::MatrixXd& dense() const { return inner.dense(); }
+  Eigen::MatrixXd columns(Index first, Index count) const { return inner.columns(first, count); }
 };
 static_assert(lora::FrozenBase<Fused>);
 
 struct NoTranspose {
   using Scalar = double;
   static constexpr int Out = lora::Dynamic, In = lora::Dynamic;
-  void apply(const auto& x, auto& y) const { y = x; }
+  void apply(const auto& x, auto& y, lora::Executor* = nullptr) const { y = x; }
   Index rows() const { return 1; }
   Index cols() const { return 1; }
   Index bytes() const { return 8; }
-  Eigen::MatrixXd dense() const { return Eigen::MatrixXd::Ones(1, 1); }
+  Eigen::MatrixXd columns(Index, Index) const { return Eigen::MatrixXd::Ones(1, 1); }
 };
 static_assert(!lora::FrozenBase<NoTranspose> && !lora::FrozenBase<Eigen::MatrixXd>);
 

@@ -1,10 +1,10 @@
 #include "lora/base/packed.hpp"
 
 #include "lora/adapters/adapted.hpp"
-#include "lora/nn/lora_linear.hpp"
 #include "lora/testing/adapter_laws.hpp"
 #include "lora/testing/base_laws.hpp"
 #include "lora/testing/gradient.hpp"
+#include "support/adapted_lora.hpp"
 #include "support/catch.hpp"
 #include "support/heap.hpp"
 #include "support/laws.hpp"
@@ -252,14 +252,14 @@ TEST_CASE("packed: a step of a layer is that over Dense to rounding") {
   lora::Rng rng(6);
   const auto W0 = random_matrix<float>(130, 70, rng);
   lora::Rng first(7), second(7);
-  lora::LoraLinear<float> dense(W0, {.rank = 8, .alpha = 16}, first);
+  lora_test::AdaptedLora<float> dense(W0, {.rank = 8, .alpha = 16}, first);
   Layer<float> packed(W0, {.rank = 8, .alpha = 16}, second);
   dense.adapter().B.value = packed.adapter().B.value = random_matrix<float>(130, 8, rng);
   for (const Index samples : {1, 8, 50}) {
     CAPTURE(samples);
     const auto x = random_matrix<float>(70, samples, rng), dy = random_matrix<float>(130, samples, rng);
-    lora::LoraLinear<float>::Cache<> dense_cache;
-    Layer<float>::Cache<> packed_cache;
+    lora_test::AdaptedLora<float>::Cache dense_cache;
+    Layer<float>::Cache packed_cache;
     const auto y = dense.forward(x, dense_cache);
     CHECK((packed.forward(x, packed_cache) - y).norm() < 1e-6F * y.norm());
     const auto dx = dense.backward(x, dy, dense_cache);

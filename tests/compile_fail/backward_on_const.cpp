@@ -8,6 +8,6 @@ using Trained = Layer;
 using Trained = const Layer;  // gradients belong to the layer, so one that is shared const cannot be trained
 #endif
 
-void run(Trained& layer, const Eigen::MatrixXf& x, const Eigen::MatrixXf& dy, Layer::Cache<>& cache) {
+void run(Trained& layer, const Eigen::MatrixXf& x, const Eigen::MatrixXf& dy, Layer::Cache& cache) {
   layer.backward(x, dy, cache);
 }

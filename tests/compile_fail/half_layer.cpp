@@ -7,6 +7,6 @@ using S = double;
 using S = Eigen::bfloat16;
 #endif
 
-void run(const lora::LoraLinear<S>& layer, const lora::Matrix<S>& x, lora::LoraLinear<S>::Cache<>& cache) {
+void run(const lora::LoraLinear<S>& layer, const lora::Matrix<S>& x, lora::LoraLinear<S>::Cache& cache) {
   layer.forward(x, cache);
 }

@@ -7,6 +7,6 @@ using Input = Eigen::MatrixXf;
 using Input = Eigen::MatrixXd;
 #endif
 
-void run(const lora::LoraLinear<float>& layer, const Input& x, lora::LoraLinear<float>::Cache<>& cache) {
+void run(const lora::LoraLinear<float>& layer, const Input& x, lora::LoraLinear<float>::Cache& cache) {
   layer.forward(x, cache);
 }

@@ -66,14 +66,14 @@ TEST_CASE("mixing: a plan trains what it says, each part with its learning rate"
   // Adam's first step moves every number by about its learning rate
   const auto moved = [&](const lora::AdamWConfig& config) {
     Network one = before;
-    Network::Cache<> cache;
+    Network::Cache cache;
     Eigen::MatrixXf dlogits;
     lora::softmax_cross_entropy(one.forward(digits.pixels, cache), digits.labels, &dlogits);
-    one.backward_parameters(digits.pixels, dlogits, cache);
-    auto& factors = std::get<lora::Lora<float>>(one.layers()[2].adapter("default").adapter);
+    one.backward(digits.pixels, dlogits, cache, lora::no_gradient);
+    auto& factors = one.layers()[2].adapter("default").as<lora::Lora<float>>();
     factors.A.gradient().setOnes();  // B is zero at first, and so is A's own gradient
     lora::AdamW<float>(config).step(one);
-    const auto& old = std::get<lora::Lora<float>>(before.layers()[2].adapters().at("default").adapter);
+    const auto& old = before.layers()[2].adapters().at("default").as<lora::Lora<float>>();
     return std::array<double, 3>{
         static_cast<double>((one.layers()[0].dense() - net.layers()[0].dense()).cwiseAbs().maxCoeff()),
         static_cast<double>((factors.A.value - old.A.value).cwiseAbs().maxCoeff()),

@@ -25,17 +25,12 @@ struct Training {
   std::uint64_t step = 0;
 
   Training() {
-    lora::attach(net,
-                 {.rank = 2,
-                  .dropout = 0.3,
-                  .bias = lora::Bias::lora_only,
-                  .target_modules = {"fc1", "fc2"},
-                  .modules_to_save = {"fc3"}},
-                 start);
+    lora::attach(net, {.rank = 2, .dropout = 0.3, .bias = lora::Bias::lora_only},
+                 {.modules = {"fc1", "fc2"}, .modules_to_save = {"fc3"}}, start);
   }
 
   void run(int steps) {
-    typename lora::Mlp<lora::Linear<S>>::template Cache<> cache;
+    typename lora::Mlp<lora::Linear<S>>::Cache cache;
     for (int k = 0; k < steps; ++k, ++step) {
       lora::Matrix<S> x(5, 4);
       lora::fill_normal(x, 1, data);
@@ -44,7 +39,7 @@ struct Training {
       lora::Matrix<S> dy(3, 4);
       lora::softmax_cross_entropy(y, labels, &dy);
       lora::zero_gradients(net);
-      net.backward_parameters(x, dy, cache);
+      net.backward(x, dy, cache, lora::no_gradient);
       optimizer.step(net, 1.0 / (1.0 + double(step)));
     }
   }
@@ -53,8 +48,7 @@ struct Training {
   void run_at_random() {
     lora::visit_parameters(net, [&](const lora::Path&, auto& parameter) {
       if (!parameter.trainable) return;
-      parameter.grad.resize(parameter.value.rows(), parameter.value.cols());
-      lora::fill_normal(parameter.grad, 1, data);
+      lora::fill_normal(parameter.gradient(), 1, data);
     });
     optimizer.step(net);
     ++step;

@@ -20,7 +20,7 @@ inline Layers<float> numbered(float number, lora::Index rows = 8) {
   lora::Rng rng(1);
   Layers<float> model({{"fc", {.in = rows, .out = rows}}}, rng);
   lora::attach(model, {.rank = 2, .alpha = number}, rng);
-  auto& factors = std::get<lora::Lora<float>>(model["fc"].adapter("default").adapter);
+  auto& factors = model["fc"].adapter("default").as<lora::Lora<float>>();
   factors.A.value.setConstant(number);
   factors.B.value.setConstant(number);
   return model;
@@ -32,7 +32,7 @@ inline float number_in(const fs::path& directory, lora::Index rows = 8) {
   lora::Rng rng(1);
   Layers<float> model({{"fc", {.in = rows, .out = rows}}}, rng);
   lora::load_adapter(model, directory);
-  const auto& factors = std::get<lora::Lora<float>>(model["fc"].adapters().at("default").adapter);
+  const auto& factors = model["fc"].adapters().at("default").as<lora::Lora<float>>();
   const auto number = static_cast<float>(factors.alpha);
   if ((factors.A.value.array() != number).any() || (factors.B.value.array() != number).any()) {
     throw std::runtime_error("new weights with an old alpha");

@@ -19,10 +19,11 @@ const char* const config_name = "adapter_config.json";
 const char* const weights_name = "adapter_model.safetensors";
 
 template <class S>
-Layers<S> adapted_model(const lora::LoraConfig& config, std::string_view name = "default") {
+Layers<S> adapted_model(const lora::LoraConfig& config, const lora::Targets& targets = {},
+                        std::string_view name = "default") {
   Layers<S> model = small_model<S>();
   lora::Rng rng(3);
-  lora::attach(model, config, rng, name);
+  lora::attach(model, config, targets, rng, name);
   lora_test::change_adapters(model);
   return model;
 }
@@ -84,37 +85,34 @@ std::vector<std::string> keys(const path& adapter) {
 TEMPLATE_TEST_CASE("What is saved is loaded again, to the bit", "", float, double) {
   using S = TestType;
   SECTION("factors, with patterns of their own") {
-    auto model = adapted_model<S>({.rank = 3,
-                                   .alpha = 5.5,
-                                   .dropout = 0.125,
-                                   .target_modules = {"fc1", "fc2"},
-                                   .rank_pattern = {{"fc2", 2}},
-                                   .alpha_pattern = {{"fc2", 7}}});
+    auto model = adapted_model<S>(
+        {.rank = 3, .alpha = 5.5, .dropout = 0.125, .rank_pattern = {{"fc2", 2}}, .alpha_pattern = {{"fc2", 7}}},
+        {.modules = {"fc1", "fc2"}});
     const auto config = round_trip(model);
-    CHECK(config.lora.target_modules.names() == std::vector<std::string>{"fc1", "fc2", "block.fc1"});
+    CHECK(config.targets.modules.names() == std::vector<std::string>{"fc1", "fc2", "block.fc1"});
     CHECK(config.lora.dropout == 0.125);
     CHECK(config.lora.rank == 3);
     CHECK(config.lora.rank_pattern.size() == 1);
     CHECK(config.lora.alpha_pattern.size() == 1);
   }
   SECTION("biases of layers with factors") {
-    auto model = adapted_model<S>({.bias = lora::Bias::lora_only, .target_modules = {"fc1", "fc2"}});
+    auto model = adapted_model<S>({.bias = lora::Bias::lora_only}, {.modules = {"fc1", "fc2"}});
     CHECK(round_trip(model).lora.bias == lora::Bias::lora_only);
   }
   SECTION("all biases") {
-    auto model = adapted_model<S>({.bias = lora::Bias::all, .target_modules = {"fc2"}});
+    auto model = adapted_model<S>({.bias = lora::Bias::all}, {.modules = {"fc2"}});
     CHECK(round_trip(model).lora.bias == lora::Bias::all);
   }
   SECTION("layers trained in full") {
-    auto model = adapted_model<S>({.bias = lora::Bias::all, .target_modules = {"fc2"}, .modules_to_save = {"head"}});
-    CHECK(round_trip(model).lora.modules_to_save == std::vector<std::string>{"head"});
+    auto model = adapted_model<S>({.bias = lora::Bias::all}, {.modules = {"fc2"}, .modules_to_save = {"head"}});
+    CHECK(round_trip(model).targets.modules_to_save == std::vector<std::string>{"head"});
   }
 }
 
 TEST_CASE("The tensors have PEFT's names and shapes") {
   const TemporaryFolder folder;
-  auto model = adapted_model<float>(
-      {.rank = 3, .bias = lora::Bias::all, .target_modules = {"fc1"}, .modules_to_save = {"head"}});
+  auto model =
+      adapted_model<float>({.rank = 3, .bias = lora::Bias::all}, {.modules = {"fc1"}, .modules_to_save = {"head"}});
   lora::save_adapter(model, folder / "a");
   CHECK(keys(folder / "a") ==
         std::vector<std::string>{"base_model.model.block.fc1.base_layer.bias",
@@ -128,8 +126,7 @@ TEST_CASE("The tensors have PEFT's names and shapes") {
   CHECK(file.at("base_model.model.head.bias").shape == std::vector<std::uint64_t>{2});
   CHECK(file.metadata() == lora::Metadata{{"format", "pt"}});
   const auto& member = model["fc1"].adapters().at("default");
-  CHECK(file.tensor<float>("base_model.model.fc1.lora_A.weight") ==
-        std::get<lora::Lora<float>>(member.adapter).A.value);
+  CHECK(file.tensor<float>("base_model.model.fc1.lora_A.weight") == member.as<lora::Lora<float>>().A.value);
 }
 
 TEST_CASE("rsLoRA is folded into alpha: the same scale, to the bit in float, and nearly always in double") {
@@ -148,8 +145,8 @@ TEST_CASE("rsLoRA is folded into alpha: the same scale, to the bit in float, and
   CHECK(other < 300 * 6 / 4);
   CHECK(lora::detail::folded_alpha(0.1, 3, lora::Scaling::alpha_over_rank) == 0.1);
 
-  auto model = adapted_model<float>(
-      {.rank = 3, .alpha = 7, .scaling = lora::Scaling::alpha_over_sqrt_rank, .target_modules = {"fc1", "fc2"}});
+  auto model = adapted_model<float>({.rank = 3, .alpha = 7, .scaling = lora::Scaling::alpha_over_sqrt_rank},
+                                    {.modules = {"fc1", "fc2"}});
   CHECK(round_trip(model).source.count("use_rslora") == 0);
 }
 
@@ -166,7 +163,7 @@ TEST_CASE("An adapter that starts from a part of the weight becomes one of twice
   const auto config = lora::load_adapter(other, folder / "a");
   CHECK(config.lora.rank == 4);
   CHECK(config.lora.alpha == 6.0);
-  CHECK(std::get<lora::Lora<double>>(other["fc1"].adapters().at("default").adapter).scale() == 1.5);
+  CHECK(other["fc1"].adapters().at("default").as<lora::Lora<double>>().scale() == 1.5);
   CHECK((model["fc1"].delta() - other["fc1"].delta()).norm() <= 1e-14 * other["fc1"].delta().norm());
 }
 
@@ -177,11 +174,11 @@ TEST_CASE("Names that are ends of others are told apart, or refused") {
     lora::Rng rng(1);
     model["fc1"].attach("default", {.rank = 2}, rng);
     lora_test::change_adapters(model);
-    CHECK(round_trip(model).lora.target_modules == lora::ModuleNames("fc1"));
+    CHECK(round_trip(model).targets.modules == lora::ModuleNames("fc1"));
     auto second = small_model<float>();
     second["block.fc1"].attach("default", {.rank = 2}, rng);
     lora::save_adapter(second, folder / "a");
-    CHECK(lora::read_peft_config(folder / "a").lora.target_modules ==
+    CHECK(lora::read_peft_config(folder / "a").targets.modules ==
           lora::ModuleNames(std::vector<std::string>{"block.fc1"}));
   }
   SECTION("they differ in rank: the shorter name has r itself") {
@@ -256,9 +253,9 @@ TEST_CASE("Names that confuse PEFT 0.7.1 are fine today, and refused when it is 
 
 TEST_CASE("Adapters by name are in sub-directories, and switched after loading") {
   const TemporaryFolder folder;
-  auto model = adapted_model<float>({.rank = 2, .target_modules = {"fc2"}});
+  auto model = adapted_model<float>({.rank = 2}, {.modules = {"fc2"}});
   lora::Rng rng(9);
-  lora::attach(model, {.rank = 3, .target_modules = {"fc1"}}, rng, "formal");
+  lora::attach(model, {.rank = 3}, {.modules = {"fc1"}}, rng, "formal");
   lora_test::change_adapters(model);
   lora::save_adapter(model, folder / "a");
   lora::save_adapter(model, folder / "a", {.name = "formal"});
@@ -279,7 +276,7 @@ TEST_CASE("Adapters by name are in sub-directories, and switched after loading")
 
 TEST_CASE("A loaded adapter can be trained further: it alone") {
   const TemporaryFolder folder;
-  auto model = adapted_model<float>({.rank = 2, .bias = lora::Bias::lora_only, .target_modules = {"fc1"}});
+  auto model = adapted_model<float>({.rank = 2, .bias = lora::Bias::lora_only}, {.modules = {"fc1"}});
   lora::save_adapter(model, folder / "a");
   auto other = small_model<float>();
   lora::load_adapter(other, folder / "a");
@@ -290,13 +287,13 @@ TEST_CASE("Numbers of any real type are converted, once") {
   auto model = small_model<float>();
   for (const auto dtype : {lora::Dtype::f64, lora::Dtype::f32, lora::Dtype::f16, lora::Dtype::bf16}) {
     const TemporaryFolder folder;
-    auto adapted = adapted_model<double>({.rank = 2, .target_modules = {"fc2"}});
+    auto adapted = adapted_model<double>({.rank = 2}, {.modules = {"fc2"}});
     lora::save_adapter(adapted, folder / "a", {.dtype = dtype});
     const auto file = lora::Safetensors::open(folder / "a" / weights_name);
     CHECK(file.tensors()[0].dtype == dtype);
     auto loaded = small_model<float>();
     lora::load_adapter(loaded, folder / "a");
-    const auto& factors = std::get<lora::Lora<float>>(loaded["fc2"].adapters().at("default").adapter);
+    const auto& factors = loaded["fc2"].adapters().at("default").as<lora::Lora<float>>();
     CHECK(factors.A.value == file.read<float>("base_model.model.fc2.lora_A.weight"));
   }
 }
@@ -436,7 +433,7 @@ TEST_CASE("A config that was loaded stays as it was until the model says somethi
   model["fc2"].attach("default", {.rank = 5, .alpha = 3}, rng);
   lora::save_adapter(model, folder / "e", {.config = config});
   const auto changed = lora::read_peft_config(folder / "e");
-  CHECK(changed.lora.target_modules == lora::ModuleNames("fc1|fc2"));
+  CHECK(changed.targets.modules == lora::ModuleNames("fc1|fc2"));
   CHECK(changed.lora.scaling == lora::Scaling::alpha_over_rank);
   CHECK(changed.source.at("future") == config.source.at("future"));
   auto other = small_model<float>();
@@ -446,19 +443,20 @@ TEST_CASE("A config that was loaded stays as it was until the model says somethi
 
 TEST_CASE("A new config says what it is given, as far as the layers and PEFT 0.7.1 allow") {
   const TemporaryFolder folder;
-  lora::LoraConfig given{.rank = 2, .bias = lora::Bias::all, .target_modules = "fc\\d|block.*|head"};
-  auto model = adapted_model<float>(given);
-  lora::save_adapter(model, folder / "a", {.config = {.lora = given}});
+  lora::LoraConfig given{.rank = 2, .bias = lora::Bias::all};
+  lora::Targets targets{.modules = "fc\\d|block.*|head"};
+  auto model = adapted_model<float>(given, targets);
+  lora::save_adapter(model, folder / "a", {.config = {.lora = given, .targets = targets}});
   const auto same = lora::read_peft_config(folder / "a");
   CHECK(same.lora.bias == lora::Bias::all);
-  CHECK(same.lora.target_modules == given.target_modules);
-  given.exclude_modules = {"head"};
+  CHECK(same.targets.modules == targets.modules);
+  targets.exclude = {"head"};
   given.scaling = lora::Scaling::alpha_over_sqrt_rank;
-  model = adapted_model<float>(given);
-  lora::save_adapter(model, folder / "b", {.config = {.lora = given}});
+  model = adapted_model<float>(given, targets);
+  lora::save_adapter(model, folder / "b", {.config = {.lora = given, .targets = targets}});
   const auto other = lora::read_peft_config(folder / "b");
   CHECK(other.source.size() == 21);
-  CHECK(other.lora.target_modules.names() == std::vector<std::string>{"fc1", "fc2", "block.fc1"});
+  CHECK(other.targets.modules.names() == std::vector<std::string>{"fc1", "fc2", "block.fc1"});
 }
 
 TEST_CASE("For PEFT 0.7.1 a loaded rsLoRA is folded too") {

@@ -34,10 +34,9 @@ TEST_CASE("A new config is what Python's json.dumps writes of the 21 settings of
   config.lora = {.rank = 4,
                  .alpha = 6.5,
                  .dropout = 0.05,
-                 .target_modules = {"b.fc2", "fc1"},
                  .rank_pattern = {{"fc1", 2}, {"b.fc2", 16}},
-                 .alpha_pattern = {{"fc1", 3}, {"b.fc2", 1e-7}},
-                 .modules_to_save = {"k\xc3\xb6pfe", "\xf0\x9f\x98\x80\x7f\n"}};
+                 .alpha_pattern = {{"fc1", 3}, {"b.fc2", 1e-7}}};
+  config.targets = {.modules = {"b.fc2", "fc1"}, .modules_to_save = {"k\xc3\xb6pfe", "\xf0\x9f\x98\x80\x7f\n"}};
   config.base_model_name_or_path = "a \"base\"\\";
   config.task_type = "CAUSAL_LM";
   config.fan_in_fan_out = true;
@@ -81,7 +80,7 @@ TEST_CASE("A config that was read is written again byte for byte, also with sett
         "{\n    \"a\": [\n      1,\n      2.50,\n      {}\n    ],\n    \"b\": null\n  }");
 
   config.lora.alpha = 3;
-  config.lora.target_modules = {"fc2"};
+  config.targets.modules = {"fc2"};
   std::string changed = strange;
   changed.replace(changed.find("1.65e1"), 6, "3");
   changed.replace(changed.find("fc1"), 3, "fc2");
@@ -108,12 +107,12 @@ TEST_CASE("Settings become those of LoraConfig") {
   CHECK(lora.scaling == lora::Scaling::alpha_over_sqrt_rank);
   CHECK(lora.init == lora::Init::gaussian);
   CHECK(lora.bias == lora::Bias::lora_only);
-  CHECK(lora.target_modules == lora::ModuleNames("fc\\d"));
+  CHECK(config.targets.modules == lora::ModuleNames("fc\\d"));
   const std::vector<std::string> excluded{"head"};
-  CHECK(lora.exclude_modules == lora::ModuleNames(excluded));
+  CHECK(config.targets.exclude == lora::ModuleNames(excluded));
   CHECK(lora.rank_pattern == std::vector<std::pair<std::string, lora::Index>>{{"b", 2}, {"a", 4}});  // in file order
   CHECK(lora.alpha_pattern == std::vector<std::pair<std::string, double>>{{"b", 0.5}});
-  CHECK(lora.modules_to_save == std::vector<std::string>{"score"});
+  CHECK(config.targets.modules_to_save == std::vector<std::string>{"score"});
   CHECK(config.base_model_name_or_path == "");
   CHECK_FALSE(config.task_type.has_value());
   CHECK_FALSE(config.inference_mode);
@@ -122,8 +121,8 @@ TEST_CASE("Settings become those of LoraConfig") {
       parse(R"({"peft_type": "LORA", "layers_to_transform": 3, "layers_pattern": "h", "target_modules": ["q"]})");
   CHECK(few.lora.rank == 8);
   CHECK(few.lora.alpha == 8.0);
-  CHECK(few.lora.layers_to_transform == std::vector<lora::Index>{3});
-  CHECK(few.lora.layers_pattern == std::vector<std::string>{"h"});
+  CHECK(few.targets.blocks == std::vector<lora::Index>{3});
+  CHECK(few.targets.block_names == std::vector<std::string>{"h"});
 }
 
 TEST_CASE("What is no config is refused, with the key, what it is and what was expected") {

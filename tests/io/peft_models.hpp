@@ -59,7 +59,7 @@ void change_adapters(T& model, std::uint64_t seed = 2) {
   lora::Rng rng(seed);
   lora::visit_parameters(model, [&](const lora::Path& path, auto& parameter) {
     if (!path.in_adapter()) return;
-    auto change = parameter.value;
+    auto change = parameter.value.eval();
     lora::fill_uniform(change, 0.5, rng);
     parameter.value += change;
   });

@@ -34,6 +34,12 @@ void check_exact(Index size, Index rank, Index samples, lora::Rng& rng) {
   lora::detail::thin_product(B, part, G);
   CHECK(G == B.transpose().lazyProduct(part));
 
+  Matrix<S> sum = Matrix<S>::Constant(size + 2, samples, S(7));
+  lora::detail::add_low_rank(A.transpose(), G, sum.middleRows(1, size));
+  CHECK(sum.middleRows(1, size) == Matrix<S>(A.transpose().lazyProduct(G)) + Matrix<S>::Constant(size, samples, S(7)));
+  CHECK((sum.row(0).array() == S(7)).all());
+  CHECK((sum.row(size + 1).array() == S(7)).all());
+
   RowMajorMatrix<S> dA = A;
   Matrix<S> dB = B;
   lora::detail::add_thin_outer(part, G, dA.transpose());
@@ -62,13 +68,15 @@ TEST_CASE("thin: no heap") {
   for (const Index rank : {1, 8, 32}) {
     for (const Index samples : {1, 20}) {
       const Matrix<float> L = Matrix<float>::Ones(70, rank), X = Matrix<float>::Ones(70, samples);
-      Matrix<float> Z(rank, samples), D = L;
+      Matrix<float> Z(rank, samples), D = L, sum = X;
       CHECK(lora_test::heap_allocations_in([&] {
               lora::detail::thin_product(L, X, Z);
               lora::detail::add_thin_outer(X, Z, D);
+              lora::detail::add_low_rank(L, Z, sum);
             }) == 0);
       CHECK(Z(rank - 1, 0) == 70);
       CHECK(D(69, 0) == 1 + 70 * static_cast<float>(samples));
+      CHECK(sum(69, 0) == 1 + 70 * static_cast<float>(rank));
     }
   }
 }
@@ -82,9 +90,12 @@ TEST_CASE("thin: compile-time sizes and numbers without packets go through Eigen
   Eigen::Matrix<double, 5, 2> D = L;
   lora::detail::add_thin_outer(X, Z, D);
   CHECK(D == Eigen::Matrix<double, 5, 2>::Constant(16));
+  Eigen::Matrix<double, 5, 3> sum = X;
+  lora::detail::add_low_rank(L, Z, sum);
+  CHECK(sum == Eigen::Matrix<double, 5, 3>::Constant(11));
 
   const Matrix<long double> wide = Matrix<long double>::Ones(5, 2);
-  Matrix<long double> sum(2, 2);
-  lora::detail::thin_product(wide, wide, sum);
-  CHECK(sum == Matrix<long double>::Constant(2, 2, 5));
+  Matrix<long double> squares(2, 2);
+  lora::detail::thin_product(wide, wide, squares);
+  CHECK(squares == Matrix<long double>::Constant(2, 2, 5));
 }

@@ -119,7 +119,7 @@ TEST_CASE("target_modules are whole names or ends of names after a dot") {
   Net net(rng);
   const auto targets = [&](const Names& names) {
     auto model = net;
-    lora::attach(model, {.rank = 1, .target_modules = names}, rng);
+    lora::attach(model, {.rank = 1}, {.modules = names}, rng);
     return trained_names(model);
   };
   CHECK(targets({"q_proj"}) == Names{"q_proj.adapters.default.A", "q_proj.adapters.default.B"});
@@ -127,8 +127,8 @@ TEST_CASE("target_modules are whole names or ends of names after a dot") {
   CHECK(targets({"blocks.0"}) == Names{"blocks.0.adapters.default.A", "blocks.0.adapters.default.B"});
   CHECK(targets({"head", "q_proj"}).size() == 4);
   check_refused<lora::NameError>(
-      net, [&] { lora::attach(net, {.target_modules = {"proj"}}, rng); },
-      "attach: target_modules names \"proj\", expected one of the layers blocks.0, blocks.1, "
+      net, [&] { lora::attach(net, {}, {.modules = {"proj"}}, rng); },
+      "attach: modules names \"proj\", expected one of the layers blocks.0, blocks.1, "
       "q_proj, head");
 }
 
@@ -139,23 +139,22 @@ TEST_CASE("Factors here, a trained copy there, biases everywhere, frozen elsewhe
   const lora::Matrix<double> before = net(x);
 
   SECTION("lora_only") {
-    lora::attach(
-        net, {.rank = 2, .bias = lora::Bias::lora_only, .target_modules = {"0", "q_proj"}, .modules_to_save = {"head"}},
-        rng);
+    lora::attach(net, {.rank = 2, .bias = lora::Bias::lora_only},
+                 {.modules = {"0", "q_proj"}, .modules_to_save = {"head"}}, rng);
     CHECK(trained_names(net) == Names{"blocks.0.adapters.default.A", "blocks.0.adapters.default.B",
                                       "blocks.0.adapters.default.bias", "q_proj.adapters.default.A",
                                       "q_proj.adapters.default.B", "head.adapters.default.weight",
                                       "head.adapters.default.bias"});
   }
   SECTION("all") {
-    lora::attach(net, {.rank = 2, .bias = lora::Bias::all, .target_modules = {"0", "q_proj"}}, rng);
+    lora::attach(net, {.rank = 2, .bias = lora::Bias::all}, {.modules = {"0", "q_proj"}}, rng);
     CHECK(trained_names(net) == Names{"blocks.0.adapters.default.A", "blocks.0.adapters.default.B",
                                       "blocks.0.adapters.default.bias", "blocks.1.adapters.default.bias",
                                       "q_proj.adapters.default.A", "q_proj.adapters.default.B",
                                       "head.adapters.default.bias"});
   }
   SECTION("a layer that is both a target and to be saved is saved") {
-    lora::attach(net, {.rank = 2, .modules_to_save = {"head"}}, rng);
+    lora::attach(net, {.rank = 2}, {.modules_to_save = {"head"}}, rng);
     CHECK(trained_names(net).back() == "head.adapters.default.bias");
     CHECK(trained_names(net).size() == 8);
   }
@@ -179,7 +178,7 @@ TEST_CASE("Switching a whole model between adapters gives the first one back, to
   lora::attach(net, {.rank = 2, .bias = lora::Bias::all}, rng, "first");
   fill_adapter(net, "first", rng);
   const lora::Matrix<double> first = net(x);
-  lora::attach(net, {.rank = 1, .target_modules = {"head"}}, rng, "second");
+  lora::attach(net, {.rank = 1}, {.modules = {"head"}}, rng, "second");
   check(same_bits("a fresh adapter is alone: the layers without it are the base", net(x), base));
   fill_adapter(net, "second", rng);
   const lora::Matrix<double> second = net(x);
@@ -196,9 +195,11 @@ TEST_CASE("Switching a whole model between adapters gives the first one back, to
   check(same_bits("base", net(x), base));
 
   check_refused<lora::NameError>(
-      net, [&] { lora::select(net, "third"); }, "select: no layer of the model has an adapter \"third\"");
+      net, [&] { lora::select(net, "third"); },
+      "select: no layer of the model has an adapter \"third\", expected one of \"first\", \"second\"");
   check_refused<lora::NameError>(
-      net, [&] { lora::detach(net, "third"); }, "detach: no layer of the model has an adapter \"third\"");
+      net, [&] { lora::detach(net, "third"); },
+      "detach: no layer of the model has an adapter \"third\", expected one of \"first\", \"second\"");
   // A name that is taken in one layer only: no other layer may change.
   check_refused<lora::NameError>(
       net, [&] { lora::attach(net, {.rank = 1}, rng, "second"); }, "attach: an adapter \"second\" exists already");
@@ -210,21 +211,22 @@ TEST_CASE("Switching a whole model between adapters gives the first one back, to
 TEST_CASE("A refused attach leaves a trained model as it was") {
   lora::Rng rng(5);
   Net net(rng);
-  const auto attach = [&](const lora::LoraConfig& config, const char* name = "default") {
-    return [&net, &rng, config, name] { lora::attach(net, config, rng, name); };
+  const auto attach = [&](const lora::LoraConfig& config, const lora::Targets& targets = {},
+                          const char* name = "default") {
+    return [&net, &rng, config, targets, name] { lora::attach(net, config, targets, rng, name); };
   };
   check_refused<lora::ConfigError>(net, attach({.rank = 0}), "attach: rank is 0, expected at least 1");
   check_refused<lora::ConfigError>(net, attach({.dropout = 1}),
                                    "attach: dropout is 1.000000, expected 0 <= dropout < 1");
   check_refused<lora::NameError>(
-      net, attach({.modules_to_save = {"tail"}}),
+      net, attach({}, {.modules_to_save = {"tail"}}),
       "attach: modules_to_save names \"tail\", expected one of the layers blocks.0, blocks.1, q_proj, head");
   check_refused<lora::NameError>(
-      net, attach({.target_modules = {"head", "shift"}}),
-      "attach: target_modules names \"shift\", expected one of the layers blocks.0, blocks.1, q_proj, head");
-  check_refused<lora::NameError>(net, attach({}, ""),
+      net, attach({}, {.modules = {"head", "shift"}}),
+      "attach: modules names \"shift\", expected one of the layers blocks.0, blocks.1, q_proj, head");
+  check_refused<lora::NameError>(net, attach({}, {}, ""),
                                  "attach: the adapter name \"\" is not allowed, expected text without a dot");
-  check_refused<lora::NameError>(net, attach({}, "a.b"),
+  check_refused<lora::NameError>(net, attach({}, {}, "a.b"),
                                  "attach: the adapter name \"a.b\" is not allowed, expected text without a dot");
   CHECK(lora::count_parameters(net).trainable == lora::count_parameters(net).total);
 
@@ -236,9 +238,8 @@ TEST_CASE("A refused attach leaves a trained model as it was") {
   // A scale that only the factors of fc2 cannot take is found before fc1 gets its trained copy.
   lora::Mlp<Linear<float>> mlp({3, 4, 2}, rng);
   const auto position = rng.position();
-  CHECK_THROWS_AS(
-      lora::attach(mlp, {.rank = 1, .alpha = 1e39, .target_modules = {"fc2"}, .modules_to_save = {"fc1"}}, rng),
-      lora::ConfigError);
+  CHECK_THROWS_AS(lora::attach(mlp, {.rank = 1, .alpha = 1e39}, {.modules = {"fc2"}, .modules_to_save = {"fc1"}}, rng),
+                  lora::ConfigError);
   CHECK_FALSE(mlp.layers()[0].frozen());
   CHECK(rng.position() == position);
 }
@@ -259,14 +260,8 @@ TEST_CASE("A model may be one layer, and layers may be attached to one by one") 
 TEST_CASE("The gradients of an adapted network, factors, copies and frozen layers mixed") {
   lora::Rng rng(7);
   lora::Mlp<Linear<double>, lora::Tanh> net({3, 5, 4, 4, 2}, rng);
-  lora::attach(net,
-               {.rank = 2,
-                .alpha = 3,
-                .scaling = lora::Scaling::alpha_over_sqrt_rank,
-                .bias = lora::Bias::all,
-                .target_modules = {"fc1", "fc3"},
-                .modules_to_save = {"fc4"}},
-               rng);
+  lora::attach(net, {.rank = 2, .alpha = 3, .scaling = lora::Scaling::alpha_over_sqrt_rank, .bias = lora::Bias::all},
+               {.modules = {"fc1", "fc3"}, .modules_to_save = {"fc4"}}, rng);
   lora::testing::fill_parameters(net, rng, 0.5);
   const auto x = random_matrix(3, 4, rng);
   const auto results = lora::testing::check_gradients(net, x);

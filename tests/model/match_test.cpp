@@ -73,9 +73,10 @@ struct Twice {
   }
 };
 
-Names paths(const Model& model, const lora::LoraConfig& config, Role role = Role::factors) {
+Names paths(const Model& model, const lora::LoraConfig& config, const lora::Targets& targets = {},
+            Role role = Role::adapter) {
   Names found;
-  for (const auto& match : lora::match_modules(model, config)) {
+  for (const auto& match : lora::match_modules(model, config, targets)) {
     if (match.role == role) found.push_back(match.path);
   }
   return found;
@@ -94,51 +95,47 @@ TEST_CASE("Targets are a list of names, a pattern, or all") {
   lora::Rng rng(1);
   const Model model(rng);
   CHECK(paths(model, {}).size() == 17);
-  CHECK(paths(model, {.target_modules = "all-linear"}).size() == 17);
-  CHECK(paths(model, {.target_modules = "All-Linear"}).size() == 17);
-  CHECK(paths(model, {.target_modules = {"q_proj", "head.out"}}) ==
-        Names{"model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.q_proj", "model.layers.2.self_attn.q_proj",
-              "head.out"});
-  CHECK(paths(model, {.target_modules = "model\\.layers\\.[02]\\..*[qk]_proj"}) ==
+  CHECK(paths(model, {}, {.modules = "all-linear"}).size() == 17);
+  CHECK(paths(model, {}, {.modules = "All-Linear"}).size() == 17);
+  CHECK(paths(model, {}, {.modules = {"q_proj", "head.out"}}) == Names{"model.layers.0.self_attn.q_proj",
+                                                                       "model.layers.1.self_attn.q_proj",
+                                                                       "model.layers.2.self_attn.q_proj", "head.out"});
+  CHECK(paths(model, {}, {.modules = "model\\.layers\\.[02]\\..*[qk]_proj"}) ==
         Names{"model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.k_proj", "model.layers.2.self_attn.q_proj",
               "model.layers.2.self_attn.k_proj"});
-  CHECK(paths(model, {.target_modules = "q_proj"}).empty());  // a pattern is for the whole name
+  CHECK(paths(model, {}, {.modules = "q_proj"}).empty());  // a pattern is for the whole name
   const Names names{"out"};
-  CHECK(paths(model, {.target_modules = names}) == Names{"head.out"});
+  CHECK(paths(model, {}, {.modules = names}) == Names{"head.out"});
 }
 
 TEST_CASE("Excluded layers win over targets, and layers trained in full over both") {
   lora::Rng rng(2);
   const Model model(rng);
-  const lora::LoraConfig config{
-      .target_modules = "all-linear", .exclude_modules = ".*mlp.*", .modules_to_save = {"head"}};
-  CHECK(paths(model, config).size() == 9);
-  CHECK(paths(model, config, Role::full) == Names{"head.dense", "head.out"});
-  CHECK(paths(model, config, Role::nothing).size() == 6);
-  CHECK(paths(model, {.exclude_modules = {"q_proj", "head.out"}}).size() == 13);
-  CHECK(paths(model, {.target_modules = {"out"}, .exclude_modules = {"out"}}).empty());
-  CHECK(paths(model, {.target_modules = {"head.out"}, .exclude_modules = {"out"}}).empty());
-  CHECK(paths(model, {.exclude_modules = {"out"}, .modules_to_save = {"out"}}, Role::full) == Names{"head.out"});
-  const lora::LoraConfig biases{.bias = lora::Bias::all, .target_modules = {"out"}};
-  CHECK(paths(model, biases, Role::bias).size() == 16);
+  const lora::LoraConfig config;
+  const lora::Targets targets{.modules = "all-linear", .exclude = ".*mlp.*", .modules_to_save = {"head"}};
+  CHECK(paths(model, config, targets).size() == 9);
+  CHECK(paths(model, config, targets, Role::full) == Names{"head.dense", "head.out"});
+  CHECK(paths(model, config, targets, Role::nothing).size() == 6);
+  CHECK(paths(model, {}, {.exclude = {"q_proj", "head.out"}}).size() == 13);
+  CHECK(paths(model, {}, {.modules = {"out"}, .exclude = {"out"}}).empty());
+  CHECK(paths(model, {}, {.modules = {"head.out"}, .exclude = {"out"}}).empty());
+  CHECK(paths(model, {}, {.exclude = {"out"}, .modules_to_save = {"out"}}, Role::full) == Names{"head.out"});
+  CHECK(paths(model, {.bias = lora::Bias::all}, {.modules = {"out"}}, Role::bias).size() == 16);
 }
 
-TEST_CASE("layers_to_transform picks blocks by their number") {
+TEST_CASE("Blocks are picked by their number") {
   lora::Rng rng(3);
   const Model model(rng);
   const Names first{"model.layers.1.self_attn.v_proj"};
-  CHECK(paths(model, {.target_modules = {"v_proj"}, .layers_to_transform = {1}}) == first);
-  CHECK(paths(model, {.target_modules = {"v_proj"}, .layers_to_transform = {1}, .layers_pattern = {"layers"}}) ==
-        first);
-  CHECK(paths(model, {.target_modules = {"v_proj"}, .layers_to_transform = {1}, .layers_pattern = {"h", "lay.rs"}}) ==
-        first);
-  CHECK(paths(model, {.target_modules = {"v_proj"}, .layers_to_transform = {1}, .layers_pattern = {"h"}}).empty());
-  CHECK(paths(model, {.target_modules = {"v_proj"}, .layers_to_transform = {0, 2, 7}}).size() == 2);
+  CHECK(paths(model, {}, {.modules = {"v_proj"}, .blocks = {1}}) == first);
+  CHECK(paths(model, {}, {.modules = {"v_proj"}, .blocks = {1}, .block_names = {"layers"}}) == first);
+  CHECK(paths(model, {}, {.modules = {"v_proj"}, .blocks = {1}, .block_names = {"h", "lay.rs"}}) == first);
+  CHECK(paths(model, {}, {.modules = {"v_proj"}, .blocks = {1}, .block_names = {"h"}}).empty());
+  CHECK(paths(model, {}, {.modules = {"v_proj"}, .blocks = {0, 2, 7}}).size() == 2);
   // The mlp's own number is its name's end, not a block's.
-  CHECK(paths(model, {.target_modules = {"mlp.0"}, .layers_to_transform = {2}}) == Names{"model.layers.2.mlp.0"});
+  CHECK(paths(model, {}, {.modules = {"mlp.0"}, .blocks = {2}}) == Names{"model.layers.2.mlp.0"});
   // A layer named in full is meant, whatever its number; one outside of the blocks has none.
-  CHECK(paths(model, {.target_modules = {"model.layers.0.mlp.1", "out"}, .layers_to_transform = {2}}) ==
-        Names{"model.layers.0.mlp.1"});
+  CHECK(paths(model, {}, {.modules = {"model.layers.0.mlp.1", "out"}, .blocks = {2}}) == Names{"model.layers.0.mlp.1"});
 }
 
 TEST_CASE("The last number in a name counts, and not in the first two segments") {
@@ -164,10 +161,10 @@ TEST_CASE("Ranks and alphas of their own: the first pattern that matches") {
   Model model(rng);
   const lora::LoraConfig config{.rank = 4,
                                 .alpha = 8,
-                                .target_modules = {"q_proj", "out", "dense"},
                                 .rank_pattern = {{"layers\\.1\\..*", 2}, {"q_proj", 3}, {"head.out", 1}},
                                 .alpha_pattern = {{"out", 0.5}}};
-  const auto matches = lora::match_modules(model, config);
+  const lora::Targets targets{.modules = {"q_proj", "out", "dense"}};
+  const auto matches = lora::match_modules(model, config, targets);
   CHECK(at(matches, "model.layers.0.self_attn.q_proj").rank == 3);
   CHECK(at(matches, "model.layers.1.self_attn.q_proj").rank == 2);
   CHECK(at(matches, "head.out").rank == 1);
@@ -175,41 +172,38 @@ TEST_CASE("Ranks and alphas of their own: the first pattern that matches") {
   CHECK(at(matches, "head.out").alpha == 0.5);
   CHECK(at(matches, "head.dense").alpha == 8);
 
-  lora::attach(model, config, rng);
-  const auto& factors = std::get<lora::Lora<double>>(model.head.out.adapters().at("default").adapter);
+  lora::attach(model, config, targets, rng);
+  const auto& factors = model.head.out.adapters().at("default").as<lora::Lora<double>>();
   CHECK(factors.rank() == 1);
   CHECK(factors.alpha == 0.5);
-  CHECK(std::get<lora::Lora<double>>(model.model.layers[1].self_attn.q_proj.adapters().at("default").adapter).rank() ==
-        2);
+  CHECK(model.model.layers[1].self_attn.q_proj.adapters().at("default").as<lora::Lora<double>>().rank() == 2);
 }
 
 TEST_CASE("The reason for every layer") {
   lora::Rng rng(5);
   const Model model(rng);
-  const auto matches = lora::match_modules(model, {.bias = lora::Bias::all,
-                                                   .target_modules = {"q_proj", "v_proj", "dense"},
-                                                   .exclude_modules = {"head.dense"},
-                                                   .layers_to_transform = {1},
-                                                   .modules_to_save = {"out"}});
-  const auto why = [&](const std::string& path) { return at(matches, path).why; };
-  CHECK(why("model.layers.1.self_attn.v_proj") == "target_modules has \"v_proj\"");
-  CHECK(why("model.layers.0.self_attn.v_proj") == "bias is all, and layers_to_transform does not have 0");
-  CHECK(why("model.layers.1.self_attn.k_proj") == "bias is all, and target_modules does not have it");
-  CHECK(why("head.dense") == "bias is all, and exclude_modules has \"head.dense\"");
+  const auto matches = lora::match_modules(
+      model, {.bias = lora::Bias::all},
+      {.modules = {"q_proj", "v_proj", "dense"}, .exclude = {"head.dense"}, .blocks = {1}, .modules_to_save = {"out"}});
+  const auto why = [&](const std::string& path) { return at(matches, path).reason; };
+  CHECK(why("model.layers.1.self_attn.v_proj") == "modules has \"v_proj\"");
+  CHECK(why("model.layers.0.self_attn.v_proj") == "bias is all, and blocks does not have 0");
+  CHECK(why("model.layers.1.self_attn.k_proj") == "bias is all, and modules does not have it");
+  CHECK(why("head.dense") == "bias is all, and exclude has \"head.dense\"");
   CHECK(why("head.out") == "modules_to_save has \"out\"");
-  CHECK(at(lora::match_modules(model, {}), "head.out").why == "target_modules is empty: all layers");
-  CHECK(at(lora::match_modules(model, {.target_modules = ".*out"}), "head.out").why == "target_modules is \".*out\"");
+  CHECK(at(lora::match_modules(model, {}), "head.out").reason == "modules is empty: all layers");
+  CHECK(at(lora::match_modules(model, {}, {.modules = ".*out"}), "head.out").reason == "modules is \".*out\"");
 }
 
 TEST_CASE("Contradictions, and names and patterns that match nothing, are refused") {
   lora::Rng rng(6);
   Model model(rng);
-  const auto refused = [&](const lora::LoraConfig& config) -> std::string {
+  const auto refused = [&](const lora::LoraConfig& config, const lora::Targets& targets = {}) -> std::string {
     const Names before = lora::tensor_names(model);
     const auto position = rng.position();
     std::string message;
     try {
-      lora::attach(model, config, rng);
+      lora::attach(model, config, targets, rng);
     } catch (const lora::Error& error) {
       message = error.what();
     }
@@ -217,29 +211,28 @@ TEST_CASE("Contradictions, and names and patterns that match nothing, are refuse
     CHECK(rng.position() == position);
     return message;
   };
-  CHECK(refused({.target_modules = ".*", .layers_to_transform = {1}}) ==
-        "attach: layers_to_transform goes with a list of target_modules, not with a pattern");
-  CHECK(refused({.layers_pattern = {"h"}}) == "attach: layers_pattern is given without layers_to_transform");
-  CHECK(refused({.target_modules = "(a"}) == "attach: the pattern \"(a\" has an opening bracket too many");
+  CHECK(refused({}, {.modules = ".*", .blocks = {1}}) ==
+        "attach: blocks (layers_to_transform) goes with a list of modules, not with a pattern");
+  CHECK(refused({}, {.block_names = {"h"}}) ==
+        "attach: block_names (layers_pattern) is given without blocks (layers_to_transform)");
+  CHECK(refused({}, {.modules = "(a"}) == "attach: the pattern \"(a\" has an opening bracket too many");
   CHECK(refused({.rank_pattern = {{"a)(b", 2}}}) == "attach: the pattern \"a)(b\" has a closing bracket too many");
   CHECK(refused({.rank_pattern = {{"fc9", 2}}}) ==
-        "attach: rank_pattern has \"fc9\", which is no layer that receives factors");
-  CHECK(refused({.alpha_pattern = {{"out", 2}}, .modules_to_save = {"out"}}) ==
-        "attach: alpha_pattern has \"out\", which is no layer that receives factors");
+        "attach: rank_pattern has \"fc9\", which is no layer that receives an adapter");
+  CHECK(refused({.alpha_pattern = {{"out", 2}}}, {.modules_to_save = {"out"}}) ==
+        "attach: alpha_pattern has \"out\", which is no layer that receives an adapter");
   CHECK(refused({.rank_pattern = {{"out", 0}}}) == "attach::head.out: rank is 0, expected at least 1");
   CHECK(refused({.rank_pattern = {{"out", lora::Index(1) << 60}}}) ==
         "attach::head.out: rank is 1152921504606846976, expected factors that memory can hold");
-  CHECK(
-      refused({.exclude_modules = {"fc9"}}).find("attach: exclude_modules names \"fc9\", expected one of the layers") ==
-      0);
-  CHECK(refused({.modules_to_save = {"heads"}})
+  CHECK(refused({}, {.exclude = {"fc9"}}).find("attach: exclude names \"fc9\", expected one of the layers") == 0);
+  CHECK(refused({}, {.modules_to_save = {"heads"}})
             .find("attach: modules_to_save names \"heads\", expected one of the layers") == 0);
 
   model.head.has_temperature = true;
-  CHECK(refused({.modules_to_save = {"head"}}) ==
+  CHECK(refused({}, {.modules_to_save = {"head"}}) ==
         "attach: modules_to_save names \"head\", but the parameter head.temperature belongs to no layer that takes "
         "adapters");
-  CHECK_NOTHROW(lora::attach(model, {.target_modules = {"out"}}, rng));
+  CHECK_NOTHROW(lora::attach(model, {}, {.modules = {"out"}}, rng));
 }
 
 TEST_CASE("Two layers of one name are refused") {

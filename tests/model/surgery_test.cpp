@@ -48,15 +48,15 @@ TEMPLATE_TEST_CASE("surgery: resize loses what the dense truncation loses, and s
   using S = TestType;
   const double tolerance = std::is_same_v<S, float> ? 2e-6 : 1e-14;
   auto adapter = random_adapter<S>(30, 8, 20, 12, over_root, 1);
-  adapter.dropout = 0.25;
+  adapter.dropout.probability = 0.25;
   const Eigen::MatrixXd before = delta(adapter);
   const auto best = lora::truncated_svd(before, {.rank = 3});
   const auto resized = lora::resize(adapter, {.rank = 3});
   CHECK(resized.converged);
   CHECK(resized.adapter.rank() == 3);
   CHECK(resized.adapter.scale() == S(1));
-  CHECK(resized.adapter.dropout == 0.25);
-  CHECK(resized.adapter.stream == adapter.stream);
+  CHECK(resized.adapter.dropout.probability == 0.25);
+  CHECK(resized.adapter.dropout.stream == adapter.dropout.stream);
   CHECK((delta(resized.adapter) - best.matrix()).norm() <= tolerance * before.norm());
   CHECK(std::abs(resized.certificate.frobenius_error - (before - delta(resized.adapter)).norm()) <=
         tolerance * before.norm());

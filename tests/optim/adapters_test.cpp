@@ -2,11 +2,11 @@
 
 #include "lora/losses/softmax_cross_entropy.hpp"
 #include "lora/model/attach.hpp"
-#include "lora/nn/lora_linear.hpp"
 #include "lora/nn/mlp.hpp"
 #include "lora/optim/adam.hpp"
 #include "lora/optim/clip.hpp"
 #include "lora/optim/sgd.hpp"
+#include "support/adapted_lora.hpp"
 
 #include "support/catch.hpp"
 #include "support/heap.hpp"
@@ -40,7 +40,7 @@ Net adapted_net() {
 
 struct Training {
   Net net = adapted_net();
-  Net::Cache<> cache;
+  Net::Cache cache;
   Eigen::MatrixXf dy;
   AdamW<float> optimizer{
       {.lr = 0.01, .groups = {{.select = [](const Path& p) { return p.ends_with("B"); }, .lr = 0.16}}}};
@@ -48,7 +48,7 @@ struct Training {
   float step() {
     lora::zero_gradients(net);
     const float loss = lora::softmax_cross_entropy(net.forward(inputs, cache), labels, &dy);
-    net.backward_parameters(inputs, dy, cache);
+    net.backward(inputs, dy, cache, lora::no_gradient);
     lora::clip_gradient_norm(net, 1);
     optimizer.step(net);
     return loss;
@@ -113,9 +113,9 @@ TEST_CASE("optimizers and adapters: after the first, a training step allocates n
 TEST_CASE("optimizers and adapters: a layer on the stack is a model of its own") {
   lora::Rng rng(3);
   const Eigen::Matrix<double, 4, 5> w0 = Eigen::Matrix<double, 4, 5>::Identity();
-  lora::LoraLinear<double, 4, 5, 2> layer(w0, {.rank = 2, .alpha = 2}, rng);
-  using Layer = lora::LoraLinear<double, 4, 5, 2>;
-  Layer::Cache<3> cache;
+  lora_test::AdaptedLora<double, 4, 5, 2> layer(w0, {.rank = 2, .alpha = 2}, rng);
+  using Layer = lora_test::AdaptedLora<double, 4, 5, 2>;
+  Layer::CacheFor<3> cache;
   const Eigen::Matrix<double, 5, 3> x = Eigen::Matrix<double, 5, 3>::Random();
   lora::Sgd<double> optimizer({.lr = 0.5, .momentum = 0.5});
   Eigen::Matrix<double, 4, 3> dy;

@@ -1,3 +1,4 @@
+#include "lora/adapters/dropout.hpp"
 // Deliberately wrong adapters and bases: each must be caught by the law it breaks, and by no accident kept.
 
 #include "lora/adapters/dropout.hpp"
@@ -43,9 +44,13 @@ struct Plain {
   double dropout = 0.5;
   S s = S(0.75);
 
-  template <int N = lora::Dynamic>
-  struct Cache {
+  template <int>
+  struct Kept {
     Matrix<S> mask, z, g, masked;
+    Index bytes() const { return 0; }
+  };
+  template <int>
+  struct Scratch {
     Index bytes() const { return 0; }
   };
 
@@ -60,7 +65,7 @@ struct Plain {
   lora::Parameter<S>& b() { return fault == Fault::shared ? *common : B; }
 
   template <int N>
-  void forward(const auto& base, const auto& x, auto& y, Cache<N>& cache, const Pass& pass) const {
+  void forward(const auto& base, const auto& x, auto& y, Kept<N>& cache, Scratch<N>&, const Pass& pass) const {
     cache.mask.setOnes(x.rows(), x.cols());
     if (pass.training) lora::DropoutMask(dropout, 1, pass).fill(cache.mask, 0);
     cache.masked = cache.mask.cwiseProduct(x);
@@ -70,7 +75,7 @@ struct Plain {
   }
 
   template <int N>
-  void backward(const auto& base, const auto& x, const auto& dy, auto&& dx, Cache<N>& cache) {
+  void backward(const auto& base, const auto& x, const auto& dy, auto&& dx, Kept<N>& cache, Scratch<N>&, const Pass&) {
     cache.g.noalias() = s * b().value.transpose() * dy;
     const S twice = fault == Fault::wrong_scale ? s : S(1);
     if (fault == Fault::overwritten) A.gradient().setZero();
@@ -196,25 +201,25 @@ struct WrongBase {
   lora::Dense<double> inner;
   bool wrong_apply = false, wrong_transpose = false, adds = false, wrong_fused = false;
 
-  void apply(const auto& x, auto& y) const {
+  void apply(const auto& x, auto& y, lora::Executor* = nullptr) const {
     if (!adds) y.setZero();
     y += (wrong_apply ? 1.0001 : 1.0) * inner.dense() * x;
   }
-  void apply_transposed(const auto& dy, auto& dx) const {
+  void apply_transposed(const auto& dy, auto& dx, lora::Executor* = nullptr) const {
     if (wrong_transpose) {
       dx = inner.dense() * dy;
     } else {
       dx = inner.dense().transpose() * dy;
     }
   }
-  void apply(const auto& x, auto& y, const auto& U, const auto& Z) const {
+  void apply(const auto& x, auto& y, const auto& U, const auto& Z, lora::Executor* = nullptr) const {
     y = inner.dense() * x;
     if (!wrong_fused) y += U * Z;
   }
   Index rows() const { return inner.rows(); }
   Index cols() const { return inner.cols(); }
   Index bytes() const { return inner.bytes(); }
-  const Eigen::MatrixXd& dense() const { return inner.dense(); }
+  Eigen::MatrixXd columns(Index first, Index count) const { return inner.columns(first, count); }
 };
 
 }  // namespace

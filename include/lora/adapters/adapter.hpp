@@ -4,52 +4,110 @@
 
 #include "lora/base/dense.hpp"
 #include "lora/core/buffer.hpp"
+#include "lora/core/layer_pass.hpp"
 #include "lora/core/pass.hpp"
 #include "lora/core/visit.hpp"
 
 #include <algorithm>
+#include <concepts>
+#include <limits>
+#include <string_view>
 #include <type_traits>
 
 namespace lora {
 
-/// Given in place of dx when nobody needs the gradient of the input, as in the first layer of a network.
-struct NoGradient {};
-
-template <class Dx>
-inline constexpr bool wants_gradient = !std::is_same_v<std::remove_cvref_t<Dx>, NoGradient>;
-
 /// x, dx (in, samples), y, dy (out, samples), sized by the caller and not overlapping.
 ///
-///   forward(base, x, y, cache, pass)        y = adapted(W0, x)
-///   backward(base, x, dy, dx, cache)        dx = adapted'(x)^T dy; gradients of its own parameters accumulate (+=)
-///   add_delta(block, first, base)           block += (adapted - W0)[:, first : first + block.cols()], in its precision
-///   visit(self, f)                          its parameters by their names
+///   forward(base, x, y, kept, scratch, pass)            y = adapted(W0, x)
+///   backward(base, x, dy, dx, kept, scratch, pass)      dx = adapted'(x)^T dy; gradients of its parameters add up (+=)
+///   add_delta(block, first, base)                       block += (adapted - W0)[:, first : first + block.cols()], in
+///                                                       the precision of the block
+///   visit(self, f)                                      its parameters by their names
 ///
-/// forward is const and keeps in `cache` what backward needs, the pass included; biases are the layer's business.
+/// Kept<Samples> is what forward leaves for backward, one for each layer of a network; Scratch<Samples> is what a call
+/// needs for a moment, one for all layers. Both are default-constructed, grow and never shrink, and know their bytes().
+/// forward is const; backward gets the pass of its forward; biases are the layer's business.
 template <class A, class Base = Dense<typename A::Scalar>>
 concept Adapter = FrozenBase<Base> && Visitable<A> &&
                   requires(A& adapter, const A& constant, const Base& base, const Matrix<typename A::Scalar, A::In>& x,
                            const Matrix<typename A::Scalar, A::Out>& dy, Matrix<typename A::Scalar, A::Out>& y,
                            Matrix<typename A::Scalar, A::In>& dx, Matrix<Wide<typename A::Scalar>>& block,
-                           typename A::template Cache<Dynamic>& cache, const Pass& pass) {
-                    constant.forward(base, x, y, cache, pass);
-                    adapter.backward(base, x, dy, dx, cache);
-                    adapter.backward(base, x, dy, NoGradient(), cache);
+                           typename A::template Kept<Dynamic>& kept, typename A::template Scratch<Dynamic>& scratch,
+                           const Pass& pass) {
+                    constant.forward(base, x, y, kept, scratch, pass);
+                    adapter.backward(base, x, dy, dx, kept, scratch, pass);
+                    adapter.backward(base, x, dy, NoGradient(), kept, scratch, pass);
                     constant.add_delta(block, Index(), base);
+                    { kept.bytes() } -> std::convertible_to<Index>;
+                    { scratch.bytes() } -> std::convertible_to<Index>;
                   };
 
 /// An adapter whose delta does not depend on W0, so that any number of them can be active together, each with a weight:
 ///
-///   forward and add_delta take `weight` last;   add(x, y, cache, pass, weight): y += weight delta x
-///   add_backward(x, dy, dx, cache): dx += weight delta^T dy, and the gradients
+///   forward and add_delta take `weight` last;   add(x, y, kept, scratch, pass, weight): y += weight delta x
+///   add_backward(x, dy, dx, kept, scratch, pass): dx += weight delta^T dy, and the gradients
 template <class A>
 concept AdditiveAdapter =
-    Adapter<A> && requires(A& adapter, const A& constant, const Matrix<typename A::Scalar, A::In>& x,
-                           Matrix<typename A::Scalar, A::Out>& y, Matrix<typename A::Scalar, A::In>& dx,
-                           typename A::template Cache<Dynamic>& cache, const Pass& pass, typename A::Scalar weight) {
-      constant.add(x, y, cache, pass, weight);
-      adapter.add_backward(x, y, dx, cache);
+    Adapter<A> &&
+    requires(A& adapter, const A& constant, const Matrix<typename A::Scalar, A::In>& x,
+             const Matrix<typename A::Scalar, A::Out>& dy, Matrix<typename A::Scalar, A::Out>& y,
+             Matrix<typename A::Scalar, A::In>& dx, typename A::template Kept<Dynamic>& kept,
+             typename A::template Scratch<Dynamic>& scratch, const Pass& pass, typename A::Scalar weight) {
+      constant.forward(Dense<typename A::Scalar>(x), x, y, kept, scratch, pass, weight);
+      constant.add(x, y, kept, scratch, pass, weight);
+      adapter.add_backward(x, dy, dx, kept, scratch, pass);
+      adapter.add_backward(x, dy, NoGradient(), kept, scratch, pass);
     };
+
+/// What an adapter has, for the accounting: elements of factors by their rank, all others one by one.
+struct AdapterCount {
+  Index rank = 0;         ///< of its low-rank pairs together
+  Index frozen_a = 0;     ///< rows of their A that are not trained
+  Index frozen_b = 0;     ///< columns of their B that are not trained
+  Index trained = 0;      ///< further elements that are trained
+  Index constant = 0;     ///< further elements that are not
+  bool replaces = false;  ///< computes with a weight of its own in W0's place, which is among those elements
+
+  bool trains() const { return frozen_a < rank || frozen_b < rank || trained > 0; }
+};
+
+namespace detail {
+
+/// Takes whatever describe() lists.
+struct TableProbe {
+  void setting(std::string_view, const auto&) const {}
+  void tensor(std::string_view, const auto&) const {}
+};
+
+template <class S>
+double largest_finite() {
+  if constexpr (std::is_floating_point_v<S>) return static_cast<double>(std::numeric_limits<S>::max());
+  return std::numeric_limits<double>::max();
+}
+
+}  // namespace detail
+
+/// What a kind of adapter answers so that models can hold it by name (adapters/any_adapter.hpp); one that forgets an
+/// answer does not compile.
+///
+///   check_fits(who, out, in)   throws ShapeError, naming the tensor, unless it fits a layer of this size
+///   count()                    what it has
+///   summable                   whether it may be one of a weighted sum; true for every AdditiveAdapter, and only there
+///   shared                     whether all layers of a model hold one and the same part of it
+///   max_weight()               the largest weight in a sum with which it stays finite
+///   describe(self, table)      its settings and tensors under PEFT's names, once: table.setting("r", rank),
+///                              table.tensor("lora_A.weight", A)
+///   peft_type                  "LORA"; empty for what is no adapter of its own in a file
+template <class A>
+concept AdapterKind = Adapter<A> && requires(const A& constant, const detail::Caller& who) {
+  constant.check_fits(who, Index(), Index());
+  { constant.count() } -> std::same_as<AdapterCount>;
+  { constant.max_weight() } -> std::convertible_to<double>;
+  { A::peft_type } -> std::convertible_to<std::string_view>;
+  requires A::summable == AdditiveAdapter<A>;
+  requires std::is_same_v<decltype(A::shared), const bool>;
+  A::describe(constant, detail::TableProbe());
+};
 
 /// weight += delta, accumulated in Wide precision and rounded once, a few columns at a time so that no second dense
 /// matrix exists. add_delta(block, first) adds the columns first, first + 1, ... of the delta to a block.

@@ -1,20 +1,18 @@
 #pragma once
-/// Named adapters beside one frozen weight, of which one, none or a weighted sum is selected.
+/// Named adapters beside one frozen weight, of which a pass computes with one, none or a weighted sum.
 
-#include "lora/adapters/full_weight.hpp"
-#include "lora/adapters/lora.hpp"
-#include "lora/adapters/no_adapter.hpp"
-#include "lora/adapters/residual_lora.hpp"
+#include "lora/adapters/any_adapter.hpp"
+#include "lora/core/adapter_handle.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdint>
-#include <initializer_list>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
-#include <variant>
 #include <vector>
 
 namespace lora {
@@ -25,118 +23,178 @@ struct AdapterWeight {
   double weight = 1;
 };
 
-/// y = W0 x + b + sum_k w_k (adapted_k(W0, x) + b_k - W0 x - b)   over the selected adapters k.
+/// An adapter's part in one layer: its name, what it adds to W0 and, if it brings one, the bias in place of the base's.
+template <class S>
+struct NamedAdapter {
+  std::string name;
+  AnyAdapter<S> adapter;
+  std::optional<Parameter<S, Dynamic, 1>> bias = std::nullopt;
+  std::uint64_t number = detail::next_identity();  ///< kept by copies: an optimizer finds its moments by it
+
+  /// The adapter itself. Throws NameError if it is of another kind.
+  template <class A>
+  A& as() {
+    if (A* own = adapter.template as<A>()) return *own;
+    throw NameError("as: adapter " + detail::in_quotes(name) + " is of another kind than asked for");
+  }
+  template <class A>
+  const A& as() const {
+    return const_cast<NamedAdapter*>(this)->template as<A>();
+  }
+
+  static void visit(auto& self, auto&& f) {
+    AnyAdapter<S>::visit(self.adapter, f);
+    f("bias", self.bias);
+  }
+};
+
+/// What a layer computes beside its base: sum_k w_k (adapted_k(W0, x) + b_k - W0 x - b). Never changed once it is made.
+template <class S>
+struct Selection final : detail::LayerChoice {
+  struct Choice {
+    std::shared_ptr<NamedAdapter<S>> part;
+    double weight = 1;
+  };
+  std::vector<Choice> choices;
+
+  bool has(std::uint64_t number) const override { return find(number) != nullptr; }
+  const Choice* find(std::uint64_t number) const {
+    const auto found =
+        std::find_if(choices.begin(), choices.end(), [&](const Choice& one) { return one.part->number == number; });
+    return found == choices.end() ? nullptr : &*found;
+  }
+};
+
+namespace detail {
+
+/// A shared pointer that one thread replaces while others copy it, under a lock of a few instructions.
+template <class T>
+class SharedSlot {
+ public:
+  SharedSlot() = default;
+  explicit SharedSlot(std::shared_ptr<T> value) : value_(std::move(value)) {}
+  SharedSlot(const SharedSlot& other) : value_(other.load()) {}
+  SharedSlot& operator=(const SharedSlot& other) {
+    store(other.load());
+    return *this;
+  }
+  ~SharedSlot() = default;
+
+  std::shared_ptr<T> load() const {
+    const Lock lock(busy_);
+    return value_;
+  }
+  void store(std::shared_ptr<T> value) {
+    const Lock lock(busy_);
+    value_.swap(value);
+  }
+
+ private:
+  struct Lock {
+    std::atomic_flag& flag;
+    explicit Lock(std::atomic_flag& own) : flag(own) {
+      while (flag.test_and_set(std::memory_order_acquire)) flag.wait(true, std::memory_order_relaxed);
+    }
+    Lock(const Lock&) = delete;
+    Lock& operator=(const Lock&) = delete;
+    ~Lock() {
+      flag.clear(std::memory_order_release);
+      flag.notify_one();
+    }
+  };
+
+  mutable std::atomic_flag busy_ = ATOMIC_FLAG_INIT;
+  std::shared_ptr<T> value_;
+};
+
+}  // namespace detail
+
+/// The adapters of one layer and its default selection. A copy has copies of all of them, under their numbers.
 ///
-/// Only factors and biases can be summed. A trained copy of the whole weight is selected alone, with weight 1.
-/// An adapter's trained bias b_k stands in the place of the base's bias b.
+/// insert, erase and the select functions take turns; a pass, which reads the selection alone, may run beside them.
 template <class S>
 class AdapterSet {
  public:
-  /// Low-rank factors, those that start from a part of W0, a trained copy of the whole weight, or nothing but a bias.
-  using AnyAdapter = std::variant<Lora<S>, FullWeight<S>, NoAdapter<S>, ResidualLora<S>>;
+  using Member = std::shared_ptr<NamedAdapter<S>>;
 
-  struct Member {
-    std::string name;
-    AnyAdapter adapter;
-    std::optional<Parameter<S, Dynamic, 1>> bias = std::nullopt;
-
-    /// Whether it is selected, and with which weight; changed through the set alone, which keeps count.
-    bool selected() const { return selected_; }
-    double weight() const { return weight_; }
-
-    static void visit(auto& self, auto&& f) {
-      std::visit([&](auto& own) { std::remove_cvref_t<decltype(own)>::visit(own, f); }, self.adapter);
-      f("bias", self.bias);
+  AdapterSet() = default;
+  AdapterSet(AdapterSet&& other) noexcept : members_(std::move(other.members_)), selected_(other.selected_.load()) {
+    other.selected_.store(none());
+  }
+  AdapterSet& operator=(AdapterSet&& other) noexcept {
+    members_ = std::move(other.members_);
+    selected_.store(other.selected_.load());
+    other.selected_.store(none());
+    return *this;
+  }
+  AdapterSet(const AdapterSet& other) {
+    for (const Member& member : other.members_) members_.push_back(std::make_shared<NamedAdapter<S>>(*member));
+    Selection<S> own;
+    for (const auto& choice : other.selection()->choices) {
+      own.choices.push_back({*find(choice.part->name), choice.weight});
     }
-
-   private:
-    friend AdapterSet;
-    Member(std::string own_name, AnyAdapter own) : name(std::move(own_name)), adapter(std::move(own)) {}
-    double weight_ = 0;
-    bool selected_ = false;
-  };
-
-  /// What the selected adapters keep of a pass.
-  template <int Samples = Dynamic>
-  struct Cache {
-    using Any = std::variant<typename NoAdapter<S>::template Cache<Samples>, typename Lora<S>::template Cache<Samples>,
-                             typename FullWeight<S>::template Cache<Samples>,
-                             typename ResidualLora<S>::template Cache<Samples>>;
-    std::vector<Any> members;
-    std::uint64_t revision = 0;
-
-    Index bytes() const {
-      Index sum = 0;
-      for (const Any& any : members) sum += std::visit([](const auto& cache) { return cache.bytes(); }, any);
-      return sum;
-    }
-  };
+    select(std::move(own));
+  }
+  AdapterSet& operator=(const AdapterSet& other) { return *this = AdapterSet(other); }
+  ~AdapterSet() = default;
 
   /// Adds an adapter and selects it alone. Throws NameError if the name is taken, empty or contains a dot; nothing has
   /// changed then.
-  void insert(std::string_view name, AnyAdapter adapter, std::optional<Vector<S>> bias = std::nullopt) {
+  void insert(std::string_view name, AnyAdapter<S> adapter, std::optional<Vector<S>> bias = std::nullopt) {
     check_new_name(name);
-    Member member(std::string(name), std::move(adapter));
-    if (bias) member.bias.emplace(std::move(*bias));
+    auto member = std::make_shared<NamedAdapter<S>>(NamedAdapter<S>{std::string(name), std::move(adapter)});
+    if (bias) member->bias.emplace(std::move(*bias));
+    Selection<S> alone;
+    alone.choices.push_back({member, 1});
+    auto shared = std::make_shared<const Selection<S>>(std::move(alone));
     members_.push_back(std::move(member));
-    select_only(members_.size() - 1);
+    selected_.store(std::move(shared));
   }
 
   /// Removes an adapter. Throws NameError if there is none of that name.
   void erase(std::string_view name) {
-    const std::size_t position = position_of(name, "detach");
-    members_.erase(members_.begin() + static_cast<std::ptrdiff_t>(position));
-    update_selection();
+    const Member member = member_of(name, "detach");
+    Selection<S> rest = *selection();
+    std::erase_if(rest.choices, [&](const auto& choice) { return choice.part == member; });
+    select(std::move(rest));
+    std::erase(members_, member);
   }
 
-  void select(std::string_view name) { select_only(position_of(name, "select")); }
-
-  void select_none() {
-    for (Member& member : members_) member.selected_ = false;
-    update_selection();
+  void select(std::string_view name) {
+    Selection<S> alone;
+    alone.choices.push_back({member_of(name, "select"), 1});
+    select(std::move(alone));
   }
+
+  void select_none() { selected_.store(none()); }
 
   /// Throws NameError for an unknown or repeated name, ConfigError for a weight that is not finite in S, alone or times
-  /// the adapter's scale, or a trained copy that is not alone with weight 1; the selection is unchanged then.
-  void select_sum(const std::vector<AdapterWeight>& chosen) {
-    for (std::size_t k = 0; k < chosen.size(); ++k) {
-      const Member& member = members_[position_of(chosen[k].name, "select_sum")];
-      const bool repeated = std::any_of(chosen.begin(), chosen.begin() + static_cast<std::ptrdiff_t>(k),
-                                        [&](const AdapterWeight& other) { return other.name == chosen[k].name; });
-      if (repeated) throw NameError("select_sum: adapter " + detail::in_quotes(member.name) + " is named twice");
-      const auto* factors = std::get_if<Lora<S>>(&member.adapter);
-      if (const auto* offset = std::get_if<ResidualLora<S>>(&member.adapter)) factors = &offset->trained;
-      const double scale = factors ? scaling_factor(factors->alpha, factors->rank(), factors->scaling) : 1;
-      if (!detail::is_finite_in<S>(chosen[k].weight) || !detail::is_finite_in<S>(chosen[k].weight * scale)) {
-        throw ConfigError("select_sum: the weight of adapter " + detail::in_quotes(member.name) + " is " +
-                          std::to_string(chosen[k].weight) +
-                          ", expected a finite number, also times the adapter's scale");
-      }
-      if (std::holds_alternative<FullWeight<S>>(member.adapter) && (chosen.size() > 1 || chosen[k].weight != 1.0)) {
-        throw ConfigError("select_sum: adapter " + detail::in_quotes(member.name) +
-                          " is a trained copy of the weight, expected it alone and with weight 1");
-      }
-    }
-    for (Member& member : members_) {
-      const auto found =
-          std::find_if(chosen.begin(), chosen.end(), [&](const AdapterWeight& one) { return one.name == member.name; });
-      member.selected_ = found != chosen.end();
-      member.weight_ = member.selected_ ? found->weight : 0;
-    }
-    update_selection();
-  }
+  /// the adapter's scale, or an adapter that cannot be summed and is not alone with weight 1; the selection is
+  /// unchanged then.
+  void select_sum(const std::vector<AdapterWeight>& chosen) { select(sum_of(chosen)); }
+  /// Throws what select_sum would throw, and changes nothing.
+  void check_sum(const std::vector<AdapterWeight>& chosen) const { sum_of(chosen); }
 
-  bool contains(std::string_view name) const {
-    return std::any_of(members_.begin(), members_.end(), [&](const Member& member) { return member.name == name; });
-  }
-  /// Throws NameError if there is no adapter of that name.
-  Member& at(std::string_view name) { return members_[position_of(name, "at")]; }
-  const Member& at(std::string_view name) const { return members_[position_of(name, "at")]; }
+  bool contains(std::string_view name) const { return find(name) != nullptr; }
+  /// Throws NameError if there is no adapter of that name. The reference holds until the adapter is detached.
+  NamedAdapter<S>& at(std::string_view name) { return *member_of(name, "adapter"); }
+  const NamedAdapter<S>& at(std::string_view name) const { return *member_of(name, "adapter"); }
 
   const std::vector<Member>& members() const { return members_; }
   bool empty() const { return members_.empty(); }
-  /// Changes whenever the selection does, and differs from that of every other set but its copies.
-  std::uint64_t revision() const { return revision_; }
+  std::shared_ptr<const Selection<S>> selection() const { return selected_.load(); }
+  /// The weight of an adapter in the selection; 0 if it is not selected.
+  double weight_of(std::string_view name) const {
+    for (const auto& choice : selection()->choices) {
+      if (choice.part->name == name) return choice.weight;
+    }
+    return 0;
+  }
+  bool selects(std::string_view name) const {
+    const auto now = selection();
+    return std::any_of(now->choices.begin(), now->choices.end(),
+                       [&](const auto& one) { return one.part->name == name; });
+  }
 
   /// Throws NameError unless an adapter of this name could be added.
   void check_new_name(std::string_view name) const {
@@ -147,151 +205,76 @@ class AdapterSet {
     if (contains(name)) throw NameError("attach: an adapter " + detail::in_quotes(name) + " exists already");
   }
 
-  template <int N>
-  void forward(const FrozenBase auto& base, const Vector<S>* bias, const auto& x, auto& y, Cache<N>& cache,
-               const Pass& pass) const {
-    cache.revision = revision_;
-    if (cache.members.size() < selected_.size()) cache.members.resize(selected_.size());
-    if (selected_.empty()) base.apply(x, y);
-    for (std::size_t k = 0; k < selected_.size(); ++k) {
-      with_cache<N>(members_[selected_[k]], cache.members[k], [&](const auto& adapter, auto& own, S weight) {
-        if constexpr (AdditiveAdapter<std::remove_cvref_t<decltype(adapter)>>) {
-          if (k == 0) adapter.forward(base, x, y, own, pass, weight);
-          if (k > 0) adapter.add(x, y, own, pass, weight);
-        } else {
-          adapter.forward(base, x, y, own, pass);
-        }
-      });
-    }
-    add_bias(bias, y);
-  }
-
-  /// Throws StateError unless `cache` is that of a forward pass of the adapters that are selected now.
-  template <int N>
-  void check_backward(const detail::Caller& who, const Cache<N>& cache, Index samples) const {
-    if (cache.revision != revision_) {
-      detail::fail<StateError>(who, "this cache has seen another layer, or another selection of adapters");
-    }
-    for (std::size_t k = 0; k < selected_.size(); ++k) {
-      std::visit(
-          [&](const auto& adapter) {
-            using Own = typename std::remove_cvref_t<decltype(adapter)>::template Cache<N>;
-            const Own* own = k < cache.members.size() ? std::get_if<Own>(&cache.members[k]) : nullptr;
-            if (own == nullptr) {
-              detail::fail<StateError>(who, "this cache has seen adapters of another kind");
-            }
-            if constexpr (requires { adapter.check_backward(who, *own, samples); }) {
-              adapter.check_backward(who, *own, samples);
-            }
-          },
-          members_[selected_[k]].adapter);
-    }
-  }
-
-  template <int N>
-  void backward(const FrozenBase auto& base, const auto& x, const auto& dy, auto&& dx, Cache<N>& cache) {
-    if (selected_.empty()) {
-      if constexpr (wants_gradient<decltype(dx)>) base.apply_transposed(dy, dx);
-    }
-    for (std::size_t k = 0; k < selected_.size(); ++k) {
-      Member& member = members_[selected_[k]];
-      // forward: y += w_k (b_k - b)   =>   db_k = w_k times the sum of dy over the samples
-      if (member.bias && member.bias->trainable) member.bias->gradient() += S(member.weight_) * dy.rowwise().sum();
-      with_cache<N>(member, cache.members[k], [&](auto& adapter, auto& own, S) {
-        if constexpr (AdditiveAdapter<std::remove_cvref_t<decltype(adapter)>>) {
-          if (k > 0) return adapter.add_backward(x, dy, dx, own);
-        }
-        adapter.backward(base, x, dy, dx, own);
-      });
-    }
-  }
-
-  /// The trained copy that stands in W0's place, if one is selected; null otherwise.
-  const Matrix<S>* replacement() const {
-    if (selected_.size() != 1) return nullptr;
-    const auto* full = std::get_if<FullWeight<S>>(&members_[selected_[0]].adapter);
-    return full != nullptr ? &full->replacement() : nullptr;
-  }
-
-  /// block += (adapted - W0)[:, first : first + block.cols()]
-  template <class W>
-  void add_delta(Matrix<W>& block, Index first, const FrozenBase auto& base) const {
-    for (const std::size_t position : selected_) {
-      const Member& member = members_[position];
-      std::visit(
-          [&](const auto& adapter) {
-            if constexpr (AdditiveAdapter<std::remove_cvref_t<decltype(adapter)>>) {
-              adapter.add_delta(block, first, base, S(member.weight_));
-            } else {
-              adapter.add_delta(block, first, base);
-            }
-          },
-          member.adapter);
-    }
-  }
-
-  /// y += b + sum_k w_k (b_k - b) to every column; one selected bias of weight 1 is added as it is, to the bit.
-  void add_bias(const Vector<S>* bias, auto& y) const {
-    if (bias == nullptr) return;
-    if (selected_.size() == 1 && members_[selected_[0]].bias && members_[selected_[0]].weight_ == 1.0) {
-      y.colwise() += members_[selected_[0]].bias->value;
-      return;
-    }
-    y.colwise() += *bias;
-    for (const std::size_t position : selected_) {
-      const Member& member = members_[position];
-      if (!member.bias) continue;
-      // Column by column: colwise() would first evaluate the difference into a new vector, at every pass.
-      for (Index j = 0; j < y.cols(); ++j) y.col(j) += S(member.weight_) * (member.bias->value - *bias);
-    }
+  /// A pass of `name` alone, for a handle; null if there is none.
+  std::shared_ptr<const Selection<S>> alone(std::string_view name) const {
+    const Member* member = find(name);
+    if (member == nullptr) return nullptr;
+    Selection<S> one;
+    one.choices.push_back({*member, 1});
+    return std::make_shared<const Selection<S>>(std::move(one));
   }
 
   static void visit(auto& self, auto&& f) {
-    for (auto& member : self.members_) f(Name(std::string_view(member.name)), member, member.selected_);
+    const auto now = self.selection();
+    for (auto& member : self.members_) {
+      const AdapterTag tag(now->has(member->number), member->number);
+      if constexpr (std::is_const_v<std::remove_reference_t<decltype(self)>>) {
+        f(Name(std::string_view(member->name)), std::as_const(*member), tag);
+      } else {
+        f(Name(std::string_view(member->name)), *member, tag);
+      }
+    }
   }
 
  private:
-  std::size_t position_of(std::string_view name, const char* who) const {
-    for (std::size_t k = 0; k < members_.size(); ++k) {
-      if (members_[k].name == name) return k;
-    }
+  static const std::shared_ptr<const Selection<S>>& none() {
+    static const auto nothing = std::make_shared<const Selection<S>>();
+    return nothing;
+  }
+
+  void select(Selection<S> selection) { selected_.store(std::make_shared<const Selection<S>>(std::move(selection))); }
+
+  const Member* find(std::string_view name) const {
+    const auto found =
+        std::find_if(members_.begin(), members_.end(), [&](const Member& member) { return member->name == name; });
+    return found == members_.end() ? nullptr : &*found;
+  }
+
+  const Member& member_of(std::string_view name, const char* who) const {
+    if (const Member* member = find(name)) return *member;
     std::string known;
-    for (const Member& member : members_) known += (known.empty() ? "" : ", ") + detail::in_quotes(member.name);
+    for (const Member& member : members_) known += (known.empty() ? "" : ", ") + detail::in_quotes(member->name);
     throw NameError(std::string(who) + ": there is no adapter " + detail::in_quotes(name) + ", expected " +
                     (known.empty() ? "one that was attached (there is none)" : "one of " + known));
   }
 
-  void select_only(std::size_t position) {
-    for (std::size_t k = 0; k < members_.size(); ++k) {
-      members_[k].selected_ = k == position;
-      members_[k].weight_ = k == position ? 1.0 : 0.0;
+  Selection<S> sum_of(const std::vector<AdapterWeight>& chosen) const {
+    Selection<S> sum;
+    for (const AdapterWeight& one : chosen) {
+      const Member& member = member_of(one.name, "select_sum");
+      if (sum.has(member->number)) {
+        throw NameError("select_sum: adapter " + detail::in_quotes(one.name) + " is named twice");
+      }
+      if (!(std::abs(one.weight) <= std::min(member->adapter.max_weight(), detail::largest_finite<S>())) &&
+          member->adapter.summable()) {
+        throw ConfigError("select_sum: the weight of adapter " + detail::in_quotes(one.name) + " is " +
+                          std::to_string(one.weight) + ", expected a finite number, also times the adapter's scale");
+      }
+      if (!member->adapter.summable() && (chosen.size() > 1 || one.weight != 1.0)) {
+        throw ConfigError("select_sum: adapter " + detail::in_quotes(one.name) +
+                          " is of a kind that cannot be summed, expected it alone and with weight 1");
+      }
+      sum.choices.push_back({member, one.weight});
     }
-    update_selection();
-  }
-
-  void update_selection() {
-    selected_.clear();
-    for (std::size_t k = 0; k < members_.size(); ++k) {
-      if (members_[k].selected_) selected_.push_back(k);
-    }
-    revision_ = detail::next_identity();
-  }
-
-  /// Calls f(adapter, its cache, its weight) with the adapter's own type, making the cache the first time.
-  template <int N>
-  static void with_cache(auto& member, typename Cache<N>::Any& any, auto&& f) {
-    std::visit(
-        [&](auto& adapter) {
-          using Own = typename std::remove_cvref_t<decltype(adapter)>::template Cache<N>;
-          if (!std::holds_alternative<Own>(any)) any.template emplace<Own>();
-          f(adapter, std::get<Own>(any), S(member.weight_));
-        },
-        member.adapter);
+    // in the order in which they were attached: the same sum of the same adapters has the same bits
+    std::sort(sum.choices.begin(), sum.choices.end(), [&](const auto& a, const auto& b) {
+      return std::find(members_.begin(), members_.end(), a.part) < std::find(members_.begin(), members_.end(), b.part);
+    });
+    return sum;
   }
 
   std::vector<Member> members_;
-  std::vector<std::size_t> selected_;  // positions in members_
-  std::uint64_t revision_ = 0;
+  detail::SharedSlot<const Selection<S>> selected_{none()};
 };
 
 }  // namespace lora

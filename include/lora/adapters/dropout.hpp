@@ -1,9 +1,11 @@
 #pragma once
 /// Inverted dropout (Srivastava et al. 2014, JMLR 15) whose mask is computed from a counter and never stored.
 
+#include "lora/core/buffer.hpp"
 #include "lora/core/pass.hpp"
 #include "lora/core/random.hpp"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstdint>
@@ -49,6 +51,60 @@ class DropoutMask {
   double keep_;
   std::uint64_t first_sample_;
   std::array<std::uint32_t, 2> key_{};
+};
+
+/// The input of an adapter: x, or mask .* x in a training pass with dropout, which is made a block of samples at a
+/// time, so that no second copy of x exists.   x (in, samples)
+template <class S, int In = Dynamic>
+struct Dropout {
+  double probability = 0;
+  std::uint64_t stream = 0;  ///< tells the masks of different layers apart
+
+  template <int N>
+  using Input = Eigen::Ref<const Matrix<S, In, N>>;
+
+  /// What a pass needs for a moment: a block of the mask, and of what it leaves.
+  template <int N>
+  struct Scratch {
+    Buffer<S, In, N> mask, block;
+    Index bytes() const { return mask.bytes() + block.bytes(); }
+  };
+
+  bool drops(const Pass& pass) const { return pass.training && probability > 0; }
+
+  /// f(first, input) with x itself, or with mask .* x for consecutive blocks of samples.
+  template <int N>
+  void for_each_input(const Input<N>& x, const Pass& pass, Scratch<N>& scratch, auto&& f) const {
+    if (!drops(pass)) return f(Index(0), x);
+    for_each_mask<N>(x.rows(), x.cols(), pass, scratch, [&](Index first, const auto& mask) {
+      auto block = scratch.block.resize(x.rows(), mask.cols());
+      block = mask.cwiseProduct(x.middleCols(first, mask.cols()));
+      f(first, Input<N>(block));
+    });
+  }
+
+  /// forward: input = mask .* x   =>   dx += mask .* g, with g(first, block): block = the input's gradient there.
+  template <int N>
+  void add_gradient(auto& dx, const Pass& pass, Scratch<N>& scratch, auto&& g) const {
+    for_each_mask<N>(dx.rows(), dx.cols(), pass, scratch, [&](Index first, const auto& mask) {
+      auto block = scratch.block.resize(dx.rows(), mask.cols());
+      g(first, block);
+      dx.middleCols(first, mask.cols()) += mask.cwiseProduct(block);
+    });
+  }
+
+ private:
+  /// f(first, mask) for consecutive blocks of samples; a compile-time number of samples is one block.
+  template <int N>
+  void for_each_mask(Index rows, Index samples, const Pass& pass, Scratch<N>& scratch, auto&& f) const {
+    const DropoutMask all(probability, stream, pass);
+    const Index most = N == Dynamic ? std::min<Index>(samples, 64) : samples;
+    for (Index first = 0; first < samples; first += most) {
+      auto mask = scratch.mask.resize(rows, std::min(most, samples - first));
+      all.fill(mask, first);
+      f(first, mask);
+    }
+  }
 };
 
 }  // namespace lora

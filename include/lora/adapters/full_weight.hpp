@@ -5,6 +5,7 @@
 /// selected, and off restores the base. It is also what a linear layer is before anything is frozen.
 
 #include "lora/adapters/adapter.hpp"
+#include "lora/kernels/thin_product.hpp"
 
 #include <utility>
 
@@ -19,37 +20,58 @@ struct FullWeight {
 
   Parameter<S, Out, In> weight;
 
-  template <int Samples = Dynamic>
-  struct Cache {
+  template <int N>
+  struct Kept {
     Index bytes() const { return 0; }
   };
+  template <int N>
+  using Scratch = Kept<N>;
 
   explicit FullWeight(Matrix<S, Out, In> initial) : weight(std::move(initial)) {}
 
+  /// y = W x, by the same sums as the base's if W is W0
   template <FrozenBase Base, int N>
-  void forward(const Base&, const auto& x, auto& y, Cache<N>&, const Pass&) const {
-    multiply_like<Base>(weight.value, x, y);
+  void forward(const Base&, const auto& x, auto&& y, Kept<N>&, Scratch<N>&, const Pass& pass) const {
+    multiply_like<Base>(weight.value, x, y, pass.executor);
   }
 
   template <int N>
-  void backward(const auto&, const auto& x, const auto& dy, auto&& dx, Cache<N>&) {
-    if (weight.trainable) weight.gradient().noalias() += dy * x.transpose();
-    if constexpr (wants_gradient<decltype(dx)>) dx.noalias() = weight.value.transpose() * dy;
+  void backward(const auto&, const auto& x, const auto& dy, auto&& dx, Kept<N>&, Scratch<N>&, const Pass& pass) {
+    if (weight.trainable) detail::add_thin_outer(dy, x, weight.gradient(), pass.executor);
+    if constexpr (wants_gradient<decltype(dx)>) detail::thin_product(weight.value, dy, dx, pass.executor);
   }
 
   /// block += (W - W0)[:, first : first + block.cols()]
   template <class W>
   void add_delta(Matrix<W>& block, Index first, const FrozenBase auto& base) const {
     block += weight.value.middleCols(first, block.cols()).template cast<W>() -
-             columns(base, first, block.cols()).template cast<W>();
+             base.columns(first, block.cols()).template cast<W>();
   }
 
   /// What stands in W0's place: the merged weight, to the bit.
   const Matrix<S, Out, In>& replacement() const { return weight.value; }
 
   static void visit(auto& self, auto&& f) { f("weight", self.weight); }
+
+  // What it answers for itself (AdapterKind). In a file it is one of the modules_to_save.
+
+  static constexpr const char* peft_type = "";
+  static constexpr bool summable = false;
+  static constexpr bool shared = false;
+
+  void check_fits(const detail::Caller& who, Index out, Index in) const {
+    detail::check_rows(who, "the trained weight", weight.value.rows(), "out_features", out);
+    detail::check_cols(who, "the trained weight", weight.value.cols(), "in_features", in);
+  }
+  AdapterCount count() const {
+    return {.trained = weight.trainable ? weight.value.size() : 0,
+            .constant = weight.trainable ? 0 : weight.value.size(),
+            .replaces = true};
+  }
+  double max_weight() const { return 1; }
+  static void describe(auto& self, auto&& table) { table.tensor("weight", self.weight); }
 };
 
-static_assert(Adapter<FullWeight<float>> && !AdditiveAdapter<FullWeight<float>>);
+static_assert(AdapterKind<FullWeight<float>>);
 
 }  // namespace lora

@@ -16,6 +16,7 @@
 #include "lora/adapters/dropout.hpp"
 #include "lora/adapters/init.hpp"
 #include "lora/adapters/lora_config.hpp"
+#include "lora/kernels/thin_product.hpp"
 
 #include <algorithm>
 #include <limits>
@@ -24,101 +25,89 @@
 namespace lora {
 
 /// Rows, Cols, Rank: compile-time sizes or Dynamic.
-template <class S, int Rows = Dynamic, int Cols = Dynamic, int Rank = Dynamic>
+template <class S, int Rows, int Cols, int Rank>
 struct Lora {
   using Scalar = S;
   using Config = LoraConfig;
   static constexpr int Out = Rows;
   static constexpr int In = Cols;
-  static constexpr const char* layer_name = "LoraLinear";
 
   RowMajorParameter<S, Rank, In> A;
   Parameter<S, Out, Rank> B;
   double alpha = 0;
   Scaling scaling = Scaling::alpha_over_rank;
-  double dropout = 0;
-  std::uint64_t stream = 0;  ///< tells the dropout masks of different layers apart
+  Dropout<S, In> dropout;
 
-  /// Throws ConfigError for a setting out of range, or a rank other than the compile-time one.
-  Lora(Index out, Index in, const LoraConfig& config, Rng& rng)
-      : alpha(config.alpha), scaling(config.scaling), dropout(config.dropout) {
-    validate(config, "Lora");
-    if (Rank != Dynamic && config.rank != Rank) {
-      detail::fail<ConfigError>("Lora", "rank is " + std::to_string(config.rank) +
-                                            ", expected the compile-time Rank = " + std::to_string(Rank));
-    }
-    detail::check_scale<S>(config, "Lora");
-    if constexpr (Out != Dynamic) detail::check_extent("Lora", "the adapter", out, "outputs", "Out", Out);
-    if constexpr (In != Dynamic) detail::check_extent("Lora", "the adapter", in, "inputs", "In", In);
-    detail::check_factors_fit<S>(out, in, config.rank, "Lora");
-    stream = rng();  // only now: a refused config leaves the generator where it was
+  /// New factors beside a base. Throws ConfigError for a setting out of range, or a rank other than the compile-time
+  /// one.
+  Lora(const FrozenBase auto& base, const LoraConfig& config, Rng& rng) : Lora(base.rows(), base.cols(), config, rng) {}
+  Lora(Index out, Index in, const LoraConfig& config, Rng& rng) : alpha(config.alpha), scaling(config.scaling) {
+    check(out, in, config);
+    dropout = {config.dropout, rng()};  // only now: a refused config leaves the generator where it was
     A.value.resize(config.rank, in);
     initialize_a(A.value, config.init, rng);
     B.value.setZero(out, config.rank);
   }
 
   Index rank() const { return A.value.rows(); }
+  /// s
   S scale() const { return S(scaling_factor(alpha, rank(), scaling)); }
 
-  /// What forward keeps: z = s A x, (rank, samples). Dropout is applied and undone in blocks of samples, so that no
-  /// second copy of x exists.
-  template <int Samples = Dynamic>
-  struct Cache {
-    Buffer<S, Rank, Samples> z, g;
-    Buffer<S, In, Samples> mask, masked;
-    MergedWeight<S> merged;
-    Pass pass;
-    S factor{};
+  // A pass. `s` is the scale times the adapter's weight in a sum; with dropout, A sees `input` = mask .* x / (1 - p).
 
-    Index bytes() const { return z.bytes() + g.bytes() + mask.bytes() + masked.bytes() + merged.bytes(); }
+  template <int N>
+  using Input = Eigen::Ref<const Matrix<S, In, N>>;
+  template <int N>
+  using Low = Eigen::Ref<const Matrix<S, Rank, N>>;
+
+  template <int N>
+  struct Kept {
+    Buffer<S, Rank, N> z;  ///< s A input
+    S s{};
+    Index bytes() const { return z.bytes(); }
+  };
+  template <int N>
+  struct Scratch {
+    Buffer<S, Rank, N> g;
+    typename Dropout<S, In>::template Scratch<N> dropout;
+    Index bytes() const { return g.bytes() + dropout.bytes(); }
   };
 
-  /// Throws StateError unless `cache` is that of a forward pass of factors of this rank with as many samples.
+  /// y = W0 x + B z,   z = s A input
   template <int N>
-  void check_backward(const detail::Caller& who, const Cache<N>& cache, Index samples) const {
-    if (cache.z.rows() == rank() && cache.z.cols() == samples) return;
-    detail::fail<StateError>(who, "this cache is another layer's: it holds A x of rank " +
-                                      std::to_string(cache.z.rows()) + ", expected " + std::to_string(rank()));
+  void forward(const FrozenBase auto& base, const auto& x, auto&& y, Kept<N>& kept, Scratch<N>& scratch,
+               const Pass& pass, S weight = S(1)) const {
+    const Low<N> z = project<N>(x, kept, scratch, pass, weight);
+    lora::apply(base, x, y, B.value, z, pass.executor);
   }
 
-  /// y = W0 x + weight s B (A x)
+  /// y += B z
   template <int N>
-  void forward(const FrozenBase auto& base, const auto& x, auto& y, Cache<N>& cache, const Pass& pass,
-               S weight = S(1)) const {
-    const Low<N> z = project<N>(base, x, cache, pass, weight);
-    if (!drops(pass)) {
-      lora::apply(base, x, y, B.value, z, A.value, cache.factor, cache.merged);
-    } else {
-      lora::apply(base, x, y, B.value, z);
-    }
+  void add(const auto& x, auto&& y, Kept<N>& kept, Scratch<N>& scratch, const Pass& pass, S weight) const {
+    const Low<N> z = project<N>(x, kept, scratch, pass, weight);
+    detail::add_low_rank(B.value, z, y, pass.executor);
   }
 
-  /// y += weight s B (A x)
+  /// dx = W0^T dy + A^T g,   g = s B^T dy,   dB += dy z^T,   dA += g input^T
   template <int N>
-  void add(const auto& x, auto& y, Cache<N>& cache, const Pass& pass, S weight) const {
-    const Low<N> z = project<N>(NoBase(), x, cache, pass, weight);
-    y.noalias() += B.value * z;
-  }
-
-  template <int N>
-  void backward(const FrozenBase auto& base, const auto& x, const auto& dy, auto&& dx, Cache<N>& cache) {
-    const Low<N> g = accumulate<N>(base, x, dy, cache);
+  void backward(const FrozenBase auto& base, const auto& x, const auto& dy, auto&& dx, Kept<N>& kept,
+                Scratch<N>& scratch, const Pass& pass) {
+    const Low<N> g = accumulate<N>(x, dy, kept, scratch, pass);
     if constexpr (wants_gradient<decltype(dx)>) {
-      // forward: y = W0 x + B z, z = s A x   =>   dx = W0^T dy + A^T g
-      if (!drops(cache.pass)) {
-        lora::apply_transposed(base, dy, dx, std::as_const(A.value).transpose(), g, cache.merged);
+      if (!dropout.drops(pass)) {
+        lora::apply_transposed(base, dy, dx, std::as_const(A.value).transpose(), g, pass.executor);
       } else {
-        base.apply_transposed(dy, dx);
-        add_input_gradient(dx, cache);
+        base.apply_transposed(dy, dx, pass.executor);
+        add_input_gradient<N>(g, dx, scratch, pass);
       }
     }
   }
 
-  /// dx += weight s A^T (B^T dy), and the gradients
+  /// dx += A^T g, and the gradients
   template <int N>
-  void add_backward(const auto& x, const auto& dy, auto&& dx, Cache<N>& cache) {
-    accumulate<N>(NoBase(), x, dy, cache);
-    if constexpr (wants_gradient<decltype(dx)>) add_input_gradient(dx, cache);
+  void add_backward(const auto& x, const auto& dy, auto&& dx, Kept<N>& kept, Scratch<N>& scratch, const Pass& pass) {
+    const Low<N> g = accumulate<N>(x, dy, kept, scratch, pass);
+    if constexpr (wants_gradient<decltype(dx)>) add_input_gradient<N>(g, dx, scratch, pass);
   }
 
   /// block += weight s B A[:, first : first + block.cols()]
@@ -141,40 +130,76 @@ struct Lora {
     f("B", self.B);
   }
 
+  // What it answers for itself (AdapterKind).
+
+  static constexpr const char* peft_type = "LORA";
+  static constexpr bool summable = true;
+  static constexpr bool shared = false;
+
+  void check_fits(const detail::Caller& who, Index out, Index in) const {
+    detail::check_cols(who, "A", A.value.cols(), "in_features", in);
+    detail::check_rows(who, "B", B.value.rows(), "out_features", out);
+    detail::check_cols(who, "B", B.value.cols(), "the rank of A", rank());
+  }
+  AdapterCount count() const {
+    return {.rank = rank(), .frozen_a = A.trainable ? 0 : rank(), .frozen_b = B.trainable ? 0 : rank()};
+  }
+  double max_weight() const {
+    const double s = std::abs(scaling_factor(alpha, rank(), scaling));
+    return detail::largest_finite<S>() / std::max(s, 1.0);
+  }
+  static void describe(auto& self, auto&& table) {
+    table.setting("r", self.rank());
+    table.setting("lora_alpha", self.alpha);
+    table.setting("lora_dropout", self.dropout.probability);
+    table.setting("use_rslora", self.scaling == Scaling::alpha_over_sqrt_rank);
+    table.tensor("lora_A.weight", self.A);
+    table.tensor("lora_B.weight", self.B);
+  }
+
  private:
-  // Few types of operands mean few products for the compiler to build, which is most of the time that it takes.
-  template <int N>
-  using Input = Eigen::Ref<const Matrix<S, In, N>>;
-  template <int N>
-  using Low = Eigen::Ref<const Matrix<S, Rank, N>>;  // of rank rows: z and g
+  static void check(Index out, Index in, const LoraConfig& config) {
+    validate(config, "Lora");
+    if (Rank != Dynamic && config.rank != Rank) {
+      detail::fail<ConfigError>("Lora", "rank is " + std::to_string(config.rank) +
+                                            ", expected the compile-time Rank = " + std::to_string(Rank));
+    }
+    detail::check_scale<S>(config, "Lora");
+    if constexpr (Out != Dynamic) detail::check_extent("Lora", "the adapter", out, "outputs", "Out", Out);
+    if constexpr (In != Dynamic) detail::check_extent("Lora", "the adapter", in, "inputs", "In", In);
+    detail::check_factors_fit<S>(out, in, config.rank, "Lora");
+  }
 
-  bool drops(const Pass& pass) const { return pass.training && dropout > 0; }
-
-  /// z = weight s A (mask .* x)
+  /// z = s A input
   template <int N>
-  Low<N> project(const auto& base, const Input<N>& x, Cache<N>& cache, const Pass& pass, S weight) const {
-    cache.pass = pass;
-    cache.factor = weight * scale();
-    auto z = cache.z.resize(rank(), x.cols());
-    for_each_input<N>(x, cache, [&](Index first, const Input<N>& input) {
-      thin_product(base, A.value, input, columns_of(z, first, input.cols()));
+  Low<N> project(const Input<N>& x, Kept<N>& kept, Scratch<N>& scratch, const Pass& pass, S weight) const {
+    kept.s = weight * scale();
+    auto z = kept.z.resize(rank(), x.cols());
+    dropout.template for_each_input<N>(x, pass, scratch.dropout, [&](Index first, const Input<N>& input) {
+      detail::thin_product(A.value.transpose(), input, detail::columns_of(z, first, input.cols()), pass.executor);
     });
-    z *= cache.factor;
+    z *= kept.s;
     return z;
   }
 
-  /// Adds dA and dB; returns g = weight s B^T dy, the gradient of A's output, (rank, samples).
+  /// Adds dA and dB; returns g = s B^T dy, the gradient of A's output, (rank, samples).
   template <int N>
-  Low<N> accumulate(const auto& base, const Input<N>& x, const auto& dy, Cache<N>& cache) {
+  Low<N> accumulate(const Input<N>& x, const auto& dy, Kept<N>& kept, Scratch<N>& scratch, const Pass& pass) {
+    if (kept.z.rows() != rank() || kept.z.cols() != dy.cols()) {
+      detail::fail<StateError>("Lora::backward", "the pass kept A x of rank " + std::to_string(kept.z.rows()) +
+                                                     ", expected " + std::to_string(rank()) +
+                                                     ": the factors are not those of the forward pass");
+    }
     // forward: y += B z   =>   dB = dy z^T, dz = B^T dy
-    if (B.trainable) add_outer(base, dy, Low<N>(cache.z.view()), B.gradient());
-    auto g = cache.g.resize(rank(), dy.cols());
-    thin_product(base, std::as_const(B.value).transpose(), dy, g);
-    g *= cache.factor;
-    // forward: z = s A (mask .* x)   =>   dA = s dz (mask .* x)^T
+    if (B.trainable) detail::add_thin_outer(dy, Low<N>(kept.z.view()), B.gradient(), pass.executor);
+    auto g = scratch.g.resize(rank(), dy.cols());
+    detail::thin_product(std::as_const(B.value), dy, g, pass.executor);
+    g *= kept.s;
+    // forward: z = s A input   =>   dA = s dz input^T
     if (A.trainable) {
-      for_each_input<N>(x, cache, [&](Index first, const Input<N>& input) {
-        add_outer(base, Low<N>(g.middleCols(first, input.cols())), input, A.gradient());
+      dropout.template for_each_input<N>(x, pass, scratch.dropout, [&](Index first, const Input<N>& input) {
+        detail::add_thin_outer(input, Low<N>(g.middleCols(first, input.cols())), A.gradient().transpose(),
+                               pass.executor);
       });
     }
     return g;
@@ -182,51 +207,15 @@ struct Lora {
 
   /// forward: z = s A (mask .* x)   =>   dx += mask .* (A^T g)
   template <int N>
-  void add_input_gradient(auto& dx, Cache<N>& cache) const {
-    const Low<N> g(cache.g.view());
-    if (!drops(cache.pass)) {
-      dx.noalias() += A.value.transpose() * g;
-      return;
-    }
-    for_each_mask(dx.cols(), cache, [&](Index first, const auto& mask) {
-      auto part = cache.masked.resize(dx.rows(), mask.cols());
-      part.setZero();
-      part.noalias() += A.value.transpose() * Low<N>(g.middleCols(first, mask.cols()));
-      columns_of(dx, first, mask.cols()) += mask.cwiseProduct(part);
+  void add_input_gradient(const Low<N>& g, auto& dx, Scratch<N>& scratch, const Pass& pass) const {
+    if (!dropout.drops(pass)) return detail::add_low_rank(A.value.transpose(), g, dx, pass.executor);
+    dropout.template add_gradient<N>(dx, pass, scratch.dropout, [&](Index first, auto& block) {
+      block.setZero();
+      detail::add_low_rank(A.value.transpose(), Low<N>(g.middleCols(first, block.cols())), block, pass.executor);
     });
-  }
-
-  /// f(first, input) with the adapter's input: x itself, or mask .* x for consecutive blocks of samples.
-  template <int N>
-  void for_each_input(const Input<N>& x, Cache<N>& cache, auto&& f) const {
-    if (!drops(cache.pass)) return f(Index(0), x);
-    for_each_mask(x.cols(), cache, [&](Index first, const auto& mask) {
-      auto masked = cache.masked.resize(x.rows(), mask.cols());
-      masked = mask.cwiseProduct(x.middleCols(first, mask.cols()));
-      f(first, Input<N>(masked));
-    });
-  }
-
-  /// f(first, mask) for consecutive blocks of samples; a compile-time number of samples is one block.
-  template <int N>
-  void for_each_mask(Index samples, Cache<N>& cache, auto&& f) const {
-    const DropoutMask dropout_mask(dropout, stream, cache.pass);
-    const Index block = N == Dynamic ? std::min<Index>(samples, 64) : samples;
-    for (Index first = 0; first < samples; first += block) {
-      auto mask = cache.mask.resize(A.value.cols(), std::min(block, samples - first));
-      dropout_mask.fill(mask, first);
-      f(first, mask);
-    }
-  }
-
-  /// The columns first, first + 1, ... of a matrix or view, as the view that a Buffer gives: one type for all products.
-  template <class M>
-  static auto columns_of(M& matrix, Index first, Index count) {
-    using View = typename Buffer<S, M::RowsAtCompileTime, M::ColsAtCompileTime>::View;
-    return View(matrix.data() + first * matrix.rows(), matrix.rows(), count);
   }
 };
 
-static_assert(AdditiveAdapter<Lora<float>> && Adapter<Lora<double, 4, 3, 2>, Dense<double, 4, 3>>);
+static_assert(AdapterKind<Lora<float>> && Adapter<Lora<double, 4, 3, 2>, Dense<double, 4, 3>>);
 
 }  // namespace lora

@@ -1,7 +1,6 @@
 #pragma once
 /// How an adapter is made: an aggregate, written with designated initializers, checked by validate().
 
-#include "lora/adapters/module_names.hpp"
 #include "lora/core/error.hpp"
 #include "lora/core/scalar.hpp"
 
@@ -34,6 +33,9 @@ enum class Bias {
   lora_only,  ///< of the layers that receive factors
 };
 
+template <class S, int Rows = Dynamic, int Cols = Dynamic, int Rank = Dynamic>
+struct Lora;
+
 struct LoraConfig {
   Index rank = 8;
   double alpha = 8;
@@ -43,21 +45,14 @@ struct LoraConfig {
   Init init = Init::gaussian;
   Bias bias = Bias::none;
 
-  // ---- which layers, when a whole model is adapted (model/match.hpp)
-  /// Layers that receive factors. Empty: all.
-  ModuleNames target_modules = {};
-  /// Layers that do not, whatever target_modules says.
-  ModuleNames exclude_modules = {};
-  /// Of the layers that are named by their ends, only those in blocks of these numbers: 3 in "model.layers.3.q_proj".
-  std::vector<Index> layers_to_transform = {};
-  /// What stands before that number, such as "layers"; a regular expression. Empty: anything.
-  std::vector<std::string> layers_pattern = {};
-  /// Ranks and alphas of their own: {{"fc2", 16}}. The first entry counts whose pattern is a layer's whole name, or its
-  /// end after a dot.
+  /// Ranks and alphas of some layers of a model: {{"fc2", 16}}. The first entry counts whose regular expression is a
+  /// layer's whole name, or its end after a dot.
   std::vector<std::pair<std::string, Index>> rank_pattern = {};
   std::vector<std::pair<std::string, double>> alpha_pattern = {};
-  /// Layers that are trained in full, as a copy that belongs to the adapter, with all layers inside them.
-  std::vector<std::string> modules_to_save = {};
+
+  /// The adapter that it configures.
+  template <class S>
+  using Kind = Lora<S>;
 };
 
 /// s = alpha / rank or alpha / sqrt(rank).
@@ -78,15 +73,16 @@ inline void validate(const LoraConfig& config, const detail::Caller& who = "Lora
   if (!(config.dropout >= 0 && config.dropout < 1)) {
     detail::fail<ConfigError>(who, "dropout is " + std::to_string(config.dropout) + ", expected 0 <= dropout < 1");
   }
-  if (config.target_modules.is_pattern() && !config.layers_to_transform.empty()) {
-    detail::fail<ConfigError>(who, "layers_to_transform goes with a list of target_modules, not with a pattern");
-  }
-  if (config.layers_to_transform.empty() && !config.layers_pattern.empty()) {
-    detail::fail<ConfigError>(who, "layers_pattern is given without layers_to_transform");
-  }
 }
 
 namespace detail {
+
+/// Which biases a config trains; none if it does not say.
+template <class C>
+Bias bias_of(const C& config) {
+  if constexpr (requires { config.bias; }) return config.bias;
+  return Bias::none;
+}
 
 /// Whether a setting is a finite number, and stays one as an S.
 template <class S>

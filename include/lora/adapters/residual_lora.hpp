@@ -31,6 +31,7 @@ class ResidualLora {
  public:
   using Scalar = S;
   using Pair = Lora<S, Rows, Cols, Rank>;
+  using Joined = Lora<S, Rows, Cols, Rank == Dynamic ? Dynamic : 2 * Rank>;
   static constexpr int Out = Rows;
   static constexpr int In = Cols;
 
@@ -50,7 +51,7 @@ class ResidualLora {
     detail::freeze_parameter(start_.B);
     start_.scaling = Scaling::alpha_over_rank;
     start_.alpha = static_cast<double>(start_.rank());  // scale 1: s comes with every call
-    start_.dropout = 0;
+    start_.dropout = {};
   }
 
   Index rank() const { return trained.rank(); }
@@ -58,47 +59,43 @@ class ResidualLora {
   const auto& A0() const { return start_.A.value; }
   const auto& B0() const { return start_.B.value; }
 
-  template <int Samples = Dynamic>
-  struct Cache {
-    typename Pair::template Cache<Samples> trained, start;
-
+  template <int N>
+  struct Kept {
+    typename Pair::template Kept<N> trained, start;
     Index bytes() const { return trained.bytes() + start.bytes(); }
   };
-
   template <int N>
-  void check_backward(const detail::Caller& who, const Cache<N>& cache, Index samples) const {
-    trained.check_backward(who, cache.trained, samples);
-    start_.check_backward(who, cache.start, samples);
-  }
+  using Scratch = typename Pair::template Scratch<N>;
 
   /// y = W0 x + weight s (B A - B0 A0) x
   template <int N>
-  void forward(const FrozenBase auto& base, const auto& x, auto& y, Cache<N>& cache, const Pass& pass,
-               S weight = S(1)) const {
-    trained.forward(base, x, y, cache.trained, pass, weight);
-    start_.add(x, y, cache.start, Pass(), -weight * scale());
+  void forward(const FrozenBase auto& base, const auto& x, auto&& y, Kept<N>& kept, Scratch<N>& scratch,
+               const Pass& pass, S weight = S(1)) const {
+    trained.forward(base, x, y, kept.trained, scratch, pass, weight);
+    start_.add(x, y, kept.start, scratch, pass, -weight * scale());
   }
 
   /// y += weight s (B A - B0 A0) x
   template <int N>
-  void add(const auto& x, auto& y, Cache<N>& cache, const Pass& pass, S weight) const {
-    trained.add(x, y, cache.trained, pass, weight);
-    start_.add(x, y, cache.start, Pass(), -weight * scale());
+  void add(const auto& x, auto&& y, Kept<N>& kept, Scratch<N>& scratch, const Pass& pass, S weight) const {
+    trained.add(x, y, kept.trained, scratch, pass, weight);
+    start_.add(x, y, kept.start, scratch, pass, -weight * scale());
   }
 
   template <int N>
-  void backward(const FrozenBase auto& base, const auto& x, const auto& dy, auto&& dx, Cache<N>& cache) {
+  void backward(const FrozenBase auto& base, const auto& x, const auto& dy, auto&& dx, Kept<N>& kept,
+                Scratch<N>& scratch, const Pass& pass) {
     // forward: y = W0 x + s B A (mask .* x) - s B0 A0 x
     //   =>   dx = W0^T dy + s mask .* (A^T B^T dy) - s A0^T B0^T dy, and dA, dB as if the last term were not there
-    trained.backward(base, x, dy, dx, cache.trained);
-    if constexpr (wants_gradient<decltype(dx)>) start_.add_backward(x, dy, dx, cache.start);
+    trained.backward(base, x, dy, dx, kept.trained, scratch, pass);
+    if constexpr (wants_gradient<decltype(dx)>) start_.add_backward(x, dy, dx, kept.start, scratch, pass);
   }
 
   /// dx += weight s (A^T B^T - A0^T B0^T) dy, and the gradients of A and B
   template <int N>
-  void add_backward(const auto& x, const auto& dy, auto&& dx, Cache<N>& cache) {
-    trained.add_backward(x, dy, dx, cache.trained);
-    if constexpr (wants_gradient<decltype(dx)>) start_.add_backward(x, dy, dx, cache.start);
+  void add_backward(const auto& x, const auto& dy, auto&& dx, Kept<N>& kept, Scratch<N>& scratch, const Pass& pass) {
+    trained.add_backward(x, dy, dx, kept.trained, scratch, pass);
+    if constexpr (wants_gradient<decltype(dx)>) start_.add_backward(x, dy, dx, kept.start, scratch, pass);
   }
 
   /// block += weight s (B A - B0 A0)[:, first : first + block.cols()]
@@ -111,17 +108,18 @@ class ResidualLora {
   /// The same delta as an ordinary adapter of twice the rank, for tools that know nothing of A0 and B0: B' = [B -B0],
   /// A' = [A; A0], and alpha' such that s is the same. Exact; alpha' is rounded once with alpha / sqrt(rank).
   /// Where it is trained further, A0 and B0 are trained too, and see what dropout leaves of x.
-  auto to_lora() const {
-    using Joined = Lora<S, Rows, Cols, Rank == Dynamic ? Dynamic : 2 * Rank>;
+  Joined to_lora() const {
     const Index joined_rank = rank() + start_.rank();
     const double growth = static_cast<double>(joined_rank) / static_cast<double>(rank());
     const double factor = trained.scaling == Scaling::alpha_over_rank ? growth : std::sqrt(growth);
     Rng unused(0);
-    Joined joined(
-        B0().rows(), A0().cols(),
-        {.rank = joined_rank, .alpha = trained.alpha * factor, .dropout = trained.dropout, .scaling = trained.scaling},
-        unused);
-    joined.stream = trained.stream;
+    Joined joined(B0().rows(), A0().cols(),
+                  {.rank = joined_rank,
+                   .alpha = trained.alpha * factor,
+                   .dropout = trained.dropout.probability,
+                   .scaling = trained.scaling},
+                  unused);
+    joined.dropout.stream = trained.dropout.stream;
     joined.A.value << trained.A.value, A0();
     joined.B.value << trained.B.value, -B0();
     return joined;
@@ -132,6 +130,30 @@ class ResidualLora {
     f("B", self.trained.B);
     f("A0", std::as_const(self.start_.A.value));
     f("B0", std::as_const(self.start_.B.value));
+  }
+
+  // What it answers for itself (AdapterKind). In a file it is the ordinary adapter of twice the rank, to_lora().
+
+  static constexpr const char* peft_type = "LORA";
+  static constexpr bool summable = true;
+  static constexpr bool shared = false;
+
+  void check_fits(const detail::Caller& who, Index out, Index in) const {
+    trained.check_fits(who, out, in);
+    detail::check_cols(who, "A0", A0().cols(), "in_features", in);
+    detail::check_rows(who, "B0", B0().rows(), "out_features", out);
+  }
+  AdapterCount count() const {
+    AdapterCount count = trained.count();
+    count.rank += start_.rank();  // A0 and B0 take part in all products but those of gradients
+    count.frozen_a += start_.rank();
+    count.frozen_b += start_.rank();
+    return count;
+  }
+  double max_weight() const { return trained.max_weight(); }
+  static void describe(auto& self, auto&& table) {
+    const Joined joined = self.to_lora();
+    Joined::describe(joined, table);
   }
 
  private:
@@ -162,6 +184,6 @@ ResidualLora<S> residual_lora(const LoraConfig& config, Matrix<S> B, RowMajorMat
 
 }  // namespace detail
 
-static_assert(AdditiveAdapter<ResidualLora<float>> && Adapter<ResidualLora<double, 4, 3, 2>, Dense<double, 4, 3>>);
+static_assert(AdapterKind<ResidualLora<float>> && Adapter<ResidualLora<double, 4, 3, 2>, Dense<double, 4, 3>>);
 
 }  // namespace lora

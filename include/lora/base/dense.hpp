@@ -42,12 +42,20 @@ class Dense {
     detail::check_not_empty("Dense", "W0", rows(), cols());
   }
 
-  void apply(const auto& x, auto& y) const { y.noalias() = dense() * x; }
-  void apply_transposed(const auto& dy, auto& dx) const { dx.noalias() = dense().transpose() * dy; }
+  /// Eigen's products, on this thread whatever the executor.
+  void apply(const auto& x, auto& y, Executor* = nullptr) const { y.noalias() = dense() * x; }
+  void apply_transposed(const auto& dy, auto& dx, Executor* = nullptr) const {
+    dx.noalias() = dense().transpose() * dy;
+  }
+
+  Matrix<S, Rows> columns(Index first, Index count) const { return dense().middleCols(first, count); }
 
   Index rows() const { return dense().rows(); }
   Index cols() const { return dense().cols(); }
   Index bytes() const { return dense().size() * static_cast<Index>(sizeof(S)); }
+
+  /// Another matrix (out, in), held likewise.
+  Dense like(Weight W) const { return Dense(std::move(W)); }
 
   const Weight& dense() const {
     if constexpr (fixed) {

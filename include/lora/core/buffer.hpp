@@ -45,4 +45,21 @@ class Buffer {
   Index cols_ = Cols == Dynamic ? 0 : Cols;
 };
 
+namespace detail {
+
+/// The columns first, first + 1, ... of a Buffer's view, as a view of the same type: one type for all products.
+template <class View>
+View columns_of(View& view, Index first, Index count)
+  requires(View::ColsAtCompileTime == Dynamic)
+{
+  return View(view.data() + first * view.rows(), view.rows(), count);
+}
+template <class View>
+View columns_of(View& view, Index, Index)
+  requires(View::ColsAtCompileTime != Dynamic)
+{
+  return view;
+}
+
+}  // namespace detail
 }  // namespace lora

@@ -28,6 +28,15 @@ struct Parameter {
     return grad;
   }
 
+  /// Gives back the memory of the gradient; with compile-time sizes, which have none to give back, it becomes zero.
+  void drop_gradient() {
+    if constexpr (Value::SizeAtCompileTime == Dynamic) {
+      grad = Value();
+    } else {
+      grad.setZero();
+    }
+  }
+
  private:
   void clear_fixed_gradient() {
     if constexpr (Rows != Dynamic && Cols != Dynamic) grad.setZero();

@@ -43,9 +43,8 @@ std::vector<std::string> tensor_names(const T& model) {
 namespace detail {
 
 void freeze_parameter(ParameterLike auto& parameter) {
-  using Value = std::remove_reference_t<decltype(parameter.grad)>;
   parameter.trainable = false;
-  if constexpr (Value::SizeAtCompileTime == Dynamic) parameter.grad = Value();
+  parameter.drop_gradient();
 }
 
 }  // namespace detail

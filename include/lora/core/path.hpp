@@ -35,19 +35,39 @@ struct Name {
   Name(std::string_view text, Index position) : word(text), number(position) {}
 };
 
+/// What the listing says of an adapter beside its name: whether it is selected, and the number that it keeps in copies,
+/// 0 where adapters have none.
+struct AdapterTag {
+  bool selected = false;
+  std::uint64_t number = 0;
+
+  AdapterTag(bool is_selected) : selected(is_selected) {}  // NOLINT(google-explicit-constructor): f(name, part, true)
+  AdapterTag(bool is_selected, std::uint64_t own_number) : selected(is_selected), number(own_number) {}
+};
+
 class Path {
  public:
   Path() = default;
   Path(const Path* parent, Name name)
-      : parent_(parent), name_(name), active_(parent->active_), in_adapter_(parent->in_adapter_) {}
+      : parent_(parent),
+        name_(name),
+        active_(parent->active_),
+        in_adapter_(parent->in_adapter_),
+        adapter_(parent->adapter_) {}
   /// The path of an adapter, which may be selected or not.
-  Path(const Path* parent, Name name, bool selected)
-      : parent_(parent), name_(name), active_(selected && parent->active_), in_adapter_(true) {}
+  Path(const Path* parent, Name name, const AdapterTag& adapter)
+      : parent_(parent),
+        name_(name),
+        active_(adapter.selected && parent->active_),
+        in_adapter_(true),
+        adapter_(adapter.number) {}
 
   /// False inside an adapter that is not selected: its parameters are listed and saved, but not trained.
   bool active() const { return active_; }
   /// Whether this is an adapter or a part of one, rather than of the base model.
   bool in_adapter() const { return in_adapter_; }
+  /// The number of the adapter that this is a part of; 0 if it is of none, or of one without a number.
+  std::uint64_t adapter() const { return adapter_; }
 
   std::string str() const {
     std::string text;
@@ -61,6 +81,10 @@ class Path {
     each_character([&](char c) { value = (value ^ static_cast<unsigned char>(c)) * 1099511628211ull; });
     return value;
   }
+
+  /// Identifies a parameter between two steps: hash(), and within an adapter its number as well. A new adapter under an
+  /// old name is another parameter; a copy of an adapter is the same one.
+  std::uint64_t identity() const { return hash() ^ (adapter_ * 0x9E3779B97F4A7C15ull); }
 
   /// Whether str() equals `text` or ends with "." + text: PEFT's target_modules. "proj" does not match "q_proj".
   bool ends_with(std::string_view text) const { return detail::is_end_of(text, str()); }
@@ -86,6 +110,7 @@ class Path {
   Name name_{""};
   bool active_ = true;
   bool in_adapter_ = false;
+  std::uint64_t adapter_ = 0;
 };
 
 }  // namespace lora

@@ -15,8 +15,8 @@
 ///   - a type with its own `visit`,
 ///   - a std::optional or a pointer to one of these (skipped when empty),
 ///   - a range of these, such as std::vector: its elements are named 0, 1, 2, ...
-/// A type that holds adapters lists each with a third argument, f(name, adapter, selected): an adapter that is not
-/// selected is listed and saved like any other part, but not trained.
+/// A type that holds adapters lists each with a third argument, f(name, adapter, selected) or f(name, adapter,
+/// AdapterTag): an adapter that is not selected is listed and saved like any other part, but not trained.
 
 #include "lora/core/parameter.hpp"
 #include "lora/core/path.hpp"
@@ -38,7 +38,7 @@ Overloaded(F...) -> Overloaded<F...>;
 
 struct Probe {
   void operator()(const Name&, auto&&) const {}
-  void operator()(const Name&, auto&&, bool) const {}
+  void operator()(const Name&, auto&&, const AdapterTag&) const {}
 };
 
 template <class T>
@@ -76,8 +76,8 @@ void walk(T& part, OnTensor&& on_tensor, OnModule&& on_module, const Path& path 
     std::remove_cv_t<T>::visit(
         part, detail::Overloaded{
                   [&](const Name& name, auto& child) { walk(child, on_tensor, on_module, Path(&path, name)); },
-                  [&](const Name& name, auto& child, bool selected) {
-                    walk(child, on_tensor, on_module, Path(&path, name, selected));
+                  [&](const Name& name, auto& child, const AdapterTag& adapter) {
+                    walk(child, on_tensor, on_module, Path(&path, name, adapter));
                   },
               });
   } else if constexpr (detail::Indirect<T> && std::is_const_v<T>) {

@@ -7,6 +7,7 @@
 ///
 /// Nothing in the directory has to be trusted.
 
+#include "lora/adapters/residual_lora.hpp"
 #include "lora/io/mismatch.hpp"
 #include "lora/io/peft_blocks.hpp"
 #include "lora/io/peft_config.hpp"
@@ -49,10 +50,10 @@ PeftPlan plan_layer(const L& layer, const ModuleMatch& match, const PeftFiles& f
   const PeftConfig& config = files.config;
   const std::string& path = match.path;
   if (layer.bias() != nullptr) {
-    if (match.role == Role::factors && config.lora.bias != Bias::none) plan.bias = "base_layer.bias";
+    if (match.role == Role::adapter && config.lora.bias != Bias::none) plan.bias = "base_layer.bias";
     if (match.role == Role::full || match.role == Role::bias) plan.bias = "bias";
   }
-  if (match.role == Role::factors) {
+  if (match.role == Role::adapter) {
     const auto rank = static_cast<std::uint64_t>(match.rank);
     const StoredTensor* A = files.weights.find(peft_key(path, "lora_A.weight"));
     std::string remark;
@@ -88,7 +89,6 @@ PeftPlan plan_layer(const L& layer, const ModuleMatch& match, const PeftFiles& f
 template <class L>
 auto read_layer(const L& layer, const PeftPlan& plan, const PeftFiles& files) {
   using S = typename L::Scalar;
-  using Set = AdapterSet<S>;
   const std::string& path = plan.match.path;
   std::optional<Vector<S>> bias;
   if (plan.bias != nullptr) {
@@ -98,10 +98,10 @@ auto read_layer(const L& layer, const PeftPlan& plan, const PeftFiles& files) {
   if (plan.match.role == ModuleMatch::Role::full) {
     Matrix<S> weight = files.weights.read<S>(peft_key(path, "weight"));
     if (plan.transposed) weight = Matrix<S>(weight.transpose());
-    return std::pair(typename Set::AnyAdapter(FullWeight<S>(std::move(weight))), std::move(bias));
+    return std::pair(AnyAdapter<S>(FullWeight<S>(std::move(weight))), std::move(bias));
   }
   if (plan.match.role == ModuleMatch::Role::bias) {
-    return std::pair(typename Set::AnyAdapter(NoAdapter<S>()), std::move(bias));
+    return std::pair(AnyAdapter<S>(NoAdapter<S>()), std::move(bias));
   }
   LoraConfig config;
   config.rank = plan.match.rank;
@@ -116,12 +116,12 @@ auto read_layer(const L& layer, const PeftPlan& plan, const PeftFiles& files) {
   Lora<S> factors(layer.out_features(), layer.in_features(), {.rank = 1, .init = Init::kaiming_uniform}, rng);
   factors.alpha = config.alpha;
   factors.scaling = config.scaling;
-  factors.dropout = files.config.lora.dropout;
+  factors.dropout.probability = files.config.lora.dropout;
   factors.A.value.resize(config.rank, layer.in_features());
   factors.B.value.resize(layer.out_features(), config.rank);
   files.weights.read_into(peft_key(path, "lora_A.weight"), factors.A.value);
   files.weights.read_into(peft_key(path, "lora_B.weight"), factors.B.value);
-  return std::pair(typename Set::AnyAdapter(std::move(factors)), std::move(bias));
+  return std::pair(AnyAdapter<S>(std::move(factors)), std::move(bias));
 }
 
 /// target_modules null: the layers that the file has factors for.
@@ -140,7 +140,7 @@ void targets_from_file(const T& model, PeftFiles& files) {
     fail<MismatchError>(std::string_view(files.weights_path),
                         "has factors for no layer of the model, and target_modules is null");
   }
-  files.config.lora.target_modules = targets;
+  files.config.targets.modules = targets;
 }
 
 }  // namespace detail
@@ -164,7 +164,7 @@ PeftConfig load_adapter(T& model, const std::filesystem::path& directory, std::s
   std::error_code ignored;
   if (!std::filesystem::exists(folder / detail::peft_config_name, ignored)) folder = directory;
   detail::PeftFiles files = detail::open_peft(folder);
-  if (files.config.lora.target_modules.empty()) detail::targets_from_file(model, files);
+  if (files.config.targets.modules.empty()) detail::targets_from_file(model, files);
   const auto matches = detail::peft_matches_in_file(
       model, files.config, std::string_view(files.config_path),
       [&](const std::string& path) { return files.weights.find(detail::peft_key(path, "lora_A.weight")) != nullptr; });

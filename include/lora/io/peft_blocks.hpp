@@ -25,7 +25,7 @@ struct InBlocks {
   bool some = false, every = false;
 };
 
-inline InBlocks in_blocks(std::string_view path, const LoraConfig& config, const Caller& who) {
+inline InBlocks in_blocks(std::string_view path, const Targets& targets, const Caller& who) {
   InBlocks result;
   bool certain = true;
   bool found = false;
@@ -37,8 +37,8 @@ inline InBlocks in_blocks(std::string_view path, const LoraConfig& config, const
                         std::all_of(digits.begin(), digits.end(), [](char c) { return c >= '0' && c <= '9'; });
     if (!number) continue;
     const std::string_view before = path.substr(0, dot);
-    bool allowed = config.layers_pattern.empty() && before.find('.') != before.npos;
-    for (const std::string& name : config.layers_pattern) {
+    bool allowed = targets.block_names.empty() && before.find('.') != before.npos;
+    for (const std::string& name : targets.block_names) {
       if (!Pattern("(?:.*\\.)?(?:" + name + ")", who).matches(before)) continue;
       allowed = true;
       certain = certain && Pattern(".*\\.(?:" + name + ")", who).matches(before);
@@ -46,7 +46,7 @@ inline InBlocks in_blocks(std::string_view path, const LoraConfig& config, const
     if (!allowed) continue;
     Index value = 0;
     for (const char c : digits) value = 10 * value + (c - '0');
-    const auto& chosen = config.layers_to_transform;
+    const auto& chosen = targets.blocks;
     const bool in = std::find(chosen.begin(), chosen.end(), value) != chosen.end();
     result.some = result.some || in;
     result.every = in && (result.every || !found);
@@ -60,20 +60,20 @@ inline InBlocks in_blocks(std::string_view path, const LoraConfig& config, const
 template <class T, class F>
 std::vector<ModuleMatch> peft_matches_in_file(const T& model, const PeftConfig& config, const Caller& who,
                                               F&& has_factors) {
-  if (config.lora.layers_to_transform.empty()) return peft_matches(model, config, who);
+  if (config.targets.blocks.empty()) return peft_matches(model, config, who);
   PeftConfig all = config;
-  all.lora.layers_to_transform.clear();
-  all.lora.layers_pattern.clear();
-  const auto& names = config.lora.target_modules.names();
+  all.targets.blocks.clear();
+  all.targets.block_names.clear();
+  const auto& names = config.targets.modules.names();
   std::vector<std::string> chosen;
   for (const ModuleMatch& match : peft_matches(model, all, who)) {
-    if (match.role != ModuleMatch::Role::factors) continue;
+    if (match.role != ModuleMatch::Role::adapter) continue;
     const bool whole = std::find(names.begin(), names.end(), match.path) != names.end();
-    const InBlocks in = in_blocks(match.path, config.lora, who);
+    const InBlocks in = in_blocks(match.path, config.targets, who);
     if (whole || in.every || (in.some && has_factors(match.path))) chosen.push_back(match.path);
   }
   if (chosen.empty()) fail<NameError>(who, "layers_to_transform leaves no layer of the model");
-  all.lora.target_modules = ModuleNames(pattern_for(chosen));
+  all.targets.modules = ModuleNames(pattern_for(chosen));
   return peft_matches(model, all, who);
 }
 

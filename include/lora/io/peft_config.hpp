@@ -14,6 +14,7 @@
 #include "lora/io/file_error.hpp"
 #include "lora/io/json_value.hpp"
 #include "lora/io/peft_settings.hpp"
+#include "lora/model/targets.hpp"
 
 #include <cmath>
 #include <filesystem>
@@ -27,9 +28,11 @@
 namespace lora {
 
 struct PeftConfig {
-  /// r, lora_alpha, use_rslora (scaling), the layers and their patterns. Empty target_modules stand for null: PEFT then
-  /// has names for each type of model.
+  /// r, lora_alpha, use_rslora (scaling), rank_pattern, alpha_pattern, ...
   LoraConfig lora = {};
+  /// target_modules, exclude_modules, layers_to_transform, layers_pattern, modules_to_save. Empty modules stand for
+  /// null: PEFT then has names for each type of model.
+  Targets targets = {};
   std::optional<std::string> base_model_name_or_path = {};
   std::optional<std::string> revision = {};
   /// Such as CAUSAL_LM; PEFT knows six.
@@ -94,13 +97,13 @@ inline PeftConfig peft_config_of(std::string_view who, const JsonValue& root) {
     settings.refuse("bias", *settings.find("bias"), "\"none\", \"all\" or \"lora_only\"");
   }
   lora.bias = bias == "none" ? Bias::none : bias == "all" ? Bias::all : Bias::lora_only;
-  lora.target_modules = settings.names("target_modules");
-  lora.exclude_modules = settings.names("exclude_modules");
-  lora.layers_to_transform = settings.integers("layers_to_transform");
-  lora.layers_pattern = settings.texts("layers_pattern");
+  config.targets.modules = settings.names("target_modules");
+  config.targets.exclude = settings.names("exclude_modules");
+  config.targets.blocks = settings.integers("layers_to_transform");
+  config.targets.block_names = settings.texts("layers_pattern");
   lora.rank_pattern = settings.integer_table("rank_pattern");
   lora.alpha_pattern = settings.number_table("alpha_pattern");
-  lora.modules_to_save = settings.texts("modules_to_save");
+  config.targets.modules_to_save = settings.texts("modules_to_save");
   for (const auto& [pattern, rank] : lora.rank_pattern) {
     if (rank >= 1) continue;
     fail<FormatError>(
@@ -157,13 +160,13 @@ inline std::map<std::string, std::string> peft_settings_of(const PeftConfig& con
   put("lora_dropout", {.kind = JsonValue::Kind::real, .text = python_float(lora.dropout)});
   put("use_rslora", flag(lora.scaling == Scaling::alpha_over_sqrt_rank));
   put("bias", json_string(lora.bias == Bias::none ? "none" : lora.bias == Bias::all ? "all" : "lora_only"));
-  put("target_modules", names(lora.target_modules));
-  put("exclude_modules", names(lora.exclude_modules));
-  put("layers_to_transform", json_list(lora.layers_to_transform, json_integer));
-  put("layers_pattern", json_list(lora.layers_pattern, json_string));
+  put("target_modules", names(config.targets.modules));
+  put("exclude_modules", names(config.targets.exclude));
+  put("layers_to_transform", json_list(config.targets.blocks, json_integer));
+  put("layers_pattern", json_list(config.targets.block_names, json_string));
   put("rank_pattern", json_table(lora.rank_pattern, json_integer));
   put("alpha_pattern", json_table(lora.alpha_pattern, json_number));
-  put("modules_to_save", json_list(lora.modules_to_save, json_string));
+  put("modules_to_save", json_list(config.targets.modules_to_save, json_string));
   put("base_model_name_or_path", text(config.base_model_name_or_path));
   put("revision", text(config.revision));
   put("task_type", text(config.task_type));

@@ -55,7 +55,7 @@ inline bool patterns_hold(const LoraConfig& config, const std::vector<PeftLayer>
     }
     std::sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) { return a.key < b.key; });
     return std::all_of(layers.begin(), layers.end(), [&](const PeftLayer& layer) {
-      if (layer.role != PeftLayer::Role::factors) return true;
+      if (layer.role != PeftLayer::Role::adapter) return true;
       const auto first = [&](auto&& fits) { return std::find_if(entries.begin(), entries.end(), fits); };
       const auto value = [&](auto found) {
         return found == entries.end() ? std::pair(config.rank, config.alpha) : found->value;
@@ -84,7 +84,7 @@ inline void describe_ranks(const std::vector<PeftLayer>& layers, LoraConfig& con
     return Pair(layer.rank, folded_alpha(layer.alpha, layer.rank, layer.scaling));
   };
   for (const PeftLayer& layer : layers) {
-    if (layer.role != PeftLayer::Role::factors) continue;
+    if (layer.role != PeftLayer::Role::adapter) continue;
     const Pair pair = pair_of(layer);
     const auto found =
         std::find_if(candidates.begin(), candidates.end(), [&](const Candidate& one) { return one.pair == pair; });
@@ -104,7 +104,7 @@ inline void describe_ranks(const std::vector<PeftLayer>& layers, LoraConfig& con
     config.rank_pattern.clear();
     config.alpha_pattern.clear();
     for (const PeftLayer& layer : layers) {
-      if (layer.role != PeftLayer::Role::factors || pair_of(layer) == pair) continue;
+      if (layer.role != PeftLayer::Role::adapter || pair_of(layer) == pair) continue;
       config.rank_pattern.emplace_back(layer.path, layer.rank);
       config.alpha_pattern.emplace_back(layer.path, pair_of(layer).second);
     }
@@ -133,9 +133,9 @@ inline std::string pattern_for(const std::vector<std::string>& names) {
 
 /// The part of a config that says which layer has what. `modules` are the names of all modules of the model.
 inline void describe_layers(const std::vector<PeftLayer>& layers, const std::vector<std::string>& modules,
-                            LoraConfig& config, const Caller& who) {
+                            LoraConfig& config, Targets& targets, const Caller& who) {
   using Role = PeftLayer::Role;
-  std::vector<std::string> targets, full;
+  std::vector<std::string> adapted, full;
   const PeftLayer* first = nullptr;
   bool bias_alone = false, bias_beside = false;
   for (const PeftLayer& layer : layers) {
@@ -144,8 +144,8 @@ inline void describe_layers(const std::vector<PeftLayer>& layers, const std::vec
     }
     if (layer.role == Role::full) full.push_back(layer.path);
     bias_alone = bias_alone || layer.role == Role::bias;
-    if (layer.role != Role::factors) continue;
-    targets.push_back(layer.path);
+    if (layer.role != Role::adapter) continue;
+    adapted.push_back(layer.path);
     bias_beside = bias_beside || layer.own_bias;
     if (first == nullptr) first = &layer;
     if (layer.dropout == first->dropout) continue;
@@ -153,7 +153,7 @@ inline void describe_layers(const std::vector<PeftLayer>& layers, const std::vec
                                ", layer " + in_quotes(layer.path) + " " + python_float(layer.dropout) +
                                "; PEFT has one lora_dropout for all");
   }
-  if (targets.empty()) {
+  if (adapted.empty()) {
     fail<ConfigError>(who, "the adapter has factors in no layer, and PEFT knows no adapter without target_modules");
   }
   for (const std::string& module : modules) {
@@ -165,15 +165,11 @@ inline void describe_layers(const std::vector<PeftLayer>& layers, const std::vec
     }
   }
   const bool exact = std::all_of(modules.begin(), modules.end(), [&](const std::string& module) {
-    const bool target = std::find(targets.begin(), targets.end(), module) != targets.end();
-    return target || std::none_of(targets.begin(), targets.end(),
+    const bool target = std::find(adapted.begin(), adapted.end(), module) != adapted.end();
+    return target || std::none_of(adapted.begin(), adapted.end(),
                                   [&](const std::string& name) { return is_end_of(name, module); });
   });
-  config.target_modules = exact ? ModuleNames(targets) : ModuleNames(pattern_for(targets));
-  config.exclude_modules = {};
-  config.layers_to_transform.clear();
-  config.layers_pattern.clear();
-  config.modules_to_save = full;
+  targets = {.modules = exact ? ModuleNames(adapted) : ModuleNames(pattern_for(adapted)), .modules_to_save = full};
   config.bias = bias_alone ? Bias::all : bias_beside ? Bias::lora_only : Bias::none;
   config.dropout = first->dropout;
   describe_ranks(layers, config, who);

@@ -52,7 +52,7 @@ inline std::filesystem::path peft_folder(const std::filesystem::path& folder, st
 /// A layer whose adapters can be saved and loaded.
 template <class L>
 concept PeftLayerType = StoredScalar<typename L::Scalar> && std::floating_point<typename L::Scalar> &&
-                        requires(L& layer, const L& constant, typename AdapterSet<typename L::Scalar>::AnyAdapter any,
+                        requires(L& layer, const L& constant, AnyAdapter<typename L::Scalar> any,
                                  std::optional<Vector<typename L::Scalar>> bias) {
                           layer.attach("name", std::move(any), std::move(bias));
                           { constant.adapters() } -> std::same_as<const AdapterSet<typename L::Scalar>&>;

@@ -50,7 +50,7 @@ std::vector<std::pair<std::string, T>> fitting_patterns(const std::vector<std::p
   std::vector<std::pair<std::string, T>> found;
   for (std::size_t k = 0; k < entries.size(); ++k) {
     const bool used = std::any_of(matches.begin(), matches.end(), [&](const ModuleMatch& match) {
-      return match.role == ModuleMatch::Role::factors && table.matches(k, match.path);
+      return match.role == ModuleMatch::Role::adapter && table.matches(k, match.path);
     });
     if (used) found.push_back(entries[k]);
   }
@@ -64,32 +64,33 @@ std::vector<ModuleMatch> peft_matches(const T& model, const PeftConfig& config, 
   std::vector<std::string> paths;
   visit_adaptable(model, [&](const Path& path, const auto&) { paths.push_back(path.str()); });
   LoraConfig lora = config.lora;
-  const std::size_t given = lora.target_modules.names().size();
-  if (!lora.target_modules.is_pattern()) {
-    lora.target_modules = fitting_names(lora.target_modules.names(), paths, is_end_of);
-    if (given > 0 && lora.target_modules.empty()) {
+  Targets targets = config.targets;
+  const std::size_t given = targets.modules.names().size();
+  if (!targets.modules.is_pattern()) {
+    targets.modules = fitting_names(targets.modules.names(), paths, is_end_of);
+    if (given > 0 && targets.modules.empty()) {
       std::string layers;
       for (const std::string& path : paths) layers += (layers.empty() ? "" : ", ") + path;
       fail<NameError>(who, "none of its target_modules is a layer of the model, which has " + layers);
     }
   }
-  if (!lora.exclude_modules.is_pattern()) {
-    lora.exclude_modules = fitting_names(lora.exclude_modules.names(), paths, is_end_of);
+  if (!targets.exclude.is_pattern()) {
+    targets.exclude = fitting_names(targets.exclude.names(), paths, is_end_of);
   }
-  lora.modules_to_save = fitting_names(lora.modules_to_save, paths, is_part_of);
+  targets.modules_to_save = fitting_names(targets.modules_to_save, paths, is_part_of);
   lora.rank_pattern.clear();
   lora.alpha_pattern.clear();
-  const std::vector<ModuleMatch> matches = match_modules(model, lora, who);
+  const std::vector<ModuleMatch> matches = match_modules(model, lora, targets, who, peft_words);
   lora.rank_pattern = fitting_patterns(config.lora.rank_pattern, matches, who);
   lora.alpha_pattern = fitting_patterns(config.lora.alpha_pattern, matches, who);
-  return match_modules(model, lora, who);
+  return match_modules(model, lora, targets, who, peft_words);
 }
 
 /// Whether the config, as it will be read again, gives every layer what it has.
 template <class T>
 bool describes(const T& model, const PeftConfig& config, const std::vector<PeftLayer>& layers) {
   using Role = PeftLayer::Role;
-  if (config.lora.target_modules.empty()) return false;
+  if (config.targets.modules.empty()) return false;
   try {
     const PeftConfig read = parse_peft_config("save_adapter", to_json(config));
     const auto matches = peft_matches(model, read, "save_adapter");
@@ -99,7 +100,7 @@ bool describes(const T& model, const PeftConfig& config, const std::vector<PeftL
       // With bias "all", a bias that is not trained is saved as it is in the base.
       const bool untrained = match.role == Role::bias && layer.role == Role::nothing;
       if (match.role != layer.role && !untrained) return false;
-      if (layer.role != Role::factors) continue;
+      if (layer.role != Role::adapter) continue;
       if (match.rank != layer.rank || read.lora.dropout != layer.dropout) return false;
       if (scaling_factor(match.alpha, match.rank, read.lora.scaling) != layer.scale()) return false;
       if (layer.own_bias && read.lora.bias == Bias::none) return false;

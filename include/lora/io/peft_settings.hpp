@@ -1,10 +1,10 @@
 #pragma once
 /// Single settings of an adapter_config.json, each as the type that it has to have.
 
-#include "lora/adapters/module_names.hpp"
 #include "lora/core/scalar.hpp"
 #include "lora/io/file_error.hpp"
 #include "lora/io/json_value.hpp"
+#include "lora/model/module_names.hpp"
 
 #include <cmath>
 #include <cstdint>

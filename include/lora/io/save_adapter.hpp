@@ -8,6 +8,7 @@
 ///
 /// Layers are called by their paths in the model, so a model whose paths are those of the PyTorch model fits it.
 
+#include "lora/adapters/residual_lora.hpp"
 #include "lora/io/atomic_folder.hpp"
 #include "lora/io/peft_config.hpp"
 #include "lora/io/peft_describe.hpp"
@@ -49,9 +50,9 @@ namespace detail {
 
 /// LoRA factors as they are saved: an adapter that starts from a part of W0 becomes one of twice the rank.
 template <class S>
-const Lora<S>* factors_of(const typename AdapterSet<S>::Member& member, std::optional<Lora<S>>& joined) {
-  if (const auto* offset = std::get_if<ResidualLora<S>>(&member.adapter)) joined.emplace(offset->to_lora());
-  return joined ? &*joined : std::get_if<Lora<S>>(&member.adapter);
+const Lora<S>* factors_of(const NamedAdapter<S>& member, std::optional<Lora<S>>& joined) {
+  if (const auto* residual = member.adapter.template as<ResidualLora<S>>()) joined.emplace(residual->to_lora());
+  return joined ? &*joined : member.adapter.template as<Lora<S>>();
 }
 
 /// f(path, layer, member), with member null where the layer has no adapter of this name.
@@ -75,15 +76,17 @@ std::vector<PeftLayer> peft_layers(const T& model, std::string_view name) {
     one.own_bias = member->bias.has_value();
     std::optional<Lora<S>> joined;
     if (const Lora<S>* factors = factors_of<S>(*member, joined)) {
-      one.role = PeftLayer::Role::factors;
+      one.role = PeftLayer::Role::adapter;
       one.rank = factors->rank();
       one.alpha = factors->alpha;
       one.scaling = factors->scaling;
-      one.dropout = factors->dropout;
-    } else if (std::holds_alternative<FullWeight<S>>(member->adapter)) {
+      one.dropout = factors->dropout.probability;
+    } else if (member->adapter.template as<FullWeight<S>>() != nullptr) {
       one.role = PeftLayer::Role::full;
-    } else if (one.own_bias) {
+    } else if (one.own_bias && member->adapter.template as<NoAdapter<S>>() != nullptr) {
       one.role = PeftLayer::Role::bias;
+    } else if (member->adapter.template as<NoAdapter<S>>() == nullptr) {
+      fail<ConfigError>("save_adapter", "layer " + in_quotes(one.path) + " has an adapter of a kind that is not LORA");
     }
   });
   return layers;
@@ -96,7 +99,7 @@ inline void check_names_for_old_peft(const std::vector<PeftLayer>& layers, const
                              "; rename it, or ask for no compatible_with");
   };
   for (const PeftLayer& layer : layers) {
-    if (layer.role == PeftLayer::Role::factors) {
+    if (layer.role == PeftLayer::Role::adapter) {
       for (const char* part : {"lora_", "weight"}) {
         if (layer.path.find(part) != std::string::npos) {
           refuse(layer.path, "which searches keys for " + in_quotes(part));
@@ -127,11 +130,11 @@ PeftConfig peft_config_for(const T& model, const std::vector<PeftLayer>& layers,
   check_supported("save_adapter", config);
   const bool stabilized = config.lora.scaling == Scaling::alpha_over_sqrt_rank;
   const bool older = config.source.empty() || (version && *version < PeftVersion{0, 8, 0});
-  const bool unknown = (older && stabilized) || (config.source.empty() && !config.lora.exclude_modules.empty());
+  const bool unknown = (older && stabilized) || (config.source.empty() && !config.targets.exclude.empty());
   if (unknown || !describes(model, config, layers)) {
     std::vector<std::string> modules;
     visit_modules(model, [&](const Path& path, const auto&) { modules.push_back(path.str()); });
-    describe_layers(layers, modules, config.lora, who);
+    describe_layers(layers, modules, config.lora, config.targets, who);
   }
   config = parse_peft_config("save_adapter", to_json(config));
   if (version) {
@@ -167,7 +170,7 @@ std::vector<TensorToSave> peft_tensors(const T& model, const PeftConfig& config,
         if (config.lora.bias != Bias::none) add_bias("base_layer.bias");
         return;
       }
-      if (const auto* full = std::get_if<FullWeight<S>>(&member->adapter)) {
+      if (const auto* full = member->adapter.template as<FullWeight<S>>()) {
         add(path, "weight", full->weight.value);
         add_bias("bias");
         return;

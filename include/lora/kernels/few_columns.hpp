@@ -4,8 +4,9 @@
 ///   Y += A X,   Y = A^T X     A (m, n) column-major,  X of few columns
 ///
 /// A general matrix product first copies A into the order its kernel likes, which for few columns takes longer than
-/// the product itself. Here up to eight columns of A at a time meet three of X in registers. One thread; where Eigen
-/// may use several, and for more than 64 columns, its own product takes over.
+/// the product itself. Here up to eight columns of A at a time meet three of X in registers. A^T X in tiles of
+/// tile_kernel.hpp would be slower: benchmarks/DEAD_ENDS.md. One thread; where Eigen may use several, and for more than
+/// 64 columns, its own product takes over.
 ///
 /// Compile time: nothing over Eigen/Core.
 
@@ -24,6 +25,7 @@ class FewColumns {
 
   /// Y += A X     X (n, k),  Y (m, k), apart from X in memory
   static void add(const Large& A, const Large& X, Thin Y) {
+    eigen_assert(A.cols() == X.rows() && Y.rows() == A.rows() && Y.cols() == X.cols());
     if (!pays(A, X)) {
       Y.noalias() += A * X;
       return;
@@ -40,6 +42,7 @@ class FewColumns {
 
   /// Y = A^T X     X (m, k),  Y (n, k), apart from X in memory
   static void transposed(const Large& A, const Large& X, Thin Y) {
+    eigen_assert(A.rows() == X.rows() && Y.rows() == A.cols() && Y.cols() == X.cols());
     if (!pays(A, X)) {
       Y.noalias() = A.transpose() * X;
       return;
@@ -60,7 +63,7 @@ class FewColumns {
   static constexpr Index lanes = Simd::lanes;
   static constexpr int depth = sizeof(Packet) >= 64 ? 8 : 4;       // columns of A at a time: 32 registers or 16
   static constexpr int width = 3;                                  // columns of X and Y at a time
-  static constexpr Index panel = 4096 / Index(sizeof(S)) / lanes;  // packets of a column that stay in the first cache
+  static constexpr Index panel = 4096 / Index(sizeof(S)) / lanes;  // packets of a column that stay in L1
 
   static bool pays(const Large& A, const Large& X) {
     return X.cols() <= 64 && A.rows() >= lanes && A.cols() >= depth && Eigen::nbThreads() == 1;
@@ -77,9 +80,9 @@ class FewColumns {
   template <bool forward>
   static void for_each_tile(const Large& A, const Large& X, Thin& Y) {
     const Index packets = A.rows() / lanes;
-    const Index most = forward ? panel : 4 * panel;  // longer where each tile ends in sums across the packets
-    for (Index first = 0; first < packets; first += most) {
-      const Index count = std::min(most, packets - first);
+    const Index max_packets = forward ? panel : 4 * panel;  // longer where each tile ends in sums across the packets
+    for (Index first = 0; first < packets; first += max_packets) {
+      const Index count = std::min(max_packets, packets - first);
       for (Index j = 0; j + depth <= A.cols(); j += depth) {
         Index c = 0;
         for (; c + width <= X.cols(); c += width) tile<forward, width>(A, X, Y, first * lanes, count, j, c);

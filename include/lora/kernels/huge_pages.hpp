@@ -1,8 +1,8 @@
 #pragma once
 /// Large memory in large pages, where the system offers them on request.
 ///
-/// A product with few samples reads a weight from memory once, and at every page the processor's reading ahead begins
-/// anew: in pages of 2 MiB instead of 4 KiB one sample of a 4096 x 4096 weight takes half the time.
+/// A product with few samples reads a weight from memory once, and the hardware prefetcher stops at page boundaries: in
+/// pages of 2 MiB instead of 4 KiB one sample of a 4096 x 4096 weight takes half the time.
 
 #include <cstddef>
 

@@ -1,5 +1,5 @@
 #pragma once
-/// Copies of a few columns in which a row can be read at once.
+/// Copies of a few columns: in which a row can be read at once, or padded with zeros to whole packets.
 ///
 ///   from, columns:   a0 a1 a2 ...      to, rows of `width`:   a0 b0 c0 0 | a1 b1 c1 0 | ...
 ///                    b0 b1 b2 ...
@@ -41,6 +41,15 @@ void pack_rows(const S* from, Index from_stride, Index rows, Index samples, Inde
         to[row * width + s] = s < samples ? from[s * from_stride + row] : S(0);
       }
     }
+  }
+}
+
+/// `columns` columns of `rows` rows, one after the other, each padded with zeros to `padded_rows`: for the edge of a
+/// matrix, beyond which packets would reach.
+template <class S>
+void pack_padded(const S* from, Index from_stride, Index rows, Index columns, Index padded_rows, S* to) {
+  for (Index column = 0; column < columns; ++column, from += from_stride, to += padded_rows) {
+    std::fill_n(std::copy_n(from, rows, to), padded_rows - rows, S(0));
   }
 }
 

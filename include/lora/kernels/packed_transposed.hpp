@@ -4,16 +4,15 @@
 ///   for some samples
 ///     for some rows of dy            are copied so that samples lie side by side; they stay in the caches
 ///       for 8 columns of W0          in panel after panel
-///         for each packet of samples (8 columns, samples) of dx, in registers: rows of dy times numbers of W0, which
-///                                    are broadcast on their way from memory; then rows of G times numbers of V
+///         for each packet of samples (8 columns, samples) of dx, in registers: rows of dy times elements of W0,
+///                                    which are broadcast as they are loaded; then rows of G times elements of V
 ///
-/// Columns of dx that lie a multiple of 4 KiB apart, as for a weight with 1024 columns of floats, would drive each
-/// other out of the first cache, which has a few places for all of them: a block of those is collected elsewhere first.
+/// Columns of dx a multiple of 4 KiB apart, as for a weight with 1024 columns of floats, fall into the same set of L1
+/// and evict each other: a block of those is computed in a buffer first.
 ///
-/// A few samples, or those that many leave over, would leave packets mostly empty: streamed_transposed.hpp.
+/// Few samples, and a remainder of few, would leave packets mostly empty: streamed_transposed.hpp.
 ///
-/// Columns from a multiple of a panel's height, and samples from a multiple of most_samples, may be multiplied in
-/// separate calls: the numbers stay the same to the bit.
+/// Splitting the columns at multiples of MR, and the samples at multiples of max_samples, changes no bit of the result.
 
 #include "lora/kernels/streamed_transposed.hpp"
 
@@ -24,18 +23,20 @@ template <class S>
 struct TransposedTiles {
   using Function = void (*)(const TileSum<S>*, int, S*, Index, Index, Index, bool);
   static constexpr int lanes = Simd<S>::lanes;
-  static constexpr int columns = PanelLayout<S>::tile_columns;
-  static constexpr int most_vectors = Simd<S>::registers >= 32 || Simd<S>::tight ? 2 : 3;
-  static constexpr int samples = lanes * most_vectors;     ///< in a tile
+  static constexpr int columns = Blocking<S>::transposed_columns;
+  static constexpr int max_vectors = Blocking<S>::transposed_packets;
+  static constexpr int samples = lanes * max_vectors;      ///< in a tile
   static constexpr int tiles = std::max(1, 32 / samples);  ///< that a pass over W0 serves
 
-  /// Of the next panel, as measured: benchmarks/DEAD_ENDS.md.
-  static constexpr Asks asks(int vectors) { return vectors == 1 || most_vectors == 3 ? Asks::later_line : Asks::line; }
+  /// For the next panel, as measured: benchmarks/DEAD_ENDS.md.
+  static constexpr PrefetchPolicy prefetch_policy(int vectors) {
+    return vectors == 1 || max_vectors == 3 ? PrefetchPolicy::l2_line : PrefetchPolicy::l1_line;
+  }
 
   static Function get(Index vectors) {
     static constexpr auto table = []<int... I>(std::integer_sequence<int, I...>) {
-      return std::array<Function, most_vectors>{&transposed_tile<S, columns, I + 1, 1, asks(I + 1)>...};
-    }(counted<most_vectors>);
+      return std::array<Function, max_vectors>{&transposed_tile<S, columns, I + 1, 1, prefetch_policy(I + 1)>...};
+    }(counted<max_vectors>);
     return table[static_cast<std::size_t>(vectors - 1)];
   }
 };
@@ -47,15 +48,13 @@ class PackedTransposed {
   using Tiles = TransposedTiles<S>;
   using Streamed = StreamedTransposed<S>;
   static constexpr Index lanes = Simd<S>::lanes;
-  static constexpr Index most_numbers = 65536 / static_cast<Index>(sizeof(S));  // of dy side by side
-  static constexpr Index most_ranks = LowRankTerm<S>::block;
-  static constexpr Index same_set = 4096 / static_cast<Index>(sizeof(S));
-  static constexpr Index most_collected = 136;
+  static constexpr Index max_ranks = Blocking<S>::kc_rank;
+  static constexpr Index max_collected = Blocking<S>::collected_columns;
 
  public:
-  static constexpr Index most_samples = Tiles::samples * Tiles::tiles;  ///< in a pass
+  static constexpr Index max_samples = Tiles::samples * Tiles::tiles;  ///< in a pass
 
-  /// cols: of W0; begin and end with a multiple of a panel's height.
+  /// cols: of W0; begin and end with a multiple of MR.
   static void run(const Layout& layout, const S* panels, const Columns<S>& dy, MutableColumns<S> dx,
                   const LowRankTerm<S>& term = {}, Interval cols = {}) {
     cols.last = std::min(cols.last, layout.cols);
@@ -63,7 +62,7 @@ class PackedTransposed {
       const Index samples = next_pass(dy.cols() - sample);
       const auto some = [&](auto& matrix) { return matrix.middleCols(sample, samples); };
       const LowRankTerm<S> some_term = term.from(sample);
-      if (samples <= Streamed::most_samples) {
+      if (samples <= Streamed::max_samples) {
         Streamed::run(layout, panels, some(dy), some(dx), some_term, cols);
       } else {
         PackedTransposed(layout, panels, some(dy), some(dx), some_term).multiply(cols);
@@ -73,10 +72,10 @@ class PackedTransposed {
   }
 
  private:
-  /// Of `left` samples: whole packets if few remain beyond them, which are faster on their own.
+  /// How many of `left` samples come next: whole packets if few remain beyond them, which are faster on their own.
   static Index next_pass(Index left) {
-    const Index samples = std::min(most_samples, left), beyond = samples % lanes;
-    return samples > lanes && beyond <= Streamed::most_samples ? samples - beyond : samples;
+    const Index samples = std::min(max_samples, left), beyond = samples % lanes;
+    return samples > lanes && beyond <= Streamed::max_samples ? samples - beyond : samples;
   }
 
   /// Samples that are multiplied together, and what is added for them: full panels, the last one, the low-rank term.
@@ -94,7 +93,7 @@ class PackedTransposed {
       advance[count] = scalars_of_a_tile;
       sums[count] = TileSum<S>();
       TileSum<S>& sum = sums[count++];
-      sum.scalars = sum.ahead = scalars;
+      sum.scalars = sum.prefetch = scalars;
       sum.scalar_stride = stride;
       sum.scalar_step = step;
       sum.steps = steps;
@@ -114,27 +113,27 @@ class PackedTransposed {
   }
 
   void multiply(Interval cols) {
-    const Index most_rows = most_numbers / width_ / Layout::height * Layout::height;
-    const Index blocks = (layout_.rows + most_rows - 1) / most_rows;
+    const Index max_rows = Blocking<S>::packed_dy / width_ / Blocking<S>::mr * Blocking<S>::mr;
+    const Index blocks = (layout_.rows + max_rows - 1) / max_rows;
     const Index passes = std::max(blocks, term_.passes());
     for (Index pass = 0; pass < passes; ++pass) {
-      first_row_ = std::min(pass * most_rows, layout_.rows);
-      rows_ = std::min(most_rows, layout_.rows - first_row_);
+      first_row_ = std::min(pass * max_rows, layout_.rows);
+      rows_ = std::min(max_rows, layout_.rows - first_row_);
       first_rank_ = pass * term_.block;
       ranks_ = term_.ranks_in(pass);
-      lay_samples();
+      pack_samples();
       for (Index col = cols.first; col < cols.last;) {
-        const Index block = col / Layout::width * Layout::width;
+        const Index block = col / Blocking<S>::kc * Blocking<S>::kc;
         Index end = std::min(block + layout_.block_cols(block), cols.last);
-        if (collects()) end = std::min(end, col + most_collected);
+        if (collects()) end = std::min(end, col + max_collected);
         multiply_block(block, {col, end}, pass > 0);
         col = end;
       }
     }
   }
 
-  void lay_samples() {
-    S *to = dy_side_by_side_, *ranks = ranks_side_by_side_;
+  void pack_samples() {
+    S *to = packed_dy_, *ranks = packed_ranks_;
     for (Index k = 0; k < count_; ++k) {
       const Tile& tile = tiles_[k];
       pack_rows(dy_.data() + tile.first * dy_.outerStride() + first_row_, dy_.outerStride(), rows_, tile.samples,
@@ -147,17 +146,17 @@ class PackedTransposed {
     }
   }
 
-  bool collects() const { return dx_.outerStride() % same_set == 0; }
+  bool collects() const { return dx_.outerStride() % Blocking<S>::same_set == 0; }
 
   /// Columns of the block of W0 that begins with column `block`, for all samples.
   void multiply_block(Index block, Interval cols, bool add) {
     MutableColumns<S> dx = dx_.middleRows(cols.first, cols.last - cols.first);
     if (!collects()) return multiply_into(dx, block, cols, add);
-    alignas(64) S numbers[most_samples * (most_collected + Simd<S>::line)];
-    static_assert(sizeof(PackedTransposed) + sizeof(numbers) < 115 << 10,
+    alignas(64) S collected_elements[max_samples * (max_collected + Simd<S>::line)];
+    static_assert(sizeof(PackedTransposed) + sizeof(collected_elements) < 115 << 10,
                   "packed.hpp says how much stack a product needs");
     MutableColumns<S> collected = Eigen::Map<Matrix<S>, 0, Eigen::OuterStride<>>(
-        numbers, dx.rows(), dx.cols(), Eigen::OuterStride<>(most_collected + Simd<S>::line));
+        collected_elements, dx.rows(), dx.cols(), Eigen::OuterStride<>(max_collected + Simd<S>::line));
     multiply_into(collected, block, cols, false);
     if (add) {
       dx += collected;
@@ -169,7 +168,7 @@ class PackedTransposed {
   /// dx: those columns of W0 alone
   void multiply_into(MutableColumns<S>& dx, Index block, Interval cols, bool add) {
     describe_block(block, cols.first);
-    alignas(64) S edge[most_ranks * Tiles::columns];
+    alignas(64) S edge[max_ranks * Tiles::columns];
     for (Index col = cols.first; col < cols.last; col += Tiles::columns) {
       const Index columns = std::min<Index>(Tiles::columns, cols.last - col);
       if (ranks_ > 0 && col + Tiles::columns > layout_.cols) copy_edge_of_factor(col, edge);
@@ -179,7 +178,7 @@ class PackedTransposed {
                                  tile.samples, add);
         for (int sum = 0; sum < tile.count; ++sum) {
           tile.sums[sum].scalars += tile.advance[sum];
-          tile.sums[sum].ahead += tile.advance[sum];
+          tile.sums[sum].prefetch += tile.advance[sum];
         }
       }
     }
@@ -187,26 +186,27 @@ class PackedTransposed {
 
   /// The tiles at column first_col of the block.
   void describe_block(Index block, Index first_col) {
-    const Index full = rows_ / Layout::height, rest = rows_ % Layout::height;
-    const Index panel = Layout::height * layout_.block_cols(block);
+    const Index full = rows_ / Blocking<S>::mr, remainder = rows_ % Blocking<S>::mr;
+    const Index panel = Blocking<S>::mr * layout_.block_cols(block);
     const S* const begin = panels_ + layout_.offset(first_row_, block);
-    const S *dy = dy_side_by_side_, *ranks = ranks_side_by_side_;
+    const S *dy = packed_dy_, *ranks = packed_ranks_;
     for (Index k = 0; k < count_; ++k) {
       Tile& tile = tiles_[k];
       tile.count = 0;
       if (full > 0) {
-        const S* const first = begin + (first_col - block) * Layout::height;
-        TileSum<S>& sum = tile.next(first, Layout::height, 1, Layout::height, Tiles::columns * Layout::height);
+        const S* const first = begin + (first_col - block) * Blocking<S>::mr;
+        TileSum<S>& sum = tile.next(first, Blocking<S>::mr, 1, Blocking<S>::mr, Tiles::columns * Blocking<S>::mr);
         sum.vectors = dy;
-        sum.vector_run = Layout::height * tile.width();
+        sum.vector_run = Blocking<S>::mr * tile.width();
         sum.runs = full;
-        sum.scalar_run = sum.ahead_run = panel;
-        sum.ahead = first + panel;
-        sum.ahead_step = Simd<S>::line;
+        sum.scalar_run = sum.prefetch_run = panel;
+        sum.prefetch = first + panel;
+        sum.prefetch_step = Simd<S>::line;
       }
-      if (rest > 0) {
-        const S* const last = begin + full * panel + (first_col - block) * rest;
-        tile.next(last, rest, 1, rest, Tiles::columns * rest).vectors = dy + full * Layout::height * tile.width();
+      if (remainder > 0) {
+        const S* const last = begin + full * panel + (first_col - block) * remainder;
+        tile.next(last, remainder, 1, remainder, Tiles::columns * remainder).vectors =
+            dy + full * Blocking<S>::mr * tile.width();
       }
       if (ranks_ > 0) {
         const S* const factor = term_.left + first_rank_ * term_.left_stride + first_col;
@@ -217,13 +217,10 @@ class PackedTransposed {
     }
   }
 
-  /// A tile reads as many numbers of V as it has columns; beyond the last there is a copy with zeros.
+  /// A tile reads `columns` elements of each column of V: at the edge, of a copy padded with zeros.
   void copy_edge_of_factor(Index col, S* edge) {
-    const Index columns = layout_.cols - col;
-    std::fill_n(edge, ranks_ * Tiles::columns, S(0));
-    for (Index r = 0; r < ranks_; ++r) {
-      std::copy_n(term_.left + (first_rank_ + r) * term_.left_stride + col, columns, edge + r * Tiles::columns);
-    }
+    pack_padded(term_.left + first_rank_ * term_.left_stride + col, term_.left_stride, layout_.cols - col, ranks_,
+                Index(Tiles::columns), edge);
     for (Index k = 0; k < count_; ++k) {
       TileSum<S>& sum = tiles_[k].sums[tiles_[k].count - 1];
       sum.scalars = edge;
@@ -239,8 +236,26 @@ class PackedTransposed {
   Tile tiles_[Tiles::tiles];
   Index count_ = 0;
   Index width_ = 0, first_row_ = 0, rows_ = 0, first_rank_ = 0, ranks_ = 0;
-  alignas(64) S dy_side_by_side_[most_numbers];
-  alignas(64) S ranks_side_by_side_[most_ranks * most_samples];
+  alignas(64) S packed_dy_[Blocking<S>::packed_dy];
+  alignas(64) S packed_ranks_[max_ranks * max_samples];
 };
+
+/// dx = W0^T dy + V G, shared by the threads of an executor if there is one.
+template <class S>
+void packed_transposed(const PanelLayout<S>& layout, const S* panels, const Columns<S>& dy, MutableColumns<S> dx,
+                       const LowRankTerm<S>& term = {}, Executor* executor = nullptr) {
+  eigen_assert(dy.rows() == layout.rows && dx.rows() == layout.cols && dy.cols() == dx.cols());
+  using Product = PackedTransposed<S>;
+  constexpr Index height = Blocking<S>::mr, max_samples = Product::max_samples;
+  const Index min_cols = dy.cols() < 4 * max_samples ? 128 : 512;  // each part of the columns copies all of dy again
+  const auto split = Split::choose<S>(product_size(layout.rows, layout.cols, dy.cols()),
+                                      split_threshold(1e6, 512, term.rank * layout.cols), layout.cols, min_cols,
+                                      dy.cols(), max_samples);
+  for_each_part(executor, split, layout.cols, multiples_of(height, layout.cols), dy.cols(),
+                multiples_of(max_samples, dy.cols()), [&](Interval cols, Interval samples) {
+                  Product::run(layout, panels, columns_in(dy, samples), columns_in(dx, samples),
+                               term.from(samples.first), cols);
+                });
+}
 
 }  // namespace lora::detail

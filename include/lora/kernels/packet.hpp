@@ -1,7 +1,7 @@
 #pragma once
 /// The processor's vector registers, as far as the products of this library need them.
 ///
-///   a packet: `lanes` numbers side by side in a register, of floats 16 with AVX-512, 8 with AVX, 4 with SSE2 or NEON
+///   a packet: `lanes` elements side by side in a register, of floats 16 with AVX-512, 8 with AVX, 4 with SSE2 or NEON
 ///
 /// Eigen has these functions for every processor that it knows, but no public name for them. They are used here alone,
 /// and only what has been the same from 3.4 to 5. Intrinsics would mean one version of every kernel for each kind of
@@ -42,7 +42,7 @@ struct Simd {
   using Packet = typename PacketOf<S, Halvings>::type;
   static constexpr int lanes = Eigen::internal::unpacket_traits<Packet>::size;
   static constexpr int registers = EIGEN_ARCH_DEFAULT_NUMBER_OF_REGISTERS;
-  static constexpr Index line = 64 / static_cast<Index>(sizeof(S));  ///< numbers that the cache moves together
+  static constexpr Index line = 64 / static_cast<Index>(sizeof(S));  ///< elements in a cache line
 
   EIGEN_ALWAYS_INLINE static Packet zero() { return Eigen::internal::pset1<Packet>(S(0)); }
   EIGEN_ALWAYS_INLINE static Packet load(const S* from) { return Eigen::internal::ploadu<Packet>(from); }
@@ -58,8 +58,8 @@ struct Simd {
   }
   /// The lanes, added.
   EIGEN_ALWAYS_INLINE static S sum(const Packet& a) { return Eigen::internal::predux(a); }
-  /// Asks for the line of memory at `address`, which need not be the program's: into the first cache, or the second for
-  /// what is needed later.
+  /// Prefetches the cache line at `address`, which need not be the program's, into L1, or into L2 for what is needed
+  /// later.
   template <int Cache = 1>
   EIGEN_ALWAYS_INLINE static void prefetch(const S* address) {
 #if defined(__GNUC__)
@@ -122,7 +122,7 @@ struct Simd {
   }
 };
 
-/// The widest packets of no more than Lanes numbers, or the narrowest that there are.
+/// The widest packets of no more than Lanes elements, or the narrowest that there are.
 template <class S, int Lanes>
 using NarrowSimd = Simd<S, (Simd<S, 0>::lanes <= Lanes   ? 0
                             : Simd<S, 1>::lanes <= Lanes ? 1

@@ -1,20 +1,29 @@
 #pragma once
-/// dx = W0^T dy + V G for a few samples: W0 passes by once, in the order in which it lies in memory.
+/// dx = W0^T dy + V G for a few samples: W0 is streamed once, in the order in which it lies in memory.
 ///
-///   for some rows of dy             are copied so that a packet holds a group of rows for each sample
-///     for the columns of a block    their sums lie in the first or second cache
-///       for each panel              its rows of dy stay in registers, as far as there are so many
-///         for each column           sums += rows of dy times numbers of W0, of which one load brings a group
+///   for some rows of dy             are packed so that a packet holds a group of rows for each sample
+///     for the columns of a block    their sums lie in L1 or L2
+///       for each panel              its rows of dy stay in registers, as many as fit
+///         for each column           sums += rows of dy times elements of W0, of which one load brings a group
 ///     the lanes of each group are added and go to dx
 ///
-/// The last panel may be lower: packets reach beyond its columns, and what they find there is masked.
+/// With 8 lanes and groups of 2 rows (quad: four samples in a packet, each with a quarter of the lanes), a panel of MR
+/// rows, its columns c, and the samples s, t, u, v:
 ///
-///   quad   four samples in a packet, each with a quarter of the lanes
-///   dot    one sample, as many rows as there are lanes
+///   rows_of_dy, packet g:    s(2g) s(2g+1) | t(2g) t(2g+1) | u(2g) u(2g+1) | v(2g) v(2g+1)     g = 0, ..., MR / 2 - 1
+///   column c, group g:       w(2g) w(2g+1) | w(2g) w(2g+1) | w(2g) w(2g+1) | w(2g) w(2g+1)     one load, broadcast
+///   sums, packet c:          + = the products, lane by lane, over all g and all panels
+///   dx(c, s) += lanes 0 + 1,  dx(c, t) += lanes 2 + 3,  ...
 ///
-/// Few samples are done with a column before the next one comes from memory, so what counts is that memory is read from
-/// end to end. Columns may be multiplied in separate calls that begin with a multiple of a panel's height: the numbers
-/// stay the same to the bit.
+///   panels, in memory:       column 0, MR elements | column 1 | ... | column KC - 1 | next panel of the block
+///   rows_of_dy:              panel 0: groups x packets of samples | panel 1 | ...     the last padded with zeros
+///   sums:                    column 0: packets of samples | column 1 | ...
+///
+/// A dot is the same for one sample, with groups of as many rows as there are lanes. The last panel may be lower:
+/// packets reach beyond its columns, and what they find there is masked.
+///
+/// Few samples are done with a column before memory brings the next, so what counts is that memory is read from end to
+/// end. Splitting the columns at multiples of MR changes no bit of the result.
 
 #include "lora/kernels/pack_rows.hpp"
 #include "lora/kernels/packed_product.hpp"
@@ -30,35 +39,36 @@ class StreamedPass {
   using Simd = detail::Simd<S>;
   using Packet = typename Simd::Packet;
   static constexpr int lanes = Simd::lanes;
-  static constexpr int columns = Layout::tile_columns;        ///< whose lanes are added together
-  static constexpr int groups = int(Layout::height) / Group;  ///< of rows in a panel
+  static constexpr int columns = Blocking<S>::transposed_columns;  ///< whose lanes are added together
+  static constexpr int groups = int(Blocking<S>::mr) / Group;      ///< of rows in a panel
   static constexpr Index width = Index(Vectors) * lanes;
   /// Panels at a time. A column of one dot is a few multiply-adds, hardly more than its sums take to load and store;
   /// the rows of dy of all of them lie in registers.
-  static constexpr int most_panels = Group != lanes ? 1 : Simd::tight ? 2 : 4;
-  static constexpr Index most_rows = 32768 / Index(sizeof(S)) * Group / width / Layout::height * Layout::height;
-  /// From what is multiplied to what is asked of memory. Dots leave the processor the time to see the order for itself.
-  static constexpr Index ahead = Group == lanes ? 0 : 8192 / Index(sizeof(S));
-  static_assert(Group <= 2 || (Layout::height % columns == 0 && Layout::width % columns == 0),
+  static constexpr int max_panels = Group != lanes ? 1 : Blocking<S>::dot_panels;
+  static constexpr Index max_rows = Blocking<S>::streamed_dy * Group / width / Blocking<S>::mr * Blocking<S>::mr;
+  /// Off for dot products: the hardware prefetcher keeps up.
+  static constexpr Index prefetch_distance = Group == lanes ? 0 : Blocking<S>::prefetch_distance;
+  static_assert(Group <= 2 || (Blocking<S>::mr % columns == 0 && Blocking<S>::kc % columns == 0),
                 "lanes are added in another order beside a cut than in the midst");
 
  public:
   static void run(const Layout& layout, const S* panels, const Columns<S>& dy, MutableColumns<S>& dx,
                   const Interval& cols) {
-    alignas(64) S rows_of_dy[most_rows * width / Group];
-    alignas(64) S sums[Layout::width * width];
-    for (Index first_row = 0; first_row < layout.rows; first_row += most_rows) {
-      const Index rows = std::min(most_rows, layout.rows - first_row), full = rows / Layout::height;
-      lay_rows(dy, first_row, rows, rows_of_dy);
+    alignas(64) S rows_of_dy[max_rows * width / Group];
+    alignas(64) S sums[Blocking<S>::kc * width];
+    for (Index first_row = 0; first_row < layout.rows; first_row += max_rows) {
+      const Index rows = std::min(max_rows, layout.rows - first_row), full = rows / Blocking<S>::mr;
+      pack_rows_of_dy(dy, first_row, rows, rows_of_dy);
       for (Index col = cols.first; col < cols.last;) {
-        const Index block = col / Layout::width * Layout::width;
+        const Index block = col / Blocking<S>::kc * Blocking<S>::kc;
         const Index count = std::min(block + layout.block_cols(block), cols.last) - col;
-        const Index panel = Layout::height * layout.block_cols(block);
+        const Index panel = Blocking<S>::mr * layout.block_cols(block);
         const S* const begin = panels + layout.offset(first_row, block);
         std::fill_n(sums, count * width, S(0));
-        add_full<most_panels>(begin + (col - block) * Layout::height, panel, full, count, rows_of_dy, sums);
-        if (const Index rest = rows % Layout::height; rest > 0) {
-          add_last(begin + full * panel + (col - block) * rest, rest, count, rows_of_dy + full * groups * width, sums);
+        add_full<max_panels>(begin + (col - block) * Blocking<S>::mr, panel, full, count, rows_of_dy, sums);
+        if (const Index remainder = rows % Blocking<S>::mr; remainder > 0) {
+          add_last(begin + full * panel + (col - block) * remainder, remainder, count,
+                   rows_of_dy + full * groups * width, sums);
         }
         for (Index t = 0; t < count; t += columns) {
           store_transposed<S, columns, Group>(sums + t * width, width, &dx(col + t, 0), dx.outerStride(),
@@ -71,13 +81,13 @@ class StreamedPass {
 
  private:
   /// Whole panels of rows, zero where dy has ended.
-  static void lay_rows(const Columns<S>& dy, Index first_row, Index rows, S* to) {
-    const Index rest = rows % Group, grouped = rows - rest;
+  static void pack_rows_of_dy(const Columns<S>& dy, Index first_row, Index rows, S* to) {
+    const Index remainder = rows % Group, grouped = rows - remainder;
     pack_rows(dy.data() + first_row, dy.outerStride(), grouped, dy.cols(), width / Group, Group, to);
     to += grouped / Group * width;
-    std::fill_n(to, ((rows + Layout::height - 1) / Layout::height * groups - grouped / Group) * width, S(0));
+    std::fill_n(to, ((rows + Blocking<S>::mr - 1) / Blocking<S>::mr * groups - grouped / Group) * width, S(0));
     for (Index sample = 0; sample < dy.cols(); ++sample) {
-      std::copy_n(dy.data() + first_row + grouped + sample * dy.outerStride(), rest, to + sample * Group);
+      std::copy_n(dy.data() + first_row + grouped + sample * dy.outerStride(), remainder, to + sample * Group);
     }
   }
 
@@ -85,7 +95,7 @@ class StreamedPass {
   struct AllRows {
     EIGEN_ALWAYS_INLINE static Packet of(const Packet& loaded, int) { return loaded; }
   };
-  /// The same of the last panel: zero beyond the end of the column, where numbers need not be finite.
+  /// The same of the last panel: zero beyond the end of the column, where elements need not be finite.
   struct FirstRows {
     Packet mask[groups];
     EIGEN_ALWAYS_INLINE Packet of(const Packet& loaded, int group) const { return Simd::masked(loaded, mask[group]); }
@@ -95,14 +105,14 @@ class StreamedPass {
   template <int Panels>
   static void add_full(const S* panels, Index apart, Index full, Index count, const S* dy, S* sums) {
     for (; full >= Panels; full -= Panels, panels += Panels * apart, dy += Index(Panels) * groups * width) {
-      add_columns<Panels>(AllRows(), panels, apart, Layout::height, count, dy, sums);
+      add_columns<Panels>(AllRows(), panels, apart, Blocking<S>::mr, count, dy, sums);
     }
     if constexpr (Panels > 1) add_full<Panels / 2>(panels, apart, full, count, dy, sums);
   }
 
   /// The same of the last panel, `rows` high.
   static void add_last(const S* panel, Index rows, Index count, const S* dy, S* sums) {
-    alignas(64) S ends[Layout::height] = {};
+    alignas(64) S ends[Blocking<S>::mr] = {};
     std::memset(ends, 0xFF, static_cast<std::size_t>(rows) * sizeof(S));
     FirstRows first;
     load_groups(first.mask, ends, counted<groups>);
@@ -119,7 +129,8 @@ class StreamedPass {
     for (; count > 0; --count, panels += step, sums += width) {
       Packet c[Vectors];
       load(c, sums, counted<Vectors>);
-      if constexpr (ahead > 0) prefetch(panels + ahead, counted<int((Layout::height + Simd::line - 1) / Simd::line)>);
+      if constexpr (prefetch_distance > 0)
+        prefetch(panels + prefetch_distance, counted<int((Blocking<S>::mr + Simd::line - 1) / Simd::line)>);
       multiply(those, c, rows, panels, apart, counted<packets>);
       store(c, sums, counted<Vectors>);
     }
@@ -159,21 +170,21 @@ template <class S>
 struct StreamedTransposed {
   static constexpr int lanes = Simd<S>::lanes;
   static constexpr int quad = Simd<S>::quad;
-  static constexpr int most_vectors = 3;
-  static constexpr Index most_samples = quad > 1 ? 4 * most_vectors : lanes > 1 ? most_vectors : 0;
+  static constexpr int max_vectors = Blocking<S>::streamed_packets;
+  static constexpr Index max_samples = quad > 1 ? 4 * max_vectors : lanes > 1 ? max_vectors : 0;
 
   /// dy has no more samples than that. cols: of W0; begin and end with a multiple of a panel's height.
   static void run(const PanelLayout<S>& layout, const S* panels, const Columns<S>& dy, MutableColumns<S> dx,
                   const LowRankTerm<S>& term, const Interval& cols) {
     if (term.rank > 0) {
-      packed_product<S>({layout.cols, 0}, nullptr, dy, dx, term, cols);  // dx = V G, of a weight without columns
+      packed_product_part<S>({layout.cols, 0}, nullptr, dy, dx, term, cols);  // dx = V G, of a weight without columns
     } else {
       dx.middleRows(cols.first, cols.last - cols.first).setZero();
     }
-    if (dy.cols() <= most_vectors) {
-      add<lanes>(dy.cols(), counted<most_vectors>, layout, panels, dy, dx, cols);
+    if (dy.cols() <= max_vectors) {
+      add<lanes>(dy.cols(), counted<max_vectors>, layout, panels, dy, dx, cols);
     } else if constexpr (quad > 1) {
-      add<quad>((dy.cols() + 3) / 4, counted<most_vectors>, layout, panels, dy, dx, cols);
+      add<quad>((dy.cols() + 3) / 4, counted<max_vectors>, layout, panels, dy, dx, cols);
     }
   }
 

@@ -3,11 +3,12 @@
 ///
 ///   Z = L^T X     L (long, rank), X (long, samples)      z = A x with L = A^T, and B^T dy with L = B
 ///   D += X G^T    X (long, samples), G (rank, samples)   the gradients of A^T and B
+///   y += U Z      U (long, rank), Z (rank, samples)      B z and A^T g, where no product with W0 takes them along
 ///
 /// A general product copies both factors first, which costs as much as the product when the rank is small. Here each is
 /// read where it lies: Z in scalar products of columns, several of L with several of X at a time; D in tiles of it that
-/// stay in registers while all samples are added. Samples of Z, and rows of D, may be computed in separate calls at the
-/// boundaries below: the numbers stay the same to the bit.
+/// stay in registers while all samples are added. Splitting the samples of Z, and the rows
+/// of D, at the boundaries below changes no bit of the result.
 
 #include "lora/kernels/pack_rows.hpp"
 #include "lora/kernels/packed_product.hpp"
@@ -19,8 +20,8 @@ namespace lora::detail {
 template <class S>
 class ThinTiles {
   static constexpr int lanes = Simd<S>::lanes;
-  static constexpr int widest = PanelLayout<S>::tile_columns;  // columns of L at a time
-  static constexpr int most_samples = 3;
+  static constexpr int max_columns = Blocking<S>::transposed_columns;  // of L at a time
+  static constexpr int max_samples = Blocking<S>::thin_samples;
 
  public:
   /// out = L^T X
@@ -30,27 +31,27 @@ class ThinTiles {
     }
     if (packs(L.cols(), X.cols())) return multiply_packed(L, X, out);
     Index first = 0;
-    for (; first + widest <= L.cols(); first += widest) reduce_columns<widest>(L, X, first, out);
-    reduce_rest<widest / 2>(L, X, first, out);
+    for (; first + max_columns <= L.cols(); first += max_columns) reduce_columns<max_columns>(L, X, first, out);
+    reduce_remainder<max_columns / 2>(L, X, first, out);
   }
 
-  /// Where out may be divided, at `sample` or next after it, if parts have about as many samples as least_samples().
-  static Index least_samples(Index rank) {
-    return rank > lanes / 2 ? 2 * widest + ProductTiles<S>::columns : 4 * most_samples;
+  /// The first legal split point at or after `sample`, if parts have about as many samples as min_samples().
+  static Index min_samples(Index rank) {
+    return rank > lanes / 2 ? 2 * max_columns + ProductTiles<S>::columns : 4 * max_samples;
   }
   static Index boundary(Index rank, Index samples, Index sample) {
     if (packs(rank, samples)) return ProductTiles<S>::boundary(samples, sample);
-    const Index step = rank == 1 ? most_samples * widest : most_samples;
+    const Index step = rank == 1 ? max_samples * max_columns : max_samples;
     return std::min((sample + step - 1) / step * step, samples);
   }
 
-  /// out += X G^T; its rows may be divided where a panel would begin, if there are two samples.
+  /// out += X G^T; its rows may be split where a panel would begin, if there are two samples.
   static void add_outer(const Columns<S>& X, const Columns<S>& G, MutableColumns<S> out) {
     if (X.cols() == 1) {
       for (Index t = 0; t < G.rows(); ++t) out.col(t) += G(t, 0) * X.col(0);
       return;
     }
-    constexpr Index height = PanelLayout<S>::height, block = 64;
+    constexpr Index height = Blocking<S>::mr, block = Blocking<S>::outer_kc;
     alignas(64) S edge[block * height];
     TileSum<S> sum;
     sum.scalar_stride = 1;
@@ -62,9 +63,7 @@ class ThinTiles {
         sum.vectors = X.data() + row + sample * X.outerStride();
         sum.vector_step = X.outerStride();
         if (rows != vectors * lanes) {  // packets would reach beyond X: a copy with zeros
-          for (Index j = 0; j < sum.steps; ++j) {
-            std::fill_n(std::copy_n(sum.vectors + j * X.outerStride(), rows, edge + j * height), height - rows, S(0));
-          }
+          pack_padded(sum.vectors, X.outerStride(), rows, sum.steps, height, edge);
           sum.vectors = edge;
           sum.vector_step = height;
         }
@@ -77,19 +76,19 @@ class ThinTiles {
   }
 
  private:
-  static bool packs(Index rank, Index samples) { return rank > lanes / 2 && samples >= Index(2) * widest; }
+  static bool packs(Index rank, Index samples) { return rank > lanes / 2 && samples >= Index(2) * max_columns; }
 
   /// Where the rank fills packets and there are samples enough to pay for it: a panel of L^T is packed, then multiplied
   /// as a panel of W0 is.
   static void multiply_packed(const Columns<S>& L, const Columns<S>& X, MutableColumns<S>& out) {
-    constexpr Index height = PanelLayout<S>::height, most_rows = 256;
-    alignas(64) S panel[height * most_rows];
+    constexpr Index height = Blocking<S>::mr, max_rows = Blocking<S>::thin_kc;
+    alignas(64) S panel[height * max_rows];
     TileSum<S> sum;
     sum.vectors = panel;
     sum.scalar_stride = X.outerStride();
     sum.scalar_step = 1;
-    for (Index row = 0; row < L.rows(); row += most_rows) {
-      sum.steps = std::min(most_rows, L.rows() - row);
+    for (Index row = 0; row < L.rows(); row += max_rows) {
+      sum.steps = std::min(max_rows, L.rows() - row);
       for (Index first = 0; first < L.cols(); first += height) {
         const Index ranks = std::min(height, L.cols() - first), vectors = ProductTiles<S>::packets(ranks);
         sum.vector_step = vectors * lanes;
@@ -104,28 +103,23 @@ class ThinTiles {
   }
 
   template <int Count>
-  static void reduce_rest(const Columns<S>& L, const Columns<S>& X, Index first, MutableColumns<S>& out) {
+  static void reduce_remainder(const Columns<S>& L, const Columns<S>& X, Index first, MutableColumns<S>& out) {
     if constexpr (Count > 0) {
       if (first + Count <= L.cols()) {
         reduce_columns<Count>(L, X, first, out);
         first += Count;
       }
-      reduce_rest<Count / 2>(L, X, first, out);
+      reduce_remainder<Count / 2>(L, X, first, out);
     }
   }
 
-  /// The columns first, ..., first + Count - 1 of L with all of X, some rows at a time: they stay in the first cache.
+  /// The columns first, ..., first + Count - 1 of L with all of X, some rows at a time, which stay in L1.
   template <int Count>
   static void reduce_columns(const Columns<S>& L, const Columns<S>& X, Index first, MutableColumns<S>& out) {
-    constexpr Index most_rows = 16384 / Index(sizeof(S)) / widest;
-    for (Index row = 0; row < L.rows(); row += most_rows) {
-      const Index rows = std::min(most_rows, L.rows() - row), rest = rows % lanes, whole = rows - rest;
-      alignas(64) S edge_of_l[Count * lanes], edge_of_x[most_samples * lanes];  // what is no full packet, with zeros
-      const auto copy_edge = [&](const S* from, Index stride, Index count, S* to) {
-        for (Index k = 0; k < count; ++k) {
-          std::fill_n(std::copy_n(from + k * stride + whole, rest, to + k * lanes), lanes - rest, S(0));
-        }
-      };
+    constexpr Index max_rows = Blocking<S>::thin_rows / max_columns;
+    for (Index row = 0; row < L.rows(); row += max_rows) {
+      const Index rows = std::min(max_rows, L.rows() - row), remainder = rows % lanes, whole = rows - remainder;
+      alignas(64) S edge_of_l[Count * lanes], edge_of_x[max_samples * lanes];  // what is no full packet, with zeros
       const S* const part = L.data() + row + first * L.outerStride();
       TileSum<S> sums[2];
       sums[0].vector_stride = X.outerStride();
@@ -137,21 +131,24 @@ class ThinTiles {
       sums[1].scalars = edge_of_l;
       sums[1].scalar_stride = lanes;
       sums[1].steps = 1;
-      if (rest > 0) copy_edge(part, L.outerStride(), Count, edge_of_l);
-      // Columns a power of two apart push each other out of the cache.
-      constexpr Index apart = most_rows + Simd<S>::line;
+      if (remainder > 0) pack_padded(part + whole, L.outerStride(), remainder, Count, lanes, edge_of_l);
+      // Columns a power of two apart evict each other from L1.
+      constexpr Index apart = max_rows + Simd<S>::line;
       alignas(64) S copy[Count * apart];
-      if (X.cols() >= widest) {
+      if (X.cols() >= max_columns) {
         for (Index k = 0; k < Count; ++k) std::copy_n(part + k * L.outerStride(), whole, copy + k * apart);
         sums[0].scalars = copy;
         sums[0].scalar_stride = apart;
       }
 
-      for (Index sample = 0; sample < X.cols(); sample += most_samples) {
-        const Index samples = std::min<Index>(most_samples, X.cols() - sample);
+      for (Index sample = 0; sample < X.cols(); sample += max_samples) {
+        const Index samples = std::min<Index>(max_samples, X.cols() - sample);
         sums[0].vectors = X.data() + row + sample * X.outerStride();
-        if (rest > 0) copy_edge(sums[0].vectors, X.outerStride(), samples, edge_of_x);
-        tile<Count>(samples)(sums, rest > 0 ? 2 : 1, &out(first, sample), out.outerStride(), Count, samples, row > 0);
+        if (remainder > 0) {
+          pack_padded(sums[0].vectors + whole, X.outerStride(), remainder, samples, lanes, edge_of_x);
+        }
+        tile<Count>(samples)(sums, remainder > 0 ? 2 : 1, &out(first, sample), out.outerStride(), Count, samples,
+                             row > 0);
       }
     }
   }
@@ -166,29 +163,85 @@ class ThinTiles {
   }
 };
 
-/// Whether the kernels above have M: run-time sizes, and numbers that have packets.
+/// Whether the kernels above have M: run-time sizes, and elements that have packets.
 template <class M>
 inline constexpr bool thin_by_tiles =
     (std::is_same_v<typename M::Scalar, float> || std::is_same_v<typename M::Scalar, double>) &&
     M::RowsAtCompileTime == Dynamic && M::ColsAtCompileTime == Dynamic;
 
-/// Z = L^T X
+/// Z = L^T X by the kernels above, shared by the threads of an executor if there is one.
+template <class S>
+void thin_product_by_tiles(const Columns<S>& L, const Columns<S>& X, MutableColumns<S> Z, Executor* executor) {
+  using Tiles = ThinTiles<S>;
+  const double size = static_cast<double>(L.size()) * static_cast<double>(X.cols());
+  const auto split =
+      Split::choose<S>(size, split_threshold(2.5e5, 128, L.size()), 1, 1, X.cols(), Tiles::min_samples(L.cols()));
+  const auto boundary = [&](Index sample) { return Tiles::boundary(L.cols(), X.cols(), sample); };
+  for_each_part(executor, split, 1, multiples_of(1, 1), X.cols(), boundary,
+                [&](Interval, Interval samples) { Tiles::reduce(L, columns_in(X, samples), columns_in(Z, samples)); });
+}
+
+/// D += X G^T likewise.
+template <class S>
+void add_thin_outer_by_tiles(const Columns<S>& X, const Columns<S>& G, MutableColumns<S> D, Executor* executor) {
+  constexpr Index height = Blocking<S>::mr;
+  const double size = X.cols() < 2 ? 0 : static_cast<double>(D.size()) * static_cast<double>(X.cols());
+  const auto split = Split::choose<S>(size, split_threshold(2.5e5, 512, D.size()), X.rows(), height, 1, 1);
+  for_each_part(executor, split, X.rows(), multiples_of(height, X.rows()), 1, multiples_of(1, 1),
+                [&](Interval rows, Interval) { ThinTiles<S>::add_outer(rows_in(X, rows), G, rows_in(D, rows)); });
+}
+
+/// y += U Z likewise: the low-rank term of a product whose weight has no columns.
+template <class S>
+void add_low_rank_by_tiles(const Columns<S>& U, const Columns<S>& Z, MutableColumns<S> y, Executor* executor) {
+  constexpr Index height = Blocking<S>::mr;
+  const PanelLayout<S> no_columns{U.rows(), 0};
+  const LowRankTerm<S> term(U, Z);
+  const double size = static_cast<double>(U.size()) * static_cast<double>(Z.cols());
+  const auto split =
+      Split::choose<S>(size, split_threshold(2.5e5, 128, U.size()), U.rows(), height, Z.cols(), Blocking<S>::nc);
+  const auto tiles = [&](Index sample) { return ProductTiles<S>::boundary(Z.cols(), sample); };
+  for_each_part(executor, split, U.rows(), multiples_of(height, U.rows()), Z.cols(), tiles,
+                [&](Interval rows, Interval samples) {
+                  packed_product_part<S>(no_columns, nullptr, columns_in(Z, samples), columns_in(y, samples),
+                                         term.from(samples.first), rows, true);
+                });
+}
+
+/// Z = L^T X     L (long, rank), X (long, samples), Z (rank, samples). A x of a row-major A (rank, in) is
+/// thin_product(A.transpose(), x, z). For float and double at run-time sizes no heap and no copy of what lies in
+/// contiguous columns; else Eigen's product. The result has the same bits for any executor.
 template <class Factor>
-void thin_product(const Factor& L, const auto& X, auto&& Z) {
+void thin_product(const Factor& L, const auto& X, auto&& Z, Executor* executor = nullptr) {
+  eigen_assert(L.rows() == X.rows() && Z.rows() == L.cols() && Z.cols() == X.cols());
   if constexpr (thin_by_tiles<Factor>) {
-    ThinTiles<typename Factor::Scalar>::reduce(L, X, Z);
+    thin_product_by_tiles<typename Factor::Scalar>(L, X, Z, executor);
   } else {
     Z.noalias() = L.transpose() * X;
   }
 }
 
-/// D += X G^T
+/// D += X G^T     X (long, samples), G (rank, samples), D (long, rank). The gradient g x^T of a row-major A is
+/// add_thin_outer(x, g, dA.transpose()). Otherwise as above.
 template <class Gradient>
-void add_thin_outer(const auto& X, const auto& G, Gradient&& D) {
+void add_thin_outer(const auto& X, const auto& G, Gradient&& D, Executor* executor = nullptr) {
+  eigen_assert(X.cols() == G.cols() && D.rows() == X.rows() && D.cols() == G.rows());
   if constexpr (thin_by_tiles<std::remove_cvref_t<Gradient>>) {
-    ThinTiles<typename std::remove_cvref_t<Gradient>::Scalar>::add_outer(X, G, D);
+    add_thin_outer_by_tiles<typename std::remove_cvref_t<Gradient>::Scalar>(X, G, D, executor);
   } else {
     D.noalias() += X * G.transpose();
+  }
+}
+
+/// y += U Z     U (out, rank), Z (rank, samples), y (out, samples). dx += A^T g of a row-major A is
+/// add_low_rank(A.transpose(), g, dx). Otherwise as above.
+template <class Factor>
+void add_low_rank(const Factor& U, const auto& Z, auto&& y, Executor* executor = nullptr) {
+  eigen_assert(U.cols() == Z.rows() && y.rows() == U.rows() && y.cols() == Z.cols());
+  if constexpr (thin_by_tiles<Factor>) {
+    add_low_rank_by_tiles<typename Factor::Scalar>(U, Z, y, executor);
+  } else {
+    y.noalias() += U * Z;
   }
 }
 

@@ -1,5 +1,5 @@
 #pragma once
-/// The one micro-kernel: a tile of a product, kept in registers while everything that belongs to it is added.
+/// The micro-kernel: a tile of a product, kept in registers while everything that belongs to it is added.
 ///
 ///                      scalars of one step:   s_0     s_1   ...  s_(Columns - 1)
 ///                                              |       |
@@ -10,16 +10,19 @@
 /// dx = W0^T dy + V G: the vectors are a row of dy, samples side by side; the scalars lie in the panel itself, which is
 /// how one packed copy serves both directions. Thin products are made of the same steps.
 ///
+/// Where few samples leave too little to keep in registers, sums are streamed instead: streamed_transposed.hpp,
+/// unpacked_product.hpp (one sample) and few_columns.hpp, which have loops of their own.
+///
 /// With Group = lanes, one load brings as many scalars: the scalar product of two columns, whose lanes are added at the
 /// end.
 
-#include "lora/kernels/packet.hpp"
+#include "lora/kernels/blocking.hpp"
 
 #include <algorithm>
 
 namespace lora::detail {
 
-/// The sum over `runs` times `steps` of vectors times scalars. Distances are in numbers.
+/// The sum over `runs` times `steps` of vectors times scalars. Distances are in elements.
 template <class S>
 struct TileSum {
   const S* vectors = nullptr;
@@ -32,27 +35,27 @@ struct TileSum {
   Index scalar_run = 0;
   Index steps = 0;
   Index runs = 1;
-  const S* ahead = nullptr;  ///< what will be needed soon, for which a step may ask
-  Index ahead_step = 0;
-  Index ahead_run = 0;
+  const S* prefetch = nullptr;  ///< what will be needed soon, for steps with a prefetch policy
+  Index prefetch_step = 0;
+  Index prefetch_run = 0;
 };
 
-/// What a step asks of memory at `ahead`, without waiting for it.
-enum class Asks {
-  nothing,
-  line,        ///< one line, for the first cache
-  later_line,  ///< one, for the second cache
-  packets      ///< as many packets as a step has vectors, for the second cache
+/// What a step prefetches at TileSum::prefetch.
+enum class PrefetchPolicy {
+  none,
+  l1_line,    ///< one line, into L1
+  l2_line,    ///< one line, into L2
+  l2_packets  ///< as many packets as a step has vectors, into L2
 };
 
-template <class S, int Columns, int Vectors, int Group, Asks What>
+template <class S, int Columns, int Vectors, int Group, PrefetchPolicy Policy>
 struct TileKernel {
   using Simd = detail::Simd<S>;
   using Packet = typename Simd::Packet;
   static constexpr int sums = Columns * Vectors;
   using Sums = Packet[sums];
-  // A sum waits for its last step to finish: few sums are split into independent ones that take turns.
-  static constexpr int chains = std::max(1, 8 / sums);
+  // Independent accumulators for each sum, which take turns: a step need not wait for the last one to finish.
+  static constexpr int accumulators = Blocking<S>::accumulators(sums);
 
   EIGEN_ALWAYS_INLINE static void clear(Sums& c) { clear(c, counted<sums>); }
 
@@ -90,43 +93,44 @@ struct TileKernel {
     for (Index run = 0; run < sum.runs; ++run) {
       Place place = first;
       Index left = sum.steps;
-      if constexpr (chains > 1) {
-        Sums turns[chains - 1];
-        clear_all(turns, counted<chains - 1>);
-        for (; left >= chains; left -= chains) {
-          steps(turns, sum, place, counted<chains - 1>);
+      if constexpr (accumulators > 1) {
+        Sums others[accumulators - 1];
+        clear_all(others, counted<accumulators - 1>);
+        for (; left >= accumulators; left -= accumulators) {
+          steps(others, sum, place, counted<accumulators - 1>);
           place.step(c, sum, counted<sums>);
         }
-        add_all(c, turns, counted<(chains - 1) * sums>);
+        add_all(c, others, counted<(accumulators - 1) * sums>);
       }
       for (; left > 0; --left) place.step(c, sum, counted<sums>);
       first.vectors += sum.vector_run;
       first.scalars += sum.scalar_run;
-      first.ahead += sum.ahead_run;
+      first.prefetch += sum.prefetch_run;
     }
   }
 
   struct Place {
     const S* vectors;
     const S* scalars;
-    const S* ahead;
+    const S* prefetch;
 
-    explicit Place(const TileSum<S>& sum) : vectors(sum.vectors), scalars(sum.scalars), ahead(sum.ahead) {}
+    explicit Place(const TileSum<S>& sum) : vectors(sum.vectors), scalars(sum.scalars), prefetch(sum.prefetch) {}
 
-    /// The sum that is K-th when those of one vector follow each other, not those of one scalar.
-    static constexpr int turned(int K) { return K % Columns * Vectors + K / Columns; }
+    /// Index of sum K in vector-major order.
+    static constexpr int vector_major(int K) { return K % Columns * Vectors + K / Columns; }
 
     /// One step, and on to the next. Of vectors and scalars the fewer are held in registers, the others pass by.
     template <int... K>
     EIGEN_ALWAYS_INLINE void step(Sums& c, const TileSum<S>& sum, std::integer_sequence<int, K...>) {
-      if constexpr (What == Asks::line) Simd::prefetch(ahead);
-      if constexpr (What == Asks::later_line) Simd::template prefetch<2>(ahead);
-      if constexpr (What == Asks::packets) ask(counted<(Vectors * Simd::lanes + Simd::line - 1) / Simd::line>);
+      if constexpr (Policy == PrefetchPolicy::l1_line) Simd::prefetch(prefetch);
+      if constexpr (Policy == PrefetchPolicy::l2_line) Simd::template prefetch<2>(prefetch);
+      if constexpr (Policy == PrefetchPolicy::l2_packets)
+        prefetch_packets(counted<(Vectors * Simd::lanes + Simd::line - 1) / Simd::line>);
       if constexpr (Vectors > Columns) {
         Packet scalar[Columns];
         spread(scalar, sum.scalar_stride, counted<Columns>);
-        ((c[turned(K)] = Simd::multiply_add(Simd::load(vectors + K / Columns * sum.vector_stride), scalar[K % Columns],
-                                            c[turned(K)])),
+        ((c[vector_major(K)] = Simd::multiply_add(Simd::load(vectors + K / Columns * sum.vector_stride),
+                                                  scalar[K % Columns], c[vector_major(K)])),
          ...);
       } else {
         Packet vector[Vectors];
@@ -137,11 +141,11 @@ struct TileKernel {
       }
       vectors += sum.vector_step;
       scalars += sum.scalar_step;
-      ahead += sum.ahead_step;
+      prefetch += sum.prefetch_step;
     }
     template <int... K>
-    EIGEN_ALWAYS_INLINE void ask(std::integer_sequence<int, K...>) const {
-      (Simd::template prefetch<2>(ahead + K * Simd::line), ...);
+    EIGEN_ALWAYS_INLINE void prefetch_packets(std::integer_sequence<int, K...>) const {
+      (Simd::template prefetch<2>(prefetch + K * Simd::line), ...);
     }
     template <int... K>
     EIGEN_ALWAYS_INLINE void spread(Packet (&scalar)[Columns], Index stride, std::integer_sequence<int, K...>) const {
@@ -153,18 +157,18 @@ struct TileKernel {
     }
   };
 
-  template <class Turns, int... I>
-  EIGEN_ALWAYS_INLINE static void clear_all(Turns& turns, std::integer_sequence<int, I...>) {
-    (clear(turns[I]), ...);
+  template <class Others, int... I>
+  EIGEN_ALWAYS_INLINE static void clear_all(Others& others, std::integer_sequence<int, I...>) {
+    (clear(others[I]), ...);
   }
-  template <class Turns, int... I>
-  EIGEN_ALWAYS_INLINE static void steps(Turns& turns, const TileSum<S>& sum, Place& place,
+  template <class Others, int... I>
+  EIGEN_ALWAYS_INLINE static void steps(Others& others, const TileSum<S>& sum, Place& place,
                                         std::integer_sequence<int, I...>) {
-    (place.step(turns[I], sum, counted<sums>), ...);
+    (place.step(others[I], sum, counted<sums>), ...);
   }
-  template <class Turns, int... I>
-  EIGEN_ALWAYS_INLINE static void add_all(Sums& c, const Turns& turns, std::integer_sequence<int, I...>) {
-    ((c[I % sums] = Simd::add(c[I % sums], turns[I / sums][I % sums])), ...);
+  template <class Others, int... I>
+  EIGEN_ALWAYS_INLINE static void add_all(Sums& c, const Others& others, std::integer_sequence<int, I...>) {
+    ((c[I % sums] = Simd::add(c[I % sums], others[I / sums][I % sums])), ...);
   }
 };
 

@@ -13,9 +13,9 @@
 namespace lora::detail {
 
 /// out(row, t) = or += the sums, for rows 0, ..., rows - 1 of the Vectors * lanes, and t = 0, ..., Columns - 1.
-template <class S, int Columns, int Vectors, Asks What = Asks::nothing>
+template <class S, int Columns, int Vectors, PrefetchPolicy Policy = PrefetchPolicy::none>
 void product_tile(const TileSum<S>* sums, int count, S* out, Index out_stride, Index rows, bool add) {
-  using Kernel = TileKernel<S, Columns, Vectors, 1, What>;
+  using Kernel = TileKernel<S, Columns, Vectors, 1, Policy>;
   using Simd = detail::Simd<S>;
   constexpr Index height = Vectors * Simd::lanes;
   for (Index t = 0; t < Columns; ++t) {
@@ -108,10 +108,10 @@ EIGEN_ALWAYS_INLINE void store_transposed(const S* tile, Index tile_stride, S* o
 #endif
 
 /// out(t, sample) = or += the sums: `columns` of the Columns, `samples` of the Vectors * lanes / Group.
-template <class S, int Columns, int Vectors, int Group, Asks What = Asks::nothing>
+template <class S, int Columns, int Vectors, int Group, PrefetchPolicy Policy = PrefetchPolicy::none>
 void transposed_tile(const TileSum<S>* sums, int count, S* out, Index out_stride, Index columns, Index samples,
                      bool add) {
-  using Kernel = TileKernel<S, Columns, Vectors, Group, What>;
+  using Kernel = TileKernel<S, Columns, Vectors, Group, Policy>;
   constexpr Index width = Vectors * Simd<S>::lanes;
   for (Index sample = 0; sample < samples; ++sample) Simd<S>::prefetch(out + sample * out_stride);
   typename Kernel::Sums c;

@@ -1,5 +1,5 @@
 #pragma once
-/// y = W x with a matrix as it is, in the order of additions of a packed one: the same numbers to the bit.
+/// y = W x with a matrix as it lies, in the order of additions of a packed one: the same bits.
 ///
 /// A layer that is trained computes so, and freezing it changes nothing. Several samples run through the same tiles. A
 /// single one would read a few rows of every column, which in a large matrix lie far apart: it walks down the columns.
@@ -8,23 +8,22 @@
 
 namespace lora::detail {
 
-/// One sample: the chains of the tile that a packed weight would use lie in the first cache, not in registers.
+/// One sample: the accumulators of the tile that a packed weight would use lie in L1, not in registers.
 template <class S>
 class UnpackedSample {
-  using Layout = PanelLayout<S>;
   using Tiles = ProductTiles<S>;
   using Simd = detail::Simd<S>;
   static constexpr Index lanes = Simd::lanes;
-  static constexpr Index most_rows = 32 * Layout::height;
+  static constexpr Index max_rows = Blocking<S>::walked_rows;
 
  public:
   /// Whether columns are so far apart that a few rows of each are slower to read than whole ones.
-  static bool pays(const Columns<S>& W) { return W.outerStride() * Index(sizeof(S)) > 2048; }
+  static bool pays(const Columns<S>& W) { return W.outerStride() > Blocking<S>::far_apart; }
 
   static void run(const Columns<S>& W, const S* x, S* y) {
-    const Index last = W.rows() / Layout::height * Layout::height;
-    for (Index row = 0; row < last; row += most_rows) {
-      walk<Layout::vectors>(W, row, std::min(most_rows, last - row), x, y);
+    const Index last = W.rows() / Blocking<S>::mr * Blocking<S>::mr;
+    for (Index row = 0; row < last; row += max_rows) {
+      walk<Blocking<S>::mr_packets>(W, row, std::min(max_rows, last - row), x, y);
     }
     if (last < W.rows()) walk_last(W, last, x, y, counted<Tiles::heights>);
   }
@@ -39,19 +38,20 @@ class UnpackedSample {
   /// Some rows of W, which a packed weight would multiply in tiles of so many packets.
   template <int Vectors>
   static void walk(const Columns<S>& W, Index first_row, Index rows, const S* x, S* y) {
-    constexpr int chains = TileKernel<S, 1, Vectors, 1, Asks::nothing>::chains;
-    alignas(64) S sums[chains * most_rows];
-    S* const main = sums + (chains - 1) * most_rows;
-    for (Index first_col = 0; first_col < W.cols(); first_col += Layout::width) {
-      const Index depth = std::min(Layout::width, W.cols() - first_col), whole = depth / chains * chains;
+    constexpr int accumulators = TileKernel<S, 1, Vectors, 1, PrefetchPolicy::none>::accumulators;
+    alignas(64) S sums[accumulators * max_rows];
+    S* const main = sums + (accumulators - 1) * max_rows;
+    for (Index first_col = 0; first_col < W.cols(); first_col += Blocking<S>::kc) {
+      const Index depth = std::min(Blocking<S>::kc, W.cols() - first_col), whole = depth / accumulators * accumulators;
       const S* const block = W.data() + first_row + first_col * W.outerStride();
       const Index packets = (rows + lanes - 1) / lanes;
-      for (int chain = 0; chain < chains; ++chain) std::fill_n(sums + chain * most_rows, packets * lanes, S(0));
-      for (Index col = 0; col < whole; col += chains) {
-        add_columns(block + col * W.outerStride(), W.outerStride(), rows, x + first_col + col, sums, counted<chains>);
+      for (int chain = 0; chain < accumulators; ++chain) std::fill_n(sums + chain * max_rows, packets * lanes, S(0));
+      for (Index col = 0; col < whole; col += accumulators) {
+        add_columns(block + col * W.outerStride(), W.outerStride(), rows, x + first_col + col, sums,
+                    counted<accumulators>);
       }
-      for (int chain = 0; chain + 1 < chains; ++chain) {
-        for (Index row = 0; row < rows; ++row) main[row] += sums[chain * most_rows + row];
+      for (int chain = 0; chain + 1 < accumulators; ++chain) {
+        for (Index row = 0; row < rows; ++row) main[row] += sums[chain * max_rows + row];
       }
       for (Index col = whole; col < depth; ++col) {
         add_columns(block + col * W.outerStride(), 0, rows, x + first_col + col, main, counted<1>);
@@ -63,16 +63,16 @@ class UnpackedSample {
     }
   }
 
-  /// Each of some columns times its number of x, added to its own sum.
+  /// Each of some columns times its element of x, added to its own sum.
   template <int... K>
   static void add_columns(const S* column, Index stride, Index rows, const S* x, S* sums,
                           std::integer_sequence<int, K...>) {
     Index row = 0;
-    for (; row + lanes <= rows; row += lanes) (add(column + K * stride + row, x[K], sums + K * most_rows + row), ...);
+    for (; row + lanes <= rows; row += lanes) (add(column + K * stride + row, x[K], sums + K * max_rows + row), ...);
     if (row == rows) return;
     alignas(64) S part[sizeof...(K) * lanes] = {};
     (std::copy_n(column + K * stride + row, rows - row, part + K * lanes), ...);
-    (add(part + K * lanes, x[K], sums + K * most_rows + row), ...);
+    (add(part + K * lanes, x[K], sums + K * max_rows + row), ...);
   }
 
   EIGEN_ALWAYS_INLINE static void add(const S* column, const S& x, S* sum) {
@@ -80,17 +80,17 @@ class UnpackedSample {
   }
 };
 
-/// Where several tiles of samples read a panel it is copied first: columns a power of two apart push each other out of
-/// the cache. A large W is asked for the next rows of each column, which the processor does not see coming: up to the
-/// line in which they end, as the one in which they begin has come already.
+/// y = W x on this thread. Where several tiles of samples read a panel it is copied first: columns a power of two apart
+/// evict each other. If W is larger than L2, the next rows of each column are prefetched, which the hardware does not
+/// foresee: up to the line in which they end, as the one in which they begin has been loaded with these.
 template <class S>
-void unpacked_product(const Columns<S>& W, const Columns<S>& x, MutableColumns<S> y) {
+void unpacked_product_part(const Columns<S>& W, const Columns<S>& x, MutableColumns<S> y) {
   using Layout = PanelLayout<S>;
   if (x.cols() == 1 && UnpackedSample<S>::pays(W)) return UnpackedSample<S>::run(W, x.data(), y.data());
   const Layout layout{W.rows(), W.cols()};
   const bool large = layout.large();
   constexpr Index beyond = 2 * Simd<S>::lanes;  // that a tile may reach
-  alignas(64) S copy[Layout::width * Layout::height + beyond];
+  alignas(64) S copy[Blocking<S>::kc * Blocking<S>::mr + beyond];
   const auto panel_at = [&](Index row, Index first_col) -> Panel<S> {
     const Index height = layout.panel_rows(row), width = layout.block_cols(first_col);
     const Index next = height + Simd<S>::line - 1;
@@ -108,6 +108,21 @@ void unpacked_product(const Columns<S>& W, const Columns<S>& x, MutableColumns<S
     return {copy, height, nullptr};
   };
   panel_product<S>(layout, panel_at, x, y, {}, {});
+}
+
+/// y = W x, shared by the threads of an executor if there is one.
+template <class S>
+void unpacked_product(const Columns<S>& W, const Columns<S>& x, MutableColumns<S> y, Executor* executor = nullptr) {
+  eigen_assert(x.rows() == W.cols() && y.rows() == W.rows() && x.cols() == y.cols());
+  constexpr Index height = Blocking<S>::mr;
+  const auto split =
+      Split::choose<S>(product_size(W.rows(), W.cols(), x.cols()), 1e6, W.rows(), height, x.cols(), Blocking<S>::nc);
+  const auto tiles = [&](Index sample) { return ProductTiles<S>::boundary(x.cols(), sample); };
+  for_each_part(executor, split, W.rows(), multiples_of(height, W.rows()), x.cols(), tiles,
+                [&](Interval rows, Interval samples) {
+                  MutableColumns<S> some_y = columns_in(y, samples);
+                  unpacked_product_part<S>(rows_in(W, rows), columns_in(x, samples), rows_in(some_y, rows));
+                });
 }
 
 }  // namespace lora::detail

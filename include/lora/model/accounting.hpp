@@ -13,9 +13,9 @@
 ///   merged     2Nio
 ///
 /// Every layer is counted with its dx, 2Nio and for LoRA 2Nri, because a list of shapes does not say which layer comes
-/// first; .input_gradient = false leaves it out, as backward_parameters does. Not counted, because they are of lower
-/// order: biases, activations, norms, dropout. Not counted, because they are no layer: the products between activations
-/// in attention.
+/// first; .input_gradient = false leaves it out, as backward with no_gradient does. Not counted, because they are of
+/// lower order: biases, activations, norms, dropout. Not counted, because they are no layer: the products between
+/// activations in attention.
 ///
 /// Sources: Hu et al. 2021, arXiv:2106.09685, section 4; Cherniuk et al. 2023, arXiv:2312.03415 (the first plan of
 /// forward and of backward, with A x kept).
@@ -24,7 +24,9 @@
 #include "lora/core/parameters.hpp"
 
 #include <algorithm>
+#include <array>
 #include <limits>
+#include <numeric>
 #include <string>
 #include <utility>
 #include <vector>
@@ -54,6 +56,7 @@ struct LayerShape {
   Index extra = 0;             ///< further numbers that the selected adapters train, such as a copy of b
   Index idle = 0;              ///< further numbers that are kept: idle adapters, the base under a trained copy
   Index bytes_per_number = 4;  ///< of weights, gradients, moments and activations alike
+  Index weight_bytes = -1;     ///< of W as its base holds it; negative: in out bytes_per_number
 };
 
 /// Bytes of what training holds at its peak, counted by the numbers in it, without the allocator's own.
@@ -62,7 +65,8 @@ struct Bytes {
   Index gradients = 0;  ///< one number for each trained one
   Index optimizer = 0;  ///< Adam's two moments for each trained number
   Index activations = 0;  ///< what forward keeps: y (out, N) and A x (rank, N) of every layer; x is the caller's
-  Index workspace = 0;    ///< what backward adds: dx (in, N) and B^T dy (rank, N) of every layer
+  Index workspace = 0;  ///< what backward adds, shared by all layers: the three largest dx (in, N), as a network needs
+                        ///< them, and the largest B^T dy (rank, N)
 
   Index total() const { return weights + gradients + optimizer + activations + workspace; }
 };
@@ -115,6 +119,7 @@ inline void validate(const LayerShape& shape) {
   check("extra", shape.extra, 0, any, "0 or more");
   check("idle", shape.idle, 0, any, "0 or more");
   check("bytes_per_number", shape.bytes_per_number, 1, 64, "1 to 64");
+  check("weight_bytes", shape.weight_bytes, -1, any, "-1 (as its elements say) or more");
 }
 
 /// More than any sum in an Account, for all layers of this shape.
@@ -122,7 +127,8 @@ inline double magnitude(const LayerShape& shape, Index samples) {
   const auto d = [](Index number) { return static_cast<double>(number); };
   const double numbers = (d(shape.out) + 1) * (d(shape.in) + 1) + d(shape.rank) * (d(shape.out) + d(shape.in) + 2) +
                          d(shape.extra) + d(shape.idle);
-  return numbers * d(shape.count) * std::max(6 * d(samples) + 14, 4 * d(shape.bytes_per_number) + 2 * d(samples));
+  return (numbers + std::max(0.0, d(shape.weight_bytes))) * d(shape.count) *
+         std::max(6 * d(samples) + 14, 4 * d(shape.bytes_per_number) + 2 * d(samples));
 }
 
 inline std::string remark_on(const LayerShape& shape) {
@@ -140,21 +146,37 @@ inline std::string remark_on(const LayerShape& shape) {
   return {};
 }
 
-/// Adds `count` layers of a cost to a sum.
-inline void add(Cost& sum, const LayerShape& shape, Index total, Index trainable, const Bytes& bytes,
+/// Adds `count` layers of a cost to a sum. held: bytes of W that its elements do not say.
+inline void add(Cost& sum, const LayerShape& shape, Index total, Index trainable, Index held, Index activations,
                 const Flops& flops) {
   const Index n = shape.count;
   sum.parameters.total += n * total;
   sum.parameters.trainable += n * trainable;
-  sum.bytes.weights += n * total * shape.bytes_per_number;
+  sum.bytes.weights += n * (total * shape.bytes_per_number + held);
   sum.bytes.gradients += n * trainable * shape.bytes_per_number;
   sum.bytes.optimizer += n * trainable * shape.bytes_per_number * adam_moments;
-  sum.bytes.activations += n * bytes.activations * shape.bytes_per_number;
-  sum.bytes.workspace += n * bytes.workspace * shape.bytes_per_number;
+  sum.bytes.activations += n * activations * shape.bytes_per_number;
   sum.flops.forward += n * flops.forward;
   sum.flops.backward += n * flops.backward;
   sum.flops.step += n * trainable * adamw_flops_per_parameter;
 }
+
+/// The memory that all layers share in backward.
+class Workspace {
+ public:
+  void add(Index dx, Index g, Index count) {
+    for (Index k = 0; k < std::min<Index>(count, 3); ++k) {
+      *std::min_element(largest_.begin(), largest_.end()) =
+          std::max(dx, *std::min_element(largest_.begin(), largest_.end()));
+    }
+    if (count > 0) g_ = std::max(g_, g);
+  }
+  Index bytes() const { return std::accumulate(largest_.begin(), largest_.end(), g_); }
+
+ private:
+  std::array<Index, 3> largest_{};
+  Index g_ = 0;
+};
 
 }  // namespace detail
 
@@ -165,6 +187,7 @@ inline Account account(const std::vector<LayerShape>& shapes, Index samples) {
   Account result;
   result.samples = samples;
   double magnitude = 0;
+  detail::Workspace workspace, full_workspace;
   for (const LayerShape& shape : shapes) {
     detail::validate(shape);
     magnitude += detail::magnitude(shape, samples);
@@ -179,23 +202,27 @@ inline Account account(const std::vector<LayerShape>& shapes, Index samples) {
     const Index trainable = (shape.trained ? o * i : 0) + (shape.bias && shape.trained_bias ? o : 0) + row_a * i +
                             column_b * o + shape.extra;
 
-    detail::add(result.current, shape, base + r * (i + o) + shape.extra + shape.idle, trainable,
-                {.activations = N * (o + r), .workspace = dx * i + N * r},
+    const Index held = shape.weight_bytes < 0 ? 0 : shape.weight_bytes - o * i * shape.bytes_per_number;
+    detail::add(result.current, shape, base + r * (i + o) + shape.extra + shape.idle, trainable, held, N * (o + r),
                 {.forward = 2 * N * (o * i + r * (i + o)),
                  .backward = 2 * dx * (o * i + r * i) + 2 * N * (r * o + row_a * i + column_b * o) +
                              (shape.trained ? 2 * N * o * i : 0)});
-    detail::add(result.full, shape, base, base, {.activations = N * o, .workspace = dx * i},
+    detail::add(result.full, shape, base, base, 0, N * o,
                 {.forward = 2 * N * o * i, .backward = 2 * N * o * i + 2 * dx * o * i});
-    detail::add(result.merged, shape, base, 0, {.activations = N * o}, {.forward = 2 * N * o * i});
+    detail::add(result.merged, shape, base, 0, held, N * o, {.forward = 2 * N * o * i});
+    workspace.add(dx * i * shape.bytes_per_number, N * r * shape.bytes_per_number, shape.count);
+    full_workspace.add(dx * i * shape.bytes_per_number, 0, shape.count);
 
     if (shape.rank == 0 || !shape.product || shape.count == 0) continue;
     result.adapted = true;
     if (std::string remark = detail::remark_on(shape); !remark.empty()) result.remarks.push_back(std::move(remark));
   }
   if (result.current.parameters.trainable == 0) {
-    result.current.bytes.workspace = 0;
     result.current.flops.backward = 0;
+  } else {
+    result.current.bytes.workspace = workspace.bytes();
   }
+  result.full.bytes.workspace = full_workspace.bytes();
   return result;
 }
 

@@ -1,29 +1,35 @@
 #pragma once
 /// What a layer must offer to receive adapters by name.
 
-#include "lora/adapters/adapter_set.hpp"
+#include "lora/core/error.hpp"
 #include "lora/core/visit.hpp"
+#include "lora/nn/linear.hpp"
 
 #include <concepts>
+#include <optional>
 #include <string_view>
 #include <type_traits>
 
 namespace lora {
 
-/// A layer that can hold named adapters; Linear is one. A model's own layer joins by offering the same calls.
+/// A layer that can hold named adapters; Linear is one. A model's own layer joins by offering the same calls, most of
+/// them by an AdapterSet.
 template <class L>
-concept Adaptable = requires(L& layer, std::string_view name, const LoraConfig& config, Rng& rng) {
+concept Adaptable = requires(L& layer, const L& constant, std::string_view name, const LoraConfig& config, Rng& rng,
+                             AnyAdapter<typename L::Scalar> adapter, std::optional<Vector<typename L::Scalar>> bias) {
   layer.attach(name, config, rng);
+  layer.attach(name, std::move(adapter), std::move(bias));
   layer.attach_full(name);
   layer.attach_bias(name);
   layer.detach(name);
   layer.select(name);
   layer.select_none();
-  { layer.bias() != nullptr } -> std::convertible_to<bool>;
-  { layer.adapters().contains(name) } -> std::convertible_to<bool>;
-  layer.adapters().check_new_name(name);
-  { layer.out_features() } -> std::convertible_to<Index>;
-  { layer.in_features() } -> std::convertible_to<Index>;
+  layer.freeze();
+  { constant.bias() != nullptr } -> std::convertible_to<bool>;
+  { constant.adapters() } -> std::same_as<const AdapterSet<typename L::Scalar>&>;
+  { constant.number() } -> std::convertible_to<std::uint64_t>;
+  { constant.out_features() } -> std::convertible_to<Index>;
+  { constant.in_features() } -> std::convertible_to<Index>;
   requires Scalar<typename L::Scalar>;
 };
 
@@ -35,4 +41,40 @@ void visit_adaptable(T& model, F&& f) {
   });
 }
 
+namespace detail {
+
+/// f(path, layer) likewise; returns how many layers f changed, as it says. Throws NameError if the model has no layer
+/// that takes adapters: a call that can do nothing is a mistake.
+template <class T, class F>
+Index change_adaptable(const Caller& who, T& model, F&& f) {
+  Index layers = 0, changed = 0;
+  visit_adaptable(model, [&](const Path& path, auto& layer) {
+    ++layers;
+    if (f(path, layer)) ++changed;
+  });
+  if (layers == 0) fail<NameError>(who, "the model has no layer that takes adapters");
+  return changed;
+}
+
+/// Throws NameError unless some layer of the model has an adapter of this name; it lists the names that there are.
+template <class T>
+void check_has_adapter(const T& model, const Caller& who, std::string_view name) {
+  bool found = false, any = false;
+  std::vector<std::string> names;
+  visit_adaptable(model, [&](const Path&, const auto& layer) {
+    any = true;
+    found = found || layer.adapters().contains(name);
+    for (const auto& member : layer.adapters().members()) {
+      if (std::find(names.begin(), names.end(), member->name) == names.end()) names.push_back(member->name);
+    }
+  });
+  if (found) return;
+  if (!any) fail<NameError>(who, "the model has no layer that takes adapters");
+  std::string known;
+  for (const std::string& one : names) known += (known.empty() ? "" : ", ") + in_quotes(one);
+  fail<NameError>(who, "no layer of the model has an adapter " + in_quotes(name) + ", expected " +
+                           (known.empty() ? "one that was attached (there is none)" : "one of " + known));
+}
+
+}  // namespace detail
 }  // namespace lora

@@ -1,10 +1,12 @@
 #pragma once
-/// Adapters by name, for whole models: attach, select, detach.
+/// Adapters by name, for whole models: attach, select, detach. Each returns how many layers it changed.
 
 #include "lora/core/parameters.hpp"
 #include "lora/model/adaptable.hpp"
 #include "lora/model/match.hpp"
 
+#include <algorithm>
+#include <functional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -13,85 +15,126 @@ namespace lora {
 
 namespace detail {
 
-/// Throws NameError unless some layer of the model has an adapter of this name.
-template <class T>
-void check_has_adapter(const T& model, const char* who, std::string_view name) {
-  bool found = false;
-  visit_adaptable(model, [&](const Path&, const auto& layer) { found = found || layer.adapters().contains(name); });
-  if (!found) throw NameError(std::string(who) + ": no layer of the model has an adapter " + detail::in_quotes(name));
+/// Throws what attaching an adapter made from this config to this layer would throw for its settings.
+template <class S, class C>
+void check_config(const C& config, Index out, Index in, const Caller& who) {
+  if constexpr (requires { validate(config, who); }) validate(config, who);
+  if constexpr (std::is_same_v<C, LoraConfig>) {
+    check_scale<S>(config, who);
+    check_factors_fit<S>(out, in, config.rank, who);
+  }
 }
 
-}  // namespace detail
-
-/// Prepares a model for adaptation: freezes everything that is not an adapter and gives each layer what the config
-/// means for it (model/match.hpp): LoRA factors, a trained copy, or a trained bias. The new adapter is selected, alone.
-///
-///   lora::attach(net, {.rank = 8, .alpha = 16, .target_modules = {"fc1", "fc2"}}, rng);
-///   lora::attach(net, {.target_modules = ".*\\.(q|v)_proj", .rank_pattern = {{"layers\\.0\\..*", 16}}}, rng);
-///
-/// Throws what match_modules throws, ConfigError for a rank or scale that one layer cannot take, NameError for an
-/// adapter name that is taken or not allowed; nothing has changed then.
-template <class T>
-void attach(T& model, const LoraConfig& config, Rng& rng, std::string_view name = "default") {
-  const std::vector<ModuleMatch> matches = detail::match_modules(model, config, "attach");
-  const auto own_config = [&](const ModuleMatch& match) {
-    LoraConfig own = config;
-    own.rank = match.rank;
-    own.alpha = match.alpha;
-    return own;
-  };
+template <class T, class C>
+Index attach(T& model, const C& config, const Targets& targets, Rng& rng, std::string_view name) {
+  const std::vector<ModuleMatch> matches = match_modules(model, config, targets, "attach");
+  if (std::all_of(matches.begin(), matches.end(),
+                  [](const ModuleMatch& match) { return match.role == ModuleMatch::Role::nothing; })) {
+    fail<NameError>("attach", "no layer of the model is meant: of " + matches.front().path + ", for example, " +
+                                  matches.front().reason);
+  }
   auto match = matches.begin();
   visit_adaptable(std::as_const(model), [&](const Path&, const auto& layer) {
-    using Layer = std::remove_cvref_t<decltype(layer)>;
+    using S = typename std::remove_cvref_t<decltype(layer)>::Scalar;
     layer.adapters().check_new_name(name);
-    if (match->role == ModuleMatch::Role::factors) {
-      using S = typename Layer::Scalar;
-      const detail::Caller who("attach", match->path);
-      validate(own_config(*match), who);
-      detail::check_scale<S>(own_config(*match), who);
-      detail::check_factors_fit<S>(layer.out_features(), layer.in_features(), match->rank, who);
+    if (match->role == ModuleMatch::Role::adapter) {
+      check_config<S>(config_for(config, *match), layer.out_features(), layer.in_features(),
+                      Caller("attach", match->path));
     }
     ++match;
   });
 
   match = matches.begin();
-  visit_adaptable(model, [&](const Path&, auto& layer) {
-    switch (match->role) {
-      case ModuleMatch::Role::factors: layer.attach(name, own_config(*match), rng); break;
+  const Index changed = change_adaptable("attach", model, [&](const Path&, auto& layer) {
+    const ModuleMatch& own = *match++;
+    switch (own.role) {
+      case ModuleMatch::Role::adapter: layer.attach(name, config_for(config, own), rng); break;
       case ModuleMatch::Role::full: layer.attach_full(name); break;
       case ModuleMatch::Role::bias: layer.attach_bias(name); break;
       case ModuleMatch::Role::nothing: layer.select_none(); break;
     }
-    ++match;
+    return own.role != ModuleMatch::Role::nothing;
   });
   freeze_base(model);
+  return changed;
+}
+
+}  // namespace detail
+
+/// Prepares a model for adaptation: freezes everything that is not an adapter and gives each layer what the config and
+/// the targets mean for it (model/match.hpp): an adapter of the config's kind, a trained copy, or a trained bias. The
+/// new adapter is selected, alone.
+///
+///   lora::attach(net, {.rank = 8, .alpha = 16}, {.modules = {"fc1", "fc2"}}, rng);
+///   lora::attach(net, {.rank_pattern = {{"layers\\.0\\..*", 16}}}, {.modules = ".*\\.(q|v)_proj"}, rng, "alice");
+///   lora::attach(net, MyConfig{...}, {}, rng);      // a kind of your own, in all layers
+///
+/// Throws what match_modules throws, NameError if no layer is meant, ConfigError for a rank or scale that one layer
+/// cannot take, NameError for an adapter name that is taken or not allowed; nothing has changed then.
+template <class T>
+Index attach(T& model, const LoraConfig& config, const Targets& targets, Rng& rng, std::string_view name = "default") {
+  return detail::attach(model, config, targets, rng, name);
+}
+template <class T, class C>
+Index attach(T& model, const C& config, const Targets& targets, Rng& rng, std::string_view name = "default") {
+  return detail::attach(model, config, targets, rng, name);
+}
+/// In all layers that take adapters.
+template <class T>
+Index attach(T& model, const LoraConfig& config, Rng& rng, std::string_view name = "default") {
+  return detail::attach(model, config, Targets(), rng, name);
 }
 
 /// Selects one adapter wherever it exists, and the base alone everywhere else. Throws NameError if no layer has it.
 template <class T>
-void select(T& model, std::string_view name) {
+Index select(T& model, std::string_view name) {
   detail::check_has_adapter(model, "select", name);
-  visit_adaptable(model, [&](const Path&, auto& layer) {
-    if (layer.adapters().contains(name)) {
-      layer.select(name);
-    } else {
-      layer.select_none();
-    }
+  return detail::change_adaptable("select", model, [&](const Path&, auto& layer) {
+    const bool has = layer.adapters().contains(name);
+    has ? layer.select(name) : layer.select_none();
+    return has;
+  });
+}
+
+/// Selects a weighted sum, in each layer of those that it has: select_sum(net, {{"formal", 0.7}, {"legal", 0.3}}).
+/// Throws NameError for a name that no layer has, ConfigError for a weight that one layer cannot take or a kind that
+/// cannot be summed; nothing has changed then.
+template <class T>
+Index select_sum(T& model, const std::vector<AdapterWeight>& chosen) {
+  for (const AdapterWeight& one : chosen) detail::check_has_adapter(model, "select_sum", one.name);
+  const auto own = [&](const auto& layer) {
+    std::vector<AdapterWeight> there;
+    std::copy_if(chosen.begin(), chosen.end(), std::back_inserter(there),
+                 [&](const AdapterWeight& one) { return layer.adapters().contains(one.name); });
+    return there;
+  };
+  visit_adaptable(std::as_const(model),
+                  [&](const Path&, const auto& layer) { layer.adapters().check_sum(own(layer)); });
+  return detail::change_adaptable("select_sum", model, [&](const Path&, auto& layer) {
+    const auto there = own(layer);
+    layer.select_sum(there);
+    return !there.empty();
   });
 }
 
 /// The base model, bit for bit.
 template <class T>
-void select_none(T& model) {
-  visit_adaptable(model, [](const Path&, auto& layer) { layer.select_none(); });
+Index select_none(T& model) {
+  return detail::change_adaptable("select_none", model, [](const Path&, auto& layer) {
+    const bool selected = !layer.adapters().selection()->choices.empty();
+    layer.select_none();
+    return selected;
+  });
 }
 
 /// Removes an adapter from every layer that has it. Throws NameError if none has.
 template <class T>
-void detach(T& model, std::string_view name) {
+Index detach(T& model, std::string_view name) {
   detail::check_has_adapter(model, "detach", name);
-  visit_adaptable(model, [&](const Path&, auto& layer) {
-    if (layer.adapters().contains(name)) layer.detach(name);
+  return detail::change_adaptable("detach", model, [&](const Path&, auto& layer) {
+    const bool has = layer.adapters().contains(name);
+    if (has) layer.detach(name);
+    return has;
   });
 }
 

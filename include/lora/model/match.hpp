@@ -1,13 +1,15 @@
 #pragma once
-/// Which layers of a model a config means, and why: the rules of Hugging Face PEFT.
+/// Which layers of a model receive an adapter, and why: the rules of Hugging Face PEFT.
 ///
-///   for (const auto& match : lora::match_modules(net, config)) std::cout << match.path << ": " << match.why << '\n';
+///   for (const auto& match : lora::match_modules(net, config, targets)) {
+///     std::cout << match.path << ": " << match.reason << '\n';
+///   }
 ///
 /// In this order, for every layer that takes adapters:
 ///   1. modules_to_save: the layer, or what contains it, is trained in full.
-///   2. exclude_modules: no factors.
-///   3. target_modules: a list of names or a pattern; empty means all.
-///   4. layers_to_transform: a layer that a list names only by its end must be in a block of one of these numbers.
+///   2. exclude: no adapter.
+///   3. modules: a list of names or a pattern; empty means all.
+///   4. blocks: a layer that a list names only by its end must be in a block of one of these numbers.
 ///
 /// Source: peft 0.20, check_target_module_exists and get_pattern_key in tuners/tuners_utils.py and utils/other.py.
 
@@ -15,6 +17,7 @@
 #include "lora/core/visit.hpp"
 #include "lora/model/adaptable.hpp"
 #include "lora/model/pattern.hpp"
+#include "lora/model/targets.hpp"
 
 #include <algorithm>
 #include <optional>
@@ -24,17 +27,34 @@
 
 namespace lora {
 
-/// What a layer receives from a config.
+/// What a layer receives: an adapter of the config's kind, a trained copy, a trained bias alone, or nothing.
 struct ModuleMatch {
-  enum class Role { factors, full, bias, nothing };
+  enum class Role { adapter, full, bias, nothing };
   std::string path;
   Role role = Role::nothing;
-  Index rank = 0;    ///< of the factors
-  double alpha = 0;  ///< of the factors
-  std::string why;   ///< the setting that decided: `target_modules has "q_proj"`
+  Index rank = 0;      ///< of the adapter, where its config has one
+  double alpha = 0;    ///< likewise
+  std::string reason;  ///< the setting that decided: `modules has "q_proj"`
 };
 
 namespace detail {
+
+/// What the settings are called in messages: the fields of Targets, or PEFT's keys where they come from a file.
+struct TargetWords {
+  const char* modules = "modules";
+  const char* exclude = "exclude";
+  const char* blocks = "blocks";
+};
+inline constexpr TargetWords peft_words = {"target_modules", "exclude_modules", "layers_to_transform"};
+
+/// A config of any kind of adapter whose layers may have ranks and alphas of their own.
+template <class C>
+concept HasPatterns = requires(const C& config) {
+  config.rank;
+  config.alpha;
+  config.rank_pattern;
+  config.alpha_pattern;
+};
 
 /// Whether is_end_of is true of `path` or of something that contains it.
 inline bool is_part_of(std::string_view name, std::string_view path) {
@@ -57,12 +77,12 @@ class ModuleMatcher {
   }
 
   /// Why it matches; empty if it does not.
-  std::string why(std::string_view path) const {
+  std::string reason(std::string_view path) const {
     const std::string matched = all_ || (pattern_ && pattern_->matches(path)) ? text_ : name_of(path);
     if (matched.empty()) return {};
     return field_ + (all_ || pattern_ ? " is " : " has ") + in_quotes(matched);
   }
-  bool matches(std::string_view path) const { return !why(path).empty(); }
+  bool matches(std::string_view path) const { return !reason(path).empty(); }
   bool has_whole(std::string_view path) const { return std::find(names_.begin(), names_.end(), path) != names_.end(); }
 
  private:
@@ -90,7 +110,7 @@ class PatternTable {
     }
   }
   bool matches(std::size_t k, std::string_view path) const { return entries_[k].pattern.matches(path); }
-  /// Of the first entry that matches.
+  /// The value of the first matching entry.
   T value_or(std::string_view path, T otherwise) const {
     const auto found =
         std::find_if(entries_.begin(), entries_.end(), [&](const Entry& entry) { return entry.pattern.matches(path); });
@@ -155,24 +175,23 @@ inline void check_names_match(const Caller& who, const char* field, const std::v
   }
 }
 
-/// Throws NameError unless every pattern matches a layer that receives factors.
+/// Throws NameError unless every pattern matches a layer that receives an adapter.
 template <class T>
 void check_patterns_match(const Caller& who, const char* field, const std::vector<std::pair<std::string, T>>& entries,
                           const PatternTable<T>& table, const std::vector<ModuleMatch>& matches) {
   for (std::size_t k = 0; k < entries.size(); ++k) {
     const bool used = std::any_of(matches.begin(), matches.end(), [&](const ModuleMatch& match) {
-      return match.role == ModuleMatch::Role::factors && table.matches(k, match.path);
+      return match.role == ModuleMatch::Role::adapter && table.matches(k, match.path);
     });
     if (used) continue;
-    fail<NameError>(
-        who, std::string(field) + " has " + in_quotes(entries[k].first) + ", which is no layer that receives factors");
+    fail<NameError>(who, std::string(field) + " has " + in_quotes(entries[k].first) +
+                             ", which is no layer that receives an adapter");
   }
 }
 
 /// Throws NameError if two layers have one path, or if a parameter that modules_to_save means belongs to no layer.
 template <class T>
-void check_listing(const T& model, const LoraConfig& config, const std::vector<ModuleMatch>& matches,
-                   const Caller& who) {
+void check_listing(const T& model, const Targets& targets, const std::vector<ModuleMatch>& matches, const Caller& who) {
   std::vector<std::string> paths;
   for (const ModuleMatch& match : matches) paths.push_back(match.path);
   std::sort(paths.begin(), paths.end());
@@ -180,7 +199,7 @@ void check_listing(const T& model, const LoraConfig& config, const std::vector<M
   if (twice != paths.end()) fail<NameError>(who, "two layers of the model are called " + in_quotes(*twice));
   visit_parameters(model, [&](const Path& path, const auto&) {
     const std::string name = path.str();
-    for (const std::string& saved : config.modules_to_save) {
+    for (const std::string& saved : targets.modules_to_save) {
       const bool in_layer = std::any_of(paths.begin(), paths.end(), [&](const std::string& layer) {
         return layer.empty() || (name.starts_with(layer) && name.size() > layer.size() && name[layer.size()] == '.');
       });
@@ -191,68 +210,89 @@ void check_listing(const T& model, const LoraConfig& config, const std::vector<M
   });
 }
 
-template <class T>
-std::vector<ModuleMatch> match_modules(const T& model, const LoraConfig& config, const Caller& who) {
-  validate(config, who);
-  const ModuleMatcher targets("target_modules", config.target_modules, who);
-  const ModuleMatcher excluded("exclude_modules", config.exclude_modules, who);
-  const BlockNumber block(config.layers_pattern, who);
-  const PatternTable<Index> ranks(config.rank_pattern, who);
-  const PatternTable<double> alphas(config.alpha_pattern, who);
+template <class T, class C>
+std::vector<ModuleMatch> match_modules(const T& model, const C& config, const Targets& targets, const Caller& who,
+                                       const TargetWords& words = {}) {
+  if constexpr (requires { validate(config, who); }) validate(config, who);
+  validate(targets, who);
+  const ModuleMatcher included(words.modules, targets.modules, who);
+  const ModuleMatcher excluded(words.exclude, targets.exclude, who);
+  const BlockNumber block(targets.block_names, who);
+  const Bias bias = bias_of(config);
 
   std::vector<ModuleMatch> matches;
   visit_adaptable(model, [&](const Path& path, const auto& layer) {
     ModuleMatch& match = matches.emplace_back();
     match.path = path.str();
-    const auto decide = [&](ModuleMatch::Role role, std::string why) {
+    const auto decide = [&](ModuleMatch::Role role, std::string reason) {
       match.role = role;
-      match.why = std::move(why);
+      match.reason = std::move(reason);
     };
-    const auto rest = [&](std::string why) {
-      const bool bias = config.bias == Bias::all && layer.bias() != nullptr;
-      decide(bias ? ModuleMatch::Role::bias : ModuleMatch::Role::nothing,
-             bias ? "bias is all, and " + std::move(why) : std::move(why));
+    const auto rest = [&](std::string reason) {
+      const bool trains_bias = bias == Bias::all && layer.bias() != nullptr;
+      decide(trains_bias ? ModuleMatch::Role::bias : ModuleMatch::Role::nothing,
+             trains_bias ? "bias is all, and " + std::move(reason) : std::move(reason));
     };
-    for (const std::string& name : config.modules_to_save) {
+    for (const std::string& name : targets.modules_to_save) {
       if (is_part_of(name, match.path)) {
         return decide(ModuleMatch::Role::full, "modules_to_save has " + in_quotes(name));
       }
     }
-    if (std::string why = excluded.why(match.path); !why.empty()) return rest(std::move(why));
-    std::string why = config.target_modules.empty() ? "target_modules is empty: all layers" : targets.why(match.path);
-    if (why.empty()) return rest("target_modules does not have it");
-    if (!config.layers_to_transform.empty() && !targets.has_whole(match.path)) {
+    if (std::string reason = excluded.reason(match.path); !reason.empty()) return rest(std::move(reason));
+    const std::string field = words.modules;
+    std::string reason = targets.modules.empty() ? field + " is empty: all layers" : included.reason(match.path);
+    if (reason.empty()) return rest(field + " does not have it");
+    if (!targets.blocks.empty() && !included.has_whole(match.path)) {
       const std::optional<Index> number = block.of(match.path);
-      if (!number) return rest("layers_to_transform needs a block's number in its name");
-      const auto& chosen = config.layers_to_transform;
-      if (std::find(chosen.begin(), chosen.end(), *number) == chosen.end()) {
-        return rest("layers_to_transform does not have " + std::to_string(*number));
+      const std::string blocks = words.blocks;
+      if (!number) return rest(blocks + " needs a block's number in its name");
+      if (std::find(targets.blocks.begin(), targets.blocks.end(), *number) == targets.blocks.end()) {
+        return rest(blocks + " does not have " + std::to_string(*number));
       }
     }
-    match.rank = ranks.value_or(match.path, config.rank);
-    match.alpha = alphas.value_or(match.path, config.alpha);
-    decide(ModuleMatch::Role::factors, std::move(why));
+    decide(ModuleMatch::Role::adapter, std::move(reason));
   });
 
   if (matches.empty()) fail<NameError>(who, "the model has no layer that takes adapters");
-  check_names_match(who, "target_modules", config.target_modules.names(), matches, is_end_of);
-  check_names_match(who, "exclude_modules", config.exclude_modules.names(), matches, is_end_of);
-  check_listing(model, config, matches, who);
-  check_names_match(who, "modules_to_save", config.modules_to_save, matches, is_part_of);
-  check_patterns_match(who, "rank_pattern", config.rank_pattern, ranks, matches);
-  check_patterns_match(who, "alpha_pattern", config.alpha_pattern, alphas, matches);
+  check_names_match(who, words.modules, targets.modules.names(), matches, is_end_of);
+  check_names_match(who, words.exclude, targets.exclude.names(), matches, is_end_of);
+  check_listing(model, targets, matches, who);
+  check_names_match(who, "modules_to_save", targets.modules_to_save, matches, is_part_of);
+  if constexpr (HasPatterns<C>) {
+    const PatternTable<Index> ranks(config.rank_pattern, who);
+    const PatternTable<double> alphas(config.alpha_pattern, who);
+    for (ModuleMatch& match : matches) {
+      if (match.role != ModuleMatch::Role::adapter) continue;
+      match.rank = ranks.value_or(match.path, config.rank);
+      match.alpha = alphas.value_or(match.path, config.alpha);
+    }
+    check_patterns_match(who, "rank_pattern", config.rank_pattern, ranks, matches);
+    check_patterns_match(who, "alpha_pattern", config.alpha_pattern, alphas, matches);
+  }
   return matches;
+}
+
+/// The config of one layer.
+template <class C>
+C config_for(const C& config, const ModuleMatch& match) {
+  C own = config;
+  if constexpr (HasPatterns<C>) {
+    own.rank = match.rank;
+    own.alpha = match.alpha;
+  }
+  return own;
 }
 
 }  // namespace detail
 
-/// What attach(model, config, ...) would do to each layer that takes adapters, in listing order; changes nothing.
+/// What attach(model, config, targets, ...) would do to each layer that takes adapters, in listing order; changes
+/// nothing.
 ///
 /// Throws ConfigError for a setting out of range or a pattern that is none, NameError for a name that no layer has or a
 /// model without layers that take adapters.
-template <class T>
-std::vector<ModuleMatch> match_modules(const T& model, const LoraConfig& config) {
-  return detail::match_modules(model, config, "match_modules");
+template <class T, class C = LoraConfig>
+std::vector<ModuleMatch> match_modules(const T& model, const C& config, const Targets& targets = {}) {
+  return detail::match_modules(model, config, targets, "match_modules");
 }
 
 }  // namespace lora

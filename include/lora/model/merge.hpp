@@ -13,43 +13,45 @@
 
 namespace lora {
 
-/// A frozen layer without adapters that computes what `layer` computes now: its weight is layer.merged(), held once
-/// whatever W0 was held like, or W0 itself, shared, if no adapter is selected. A layer of one's own is merged by
+/// A frozen layer without adapters that computes what `layer` computes now: its weight is layer.merged(), held by a
+/// base of the same kind as W0, or W0 itself, shared, if no adapter is selected. A layer of your own is merged by
 /// offering the same function beside it, found by its argument.
 template <class S>
 Linear<S> merged_layer(const Linear<S>& layer) {
-  const auto& members = layer.adapters().members();
-  if (std::none_of(members.begin(), members.end(), [](const auto& member) { return member.selected(); })) {
+  if (layer.adapters().selection()->choices.empty()) {
     Linear<S> bare = layer;
-    for (const auto& member : members) bare.detach(member.name);
+    for (const auto& member : layer.adapters().members()) bare.detach(member->name);
     return bare;
   }
   std::optional<Vector<S>> bias;
   if (layer.bias() != nullptr) bias = layer.merged_bias();
-  return Linear<S>(Frozen<S>(layer.merged()), std::move(bias));
+  return Linear<S>(layer.base().like(layer.merged()), std::move(bias));
 }
 
-/// Puts the selected adapters into the weights and biases of all layers, and drops all adapters. The old weights are
-/// not written to: whoever shares them keeps them.
+/// Folds the selected adapters into the weights and biases of all layers, and drops all adapters. The old weights are
+/// not written to: whoever shares them keeps them. Returns how many layers had adapters.
 ///
 ///   auto deployed = net;
 ///   lora::merge(deployed);
 ///
-/// All new weights exist before the first layer changes; if there is no memory for one, nothing has changed. Cost: for
-/// each selected adapter 2 out rank in operations a layer.
+/// All new weights exist before the first layer changes; if there is no memory for one, nothing has changed. Throws
+/// NameError if the model has no layer that takes adapters. Cost: for each selected adapter 2 out rank in operations a
+/// layer.
 template <class T>
-void merge(T& model) {
+Index merge(T& model) {
   std::vector<std::function<void()>> replacements;
-  visit_adaptable(model, [&](const Path&, auto& layer) {
+  const Index changed = detail::change_adaptable("merge", model, [&](const Path&, auto& layer) {
     using Layer = std::remove_cvref_t<decltype(layer)>;
     static_assert(
         requires {
           { merged_layer(layer) } -> std::same_as<Layer>;
         }, "lora: to be merged, a layer needs a function `Layer merged_layer(const Layer&)` beside it");
-    if (layer.adapters().empty()) return;
+    if (layer.adapters().empty()) return false;
     replacements.push_back([&layer, merged = merged_layer(layer)]() mutable { layer = std::move(merged); });
+    return true;
   });
   for (const auto& replace : replacements) replace();
+  return changed;
 }
 
 }  // namespace lora

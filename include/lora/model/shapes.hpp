@@ -13,35 +13,22 @@ namespace lora {
 
 namespace detail {
 
-/// Counts an adapter in: LoRA's factors, with or without an offset, and trained copies by what they cost, any other
-/// kind by the numbers it has.
-template <class A>
-void add_adapter(LayerShape& shape, const A& adapter, bool selected) {
-  if constexpr (requires { adapter.A.value, adapter.B.value, adapter.rank(); }) {
-    if (selected) {
-      shape.rank += adapter.rank();
-      if (!adapter.A.trainable) shape.frozen_a += adapter.rank();
-      if (!adapter.B.trainable) shape.frozen_b += adapter.rank();
-    } else {
-      shape.idle += adapter.A.value.size() + adapter.B.value.size();
-    }
-  } else if constexpr (requires { adapter.trained, adapter.A0(), adapter.B0(); }) {
-    add_adapter(shape, adapter.trained, selected);
-    const Index rank = adapter.A0().rows();  // of a pair that takes part in all products but those of gradients
-    if (selected) {
-      shape.rank += rank;
-      shape.frozen_a += rank;
-      shape.frozen_b += rank;
-    } else {
-      shape.idle += adapter.A0().size() + adapter.B0().size();
-    }
-  } else if constexpr (std::is_same_v<A, FullWeight<typename A::Scalar, A::Out, A::In>>) {
-    shape.trained = shape.trained || (selected && adapter.weight.trainable);
-    shape.idle += adapter.weight.value.size();
+/// Counts an adapter in, by what it says of itself.
+inline void add_adapter(LayerShape& shape, const AdapterCount& count, bool selected) {
+  const Index of_rank = count.rank * (shape.in + shape.out);
+  if (!selected) {
+    shape.idle += of_rank + count.trained + count.constant;
+    return;
+  }
+  shape.rank += count.rank;
+  shape.frozen_a += count.frozen_a;
+  shape.frozen_b += count.frozen_b;
+  if (count.replaces && count.trained > 0) {
+    shape.trained = true;  // counted as W; the base under it is kept
+    shape.idle += count.trained + count.constant;
   } else {
-    visit_parameters(adapter, [&](const Path&, const auto& parameter) {
-      (selected && parameter.trainable ? shape.extra : shape.idle) += parameter.value.size();
-    });
+    shape.extra += count.trained;
+    shape.idle += count.constant;
   }
 }
 
@@ -60,23 +47,32 @@ template <class S>
 LayerShape layer_shape(const Linear<S>& layer) {
   LayerShape shape{.out = layer.out_features(), .in = layer.in_features(), .bias = layer.bias() != nullptr};
   shape.bytes_per_number = sizeof(S);
+  if (layer.frozen()) shape.weight_bytes = layer.weight_bytes();
   visit_parameters(layer, [&](const Path& path, const auto& parameter) {
     if (path.in_adapter()) return;
     (path.ends_with("weight") ? shape.trained : shape.trained_bias) = parameter.trainable;
   });
   for (const auto& member : layer.adapters().members()) {
-    std::visit([&](const auto& adapter) { detail::add_adapter(shape, adapter, member.selected()); }, member.adapter);
-    if (member.bias) detail::add_bias_copy(shape, *member.bias, member.selected());
+    const bool selected = layer.adapters().selects(member->name);
+    detail::add_adapter(shape, member->adapter.count(), selected);
+    if (member->bias) detail::add_bias_copy(shape, *member->bias, selected);
   }
   return shape;
 }
 
-/// LoraLinear, or any other frozen base with one adapter.
+/// The static form: a frozen base with one adapter.
 template <class Base, class A>
 LayerShape layer_shape(const Adapted<Base, A>& layer) {
   LayerShape shape{.out = layer.out_features(), .in = layer.in_features(), .bias = layer.bias() != nullptr};
   shape.bytes_per_number = sizeof(typename Base::Scalar);
-  detail::add_adapter(shape, layer.adapter(), layer.enabled());
+  shape.weight_bytes = layer.base().bytes();
+  if constexpr (requires { layer.adapter().count(); }) {
+    detail::add_adapter(shape, layer.adapter().count(), layer.enabled());
+  } else {
+    visit_parameters(layer.adapter(), [&](const Path&, const auto& parameter) {
+      (layer.enabled() && parameter.trainable ? shape.extra : shape.idle) += parameter.value.size();
+    });
+  }
   visit_parameters(layer, [&](const Path& path, const auto& parameter) {
     if (path.ends_with("adapter_bias")) detail::add_bias_copy(shape, parameter, layer.enabled());
   });

@@ -99,7 +99,6 @@ template <class S>
 Surgery<S> resize(const Lora<S>& adapter, const SvdOptions& options) {
   Surgery<S> result = detail::surgery_of(detail::Compressed<S>("resize", delta_of(adapter)).truncate(options));
   result.adapter.dropout = adapter.dropout;
-  result.adapter.stream = adapter.stream;
   return result;
 }
 

@@ -1,7 +1,8 @@
 #pragma once
 /// Activations, elementwise. For each:   y = f(x),   dx = f'(x) .* dy.
 ///
-/// x, y, dx, dy have one shape. backward is given what forward saw and returned; dx and dy may be the same memory.
+/// x, y, dx, dy have one shape. x and y, and dx and dy, may be the same memory. backward is given what forward returned
+/// and, if needs_input, what it saw; otherwise x is anything of that shape.
 
 #include "lora/core/scalar.hpp"
 
@@ -11,6 +12,7 @@ namespace lora {
 
 /// f(x) = max(x, 0).   f(-1) = 0, f(0) = 0 with f'(0) = 0 as in PyTorch, f(2) = 2.
 struct Relu {
+  static constexpr bool needs_input = false;
   static void forward(const auto& x, auto&& y) {
     using S = typename std::remove_cvref_t<decltype(x)>::Scalar;
     y = x.cwiseMax(S(0));
@@ -23,6 +25,7 @@ struct Relu {
 
 /// f(x) = tanh(x).   f(1) = 0.761594155955765, f' = 1 - y^2.
 struct Tanh {
+  static constexpr bool needs_input = false;
   static void forward(const auto& x, auto&& y) { y = x.array().tanh().matrix(); }
   static void backward(const auto&, const auto& y, const auto& dy, auto&& dx) {
     using S = typename std::remove_cvref_t<decltype(y)>::Scalar;
@@ -33,6 +36,7 @@ struct Tanh {
 /// f(x) = x Phi(x), Phi the normal distribution function.   f(1) = 0.841344746068543.
 /// Source: Hendrycks & Gimpel 2016, arXiv:1606.08415. PyTorch's gelu(approximate="none").
 struct Gelu {
+  static constexpr bool needs_input = true;
   static void forward(const auto& x, auto&& y) {
     using S = typename std::remove_cvref_t<decltype(x)>::Scalar;
     y = x.unaryExpr([](S value) { return value * phi(value); });
@@ -56,6 +60,7 @@ struct Gelu {
 /// f(x) = x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))).   f(1) = 0.841191990608277.
 /// The approximation in Hendrycks & Gimpel 2016, section 2; GPT-2's, and PyTorch's gelu(approximate="tanh").
 struct GeluTanh {
+  static constexpr bool needs_input = true;
   static void forward(const auto& x, auto&& y) {
     using S = typename std::remove_cvref_t<decltype(x)>::Scalar;
     y = x.unaryExpr([](S value) { return value * S(0.5) * (S(1) + bend(value)); });
@@ -83,6 +88,7 @@ struct GeluTanh {
 
 /// f(x) = x, for a network without activations.
 struct Identity {
+  static constexpr bool needs_input = false;
   static void forward(const auto& x, auto&& y) { y = x; }
   static void backward(const auto&, const auto&, const auto& dy, auto&& dx) { dx = dy; }
 };

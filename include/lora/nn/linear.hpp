@@ -2,50 +2,88 @@
 /// The linear layer of a model:   y = W x + b, trained in full, frozen, or frozen with named adapters beside it.
 
 #include "lora/adapters/adapter_set.hpp"
-#include "lora/base/frozen.hpp"
+#include "lora/adapters/full_weight.hpp"
+#include "lora/adapters/init.hpp"
+#include "lora/adapters/lora.hpp"
+#include "lora/adapters/no_adapter.hpp"
+#include "lora/base/any_base.hpp"
+#include "lora/core/layer_pass.hpp"
+#include "lora/kernels/thin_product.hpp"
 
 #include <cmath>
 #include <memory>
+#include <optional>
+#include <utility>
+#include <vector>
 
 namespace lora {
 
-/// Sizes of a new layer, by name because their order is a matter of taste: {.in = 64, .out = 128}.
+/// Sizes of a new layer, by name: PyTorch says (in, out), a weight is (out, in).   {.in = 64, .out = 128}
 struct LinearShape {
   Index in = 0;
   Index out = 0;
   bool bias = true;
 };
 
+/// What configures a kind of adapter: it names the kind, which is made from a base, the config and an Rng.
+template <class C, class S>
+concept AdapterConfig = requires {
+  typename C::template Kind<S>;
+  requires AdapterKind<typename C::template Kind<S>>;
+  requires std::is_constructible_v<typename C::template Kind<S>, const AnyBase<S>&, const C&, Rng&>;
+};
+
 /// x (in, samples), y (out, samples), W (out, in), b (out) or none.
 ///
-/// A new layer trains W and b. The first attach() freezes it, once, by packing W into a Frozen that copies of the layer
-/// share; from then on any number of named adapters stand beside it, and one, none or a weighted sum of them is
-/// selected. Selecting, switching and turning off are exact to the bit, because nothing is ever added into W0.
+///   lora::Linear<float> layer({.in = 64, .out = 128}, rng);                      trains W and b
+///   layer.attach("alice", lora::LoraConfig{.rank = 8, .alpha = 16}, rng);        from now on W is frozen
+///   lora::LoraLinear<float> adapted(W0, {.rank = 8, .alpha = 16}, rng);    the same class, frozen and adapted
 ///
-/// forward is const and the layer keeps nothing of it; see Adapted for the rules on caches and threads.
+/// The first attach() freezes the layer, once, by packing W into a Frozen base that copies of the layer share; any
+/// other AnyBase can be given instead. From then on any number of named adapters of any kind stand beside it. Which of
+/// them a pass computes with is its own matter (Pass::adapter) or, by default, the layer's selection: one, none or a
+/// weighted sum. Selecting, switching and turning off are exact to the bit, because nothing is ever added into W0.
+///
+/// forward is const and the layer keeps nothing of it: many threads may run it at once, each with its own cache or Kept
+/// and Scratch. backward adds to the gradients of the adapters that the pass computed with, so passes of different
+/// adapters may go backward at once. attach, select and detach take turns; on a frozen layer they may run beside
+/// passes. Results of the calls with a cache are views into it: they hold until its next use.
 template <class S>
-class Linear {
+class Linear : public detail::CachedPass<Linear<S>, S> {
+  using Columns = detail::Columns<S>;
+  using MutableColumns = detail::MutableColumns<S>;
+  using Thin = detail::CachedPass<Linear<S>, S>;
+
  public:
   using Scalar = S;
   static constexpr int Out = Dynamic;
   static constexpr int In = Dynamic;
 
-  template <int Samples = Dynamic>
-  struct Cache {
-    Buffer<S, Dynamic, Samples> y, dx;
-    typename AdapterSet<S>::template Cache<Samples> adapters;
-    Index samples = -1;  ///< in the last forward pass; -1 before the first
+  /// What a pass leaves for its backward: of the input nothing, of an adapter what its kind keeps (z = s A x).
+  struct Kept {
+    std::shared_ptr<const Selection<S>> choice;  ///< what it computed with; null: W alone
+    std::vector<detail::Slots> adapters;         ///< one for each of choice
+    Pass pass;
+    Index samples = -1;       ///< -1: no pass that backward could follow
+    std::uint64_t layer = 0;  ///< whose pass it was
 
-    Index bytes() const { return y.bytes() + dx.bytes() + adapters.bytes(); }
+    Index bytes() const {
+      Index sum = 0;
+      for (const detail::Slots& slots : adapters) sum += slots.bytes();
+      return sum;
+    }
   };
+  using Cache = detail::LayerCache<S, Dynamic, Dynamic, Dynamic, Kept, Scratch>;
+  template <int>
+  using CacheFor = Cache;
 
   /// W and b uniform in (-1/sqrt(in), 1/sqrt(in)), PyTorch's default. Throws ShapeError if a size is below 1.
-  Linear(const LinearShape& shape, Rng& rng) : weight_(FullWeight<S>(Matrix<S>())) {
+  Linear(const LinearShape& shape, Rng& rng) {
     detail::check_not_empty("Linear", "the weight", shape.out, shape.in);
     const double bound = 1.0 / std::sqrt(static_cast<double>(shape.in));
     Matrix<S> weight(shape.out, shape.in);
     fill_uniform(weight, bound, rng);
-    weight_ = FullWeight<S>(std::move(weight));
+    weight_.emplace(std::move(weight));
     if (!shape.bias) return;
     Vector<S> bias(shape.out);
     fill_uniform(bias, bound, rng);
@@ -53,36 +91,56 @@ class Linear {
   }
 
   /// A given weight, trained from there. Throws ShapeError if W is empty or b does not fit.
-  explicit Linear(Matrix<S> W, std::optional<Vector<S>> b = std::nullopt) : weight_(FullWeight<S>(std::move(W))) {
+  explicit Linear(Matrix<S> W, std::optional<Vector<S>> b = std::nullopt) : weight_(std::move(W)) {
     detail::check_not_empty("Linear", "the weight", out_features(), in_features());
     set_bias(std::move(b));
   }
-
   /// The same with any matrix expression, such as a transpose.
   template <class Derived>
   explicit Linear(const Eigen::MatrixBase<Derived>& W, std::optional<Vector<S>> b = std::nullopt)
       : Linear(Matrix<S>(W), std::move(b)) {}
 
   /// A frozen weight, shared with whoever else holds it. Throws ShapeError if b does not fit.
-  explicit Linear(Frozen<S> W0, std::optional<Vector<S>> b = std::nullopt) : weight_(std::move(W0)) {
+  explicit Linear(AnyBase<S> W0, std::optional<Vector<S>> b = std::nullopt) : base_(std::move(W0)) {
     set_bias(std::move(b));
   }
+  template <RunTimeBase B>
+    requires(std::is_same_v<typename B::Scalar, S>)
+  explicit Linear(B W0, std::optional<Vector<S>> b = std::nullopt) : Linear(AnyBase<S>(std::move(W0)), std::move(b)) {}
 
-  /// Freezes the layer if it is not yet, adds LoRA factors under a name and selects them alone. Throws NameError or
-  /// ConfigError, and nothing has changed.
-  void attach(std::string_view name, const LoraConfig& config, Rng& rng) {
-    adapters_.check_new_name(name);
-    Lora<S> factors(out_features(), in_features(), config, rng);
-    std::optional<Vector<S>> bias;
-    if (config.bias != Bias::none) bias = copy_of_bias();
-    attach(name, std::move(factors), std::move(bias));
+  /// A frozen weight with one adapter, called "default". Throws ConfigError, or ShapeError if b does not fit.
+  Linear(AnyBase<S> W0, const LoraConfig& config, Rng& rng) : Linear(std::move(W0)) { attach("default", config, rng); }
+  Linear(AnyBase<S> W0, Vector<S> b, const LoraConfig& config, Rng& rng)
+      : Linear(std::move(W0), std::optional<Vector<S>>(std::move(b))) {
+    attach("default", config, rng);
+  }
+  /// The same with an adapter of any kind.
+  template <AdapterConfig<S> C>
+  Linear(AnyBase<S> W0, const C& config, Rng& rng) : Linear(std::move(W0)) {
+    attach("default", config, rng);
   }
 
-  /// The same with any adapter: factors made elsewhere, factors that start from this weight (ResidualLora, made by
-  /// pissa or olora from dense()), a trained copy, or only a bias (NoAdapter). Throws ShapeError if it does not fit
-  /// this layer.
-  void attach(std::string_view name, typename AdapterSet<S>::AnyAdapter adapter,
-              std::optional<Vector<S>> bias = std::nullopt) {
+  /// Freezes the layer if it is not yet, adds an adapter made from its config under a name and selects it alone. Throws
+  /// NameError or ConfigError, and nothing has changed.
+  template <AdapterConfig<S> C>
+  void attach(std::string_view name, const C& config, Rng& rng) {
+    adapters_.check_new_name(name);
+    using Kind = typename C::template Kind<S>;
+    std::optional<Vector<S>> bias;
+    if (detail::bias_of(config) != Bias::none) bias = copy_of_bias();
+    if (frozen()) return attach(name, Kind(*base_, config, rng), std::move(bias));
+    AnyBase<S> packed = packed_weight();
+    Kind adapter(packed, config, rng);
+    check_fits(adapter, bias);
+    freeze_as(std::move(packed));
+    adapters_.insert(name, std::move(adapter), std::move(bias));
+  }
+  void attach(std::string_view name, const LoraConfig& config, Rng& rng) { attach<LoraConfig>(name, config, rng); }
+
+  /// The same with an adapter of any kind that was made elsewhere: factors, factors that start from this weight
+  /// (ResidualLora, made by pissa or olora from dense()), a trained copy, or only a bias (NoAdapter). Throws ShapeError
+  /// if it does not fit this layer.
+  void attach(std::string_view name, AnyAdapter<S> adapter, std::optional<Vector<S>> bias = std::nullopt) {
     check_fits(adapter, bias);
     adapters_.check_new_name(name);
     freeze();
@@ -110,65 +168,45 @@ class Linear {
   /// Stops training W and b and packs W, shared and constant from then on; both are in memory for a moment. Outputs
   /// stay as they were, to the bit. Done by attach; a second call does nothing.
   void freeze() {
-    auto* full = std::get_if<FullWeight<S>>(&weight_);
-    if (full == nullptr) return;
-    Frozen<S> frozen(Eigen::Ref<const Matrix<S>>(full->weight.value));
-    weight_ = std::move(frozen);
-    if (bias_) bias_->grad = Vector<S>();
+    if (!frozen()) freeze_as(packed_weight());
   }
-  bool frozen() const { return std::holds_alternative<Frozen<S>>(weight_); }
+  bool frozen() const { return base_.has_value(); }
 
-  /// Throws ShapeError unless x has in_features rows and at least one sample.
-  template <class X, int N>
-  typename Buffer<S, Dynamic, N>::ConstView forward(const Eigen::MatrixBase<X>& x, Cache<N>& cache,
-                                                    const Pass& pass = {}) const {
-    static_assert(detail::require_same_scalar<S, X>());
-    detail::check_pass_input("Linear::forward", x, in_features(), N);
-    const Eigen::Ref<const Matrix<S, Dynamic, N>> input(x.derived());
-    detail::check_apart("Linear::forward", "x", input, cache.y.view());
-    cache.samples = -1;
-    auto y = cache.y.resize(out_features(), x.cols());
-    if (frozen()) {
-      adapters_.forward(base(), bias(), input, y, cache.adapters, pass);
-    } else {
-      multiply_like<Frozen<S>>(trained(), input, y);  // freezing changes no bit of y
-      adapters_.add_bias(bias(), y);
-    }
-    cache.samples = x.cols();
-    return std::as_const(cache.y).view();
+  using Thin::backward;
+  using Thin::forward;
+
+  /// Writes y (out, samples). kept: what backward will need, or null if no backward pass follows. scratch: of this
+  /// thread. Throws ShapeError for sizes that do not fit, NameError for a handle that does not know this layer.
+  void forward(const Columns& x, MutableColumns y, Kept* kept, Scratch& scratch, const Pass& pass) const;
+
+  /// Gradients accumulate; writes dx (in, samples). x is the input of the forward pass. Throws what check_backward
+  /// does.
+  void backward(const Columns& x, const Columns& dy, MutableColumns dx, Kept& kept, Scratch& scratch) {
+    propagate(x, dy, &dx, kept, scratch);
+  }
+  void backward(const Columns& x, const Columns& dy, NoGradient, Kept& kept, Scratch& scratch) {
+    propagate(x, dy, nullptr, kept, scratch);
   }
 
-  /// Gradients accumulate; returns dx (in, samples). x is the input of the last forward pass with this cache. Throws
-  /// StateError without a forward pass or if the selection changed since, ShapeError if x or dy differ from it in size.
-  template <class X, class Dy, int N>
-  typename Buffer<S, Dynamic, N>::ConstView backward(const Eigen::MatrixBase<X>& x, const Eigen::MatrixBase<Dy>& dy,
-                                                     Cache<N>& cache) {
-    check_backward("Linear::backward", x, dy, cache);
-    propagate(x, dy, cache.dx.resize(in_features(), x.cols()), cache);
-    return std::as_const(cache.dx).view();
+  /// Throws what backward would throw, StateError or ShapeError, and changes nothing: for a network that asks before
+  /// its first layer adds to its gradients.
+  void check_backward(const detail::Caller& who, const auto& x, const auto& dy, const Kept& kept) const {
+    detail::check_pass_gradient(who, x, dy, in_features(), out_features(), kept.samples);
+    if (kept.layer != number_) detail::fail<StateError>(who, "this cache has seen the pass of another layer");
   }
 
-  /// backward without dx, for a first layer: it saves the product with W^T.
-  template <class X, class Dy, int N>
-  void backward_parameters(const Eigen::MatrixBase<X>& x, const Eigen::MatrixBase<Dy>& dy, Cache<N>& cache) {
-    check_backward("Linear::backward_parameters", x, dy, cache);
-    propagate(x, dy, NoGradient(), cache);
-  }
-
-  /// y as a new matrix, (out, samples).
-  template <class X>
-  Matrix<S, Dynamic, X::ColsAtCompileTime> operator()(const Eigen::MatrixBase<X>& x) const {
-    Cache<X::ColsAtCompileTime> cache;
-    return forward(x, cache);
+  /// Whether backward of such a pass would add to a gradient.
+  bool trains(const Kept& kept) const {
+    if (!frozen()) return weight_->trainable || (bias_ && bias_->trainable);
+    if (!kept.choice) return false;
+    const auto& chosen = kept.choice->choices;
+    return std::any_of(chosen.begin(), chosen.end(), [](const auto& choice) {
+      return choice.part->adapter.count().trains() || (choice.part->bias && choice.part->bias->trainable);
+    });
   }
 
   /// The weight with the selected adapters added in, (out, in), rounded once. The layer is unchanged.
-  Matrix<S> merged() const {
-    if (const Matrix<S>* replacement = adapters_.replacement()) return *replacement;
-    Matrix<S> weight = dense();
-    add_delta_to(weight);
-    return weight;
-  }
+  Matrix<S> merged() const;
   /// What the selected adapters add to W0, (out, in).
   Matrix<S> delta() const {
     Matrix<S> weight = Matrix<S>::Zero(out_features(), in_features());
@@ -178,47 +216,48 @@ class Linear {
   /// The bias in effect, (out); empty if the layer has none.
   Vector<S> merged_bias() const {
     Vector<S> sum = Vector<S>::Zero(bias_ ? out_features() : 0);
-    adapters_.add_bias(bias(), sum);
+    add_bias(*adapters_.selection(), sum);
     return sum;
   }
 
-  Index in_features() const { return frozen() ? base().cols() : trained().cols(); }
-  Index out_features() const { return frozen() ? base().rows() : trained().rows(); }
+  Index in_features() const { return frozen() ? base_->cols() : weight_->value.cols(); }
+  Index out_features() const { return frozen() ? base_->rows() : weight_->value.rows(); }
   /// W or W0, (out, in), without adapters, as a new matrix.
-  Matrix<S> dense() const { return frozen() ? Matrix<S>(base().dense()) : trained(); }
+  Matrix<S> dense() const { return frozen() ? base_->dense() : weight_->value; }
   /// W0 as it is held. Throws StateError if the layer is not frozen.
-  const Frozen<S>& base() const {
+  const AnyBase<S>& base() const {
     if (!frozen()) throw StateError("Linear::base: the layer is not frozen; dense() gives its weight");
-    return std::get<Frozen<S>>(weight_);
+    return *base_;
+  }
+  /// Bytes of W or W0, as it is held.
+  Index weight_bytes() const {
+    return frozen() ? base_->bytes() : weight_->value.size() * static_cast<Index>(sizeof(S));
   }
   /// b, without adapters; null if the layer has none.
   const Vector<S>* bias() const { return bias_ ? &bias_->value : nullptr; }
   const AdapterSet<S>& adapters() const { return adapters_; }
-  /// The factors and the trained bias of one adapter, to read and to change in place. Throws NameError.
-  typename AdapterSet<S>::Member& adapter(std::string_view name) { return adapters_.at(name); }
+  /// One adapter, to read and to change in place: layer.adapter("bob").as<Lora<float>>().B.value. The reference holds
+  /// until it is detached. Throws NameError.
+  NamedAdapter<S>& adapter(std::string_view name) { return adapters_.at(name); }
+  const NamedAdapter<S>& adapter(std::string_view name) const { return adapters_.at(name); }
 
-  /// Throws what backward would throw, and changes nothing: for a network that asks before its first layer adds to its
-  /// gradients.
-  template <int N>
-  void check_backward(const detail::Caller& who, const auto& x, const auto& dy, const Cache<N>& cache) const {
-    detail::check_pass_gradient(who, x, dy, in_features(), out_features(), cache.samples);
-    if (frozen()) adapters_.check_backward(who, cache.adapters, x.cols());
-  }
+  /// By which a handle and a Kept know this layer: a copy has its own.
+  std::uint64_t number() const { return number_; }
+
+  static constexpr const char* layer_name() { return "Linear"; }
 
   static void visit(auto& self, auto&& f) {
-    if (auto* full = std::get_if<FullWeight<S>>(&self.weight_)) {
-      f("weight", full->weight);
-      f("bias", self.bias_);
-    } else {
-      f("weight", std::get<Frozen<S>>(self.weight_));
+    if (self.frozen()) {
+      f("weight", std::as_const(*self.base_));
       if (self.bias_) f("bias", std::as_const(self.bias_->value));
+    } else {
+      f("weight", *self.weight_);
+      f("bias", self.bias_);
     }
     f("adapters", self.adapters_);
   }
 
  private:
-  const Matrix<S>& trained() const { return std::get<FullWeight<S>>(weight_).weight.value; }
-
   void set_bias(std::optional<Vector<S>> b) {
     if (!b) return;
     detail::check_rows("Linear", "the bias", b->rows(), "out_features", out_features());
@@ -230,56 +269,124 @@ class Linear {
     return bias_->value;
   }
 
-  void check_fits(const typename AdapterSet<S>::AnyAdapter& adapter, const std::optional<Vector<S>>& bias) const {
-    const auto check_out = [&](const char* what, const auto& matrix) {
-      detail::check_rows("Linear::attach", what, matrix.rows(), "out_features", out_features());
-    };
-    const auto check_in = [&](const char* what, const auto& matrix) {
-      detail::check_cols("Linear::attach", what, matrix.cols(), "in_features", in_features());
-    };
-    const auto check_pair = [&](const Lora<S>& factors) {
-      check_in("A", factors.A.value);
-      check_out("B", factors.B.value);
-      detail::check_cols("Linear::attach", "B", factors.B.value.cols(), "the rank of A", factors.rank());
-    };
-    if (const auto* factors = std::get_if<Lora<S>>(&adapter)) {
-      check_pair(*factors);
-    } else if (const auto* offset = std::get_if<ResidualLora<S>>(&adapter)) {
-      check_pair(offset->trained);
-      check_in("A0", offset->A0());
-      check_out("B0", offset->B0());
-    } else if (const auto* full = std::get_if<FullWeight<S>>(&adapter)) {
-      check_out("the trained weight", full->weight.value);
-      check_in("the trained weight", full->weight.value);
-    }
-    if (bias && !bias_)
+  AnyBase<S> packed_weight() const { return Frozen<S>(Eigen::Ref<const Matrix<S>>(weight_->value)); }
+  void freeze_as(AnyBase<S> packed) {
+    base_ = std::move(packed);
+    weight_.reset();
+    if (bias_) bias_->drop_gradient();
+  }
+
+  void check_fits(const AnyAdapter<S>& adapter, const std::optional<Vector<S>>& bias) const {
+    adapter.check_fits("Linear::attach", out_features(), in_features());
+    if (!bias) return;
+    if (!bias_) {
       throw StateError("Linear::attach: the adapter brings a bias, but the layer has none to replace");
-    if (bias) check_out("the trained bias", *bias);
+    }
+    detail::check_rows("Linear::attach", "the trained bias", bias->rows(), "out_features", out_features());
   }
 
-  template <int N>
-  void propagate(const auto& x, const auto& dy, auto&& dx, Cache<N>& cache) {
-    static_assert(
-        detail::require_same_scalar<S, std::remove_cvref_t<decltype(x)>, std::remove_cvref_t<decltype(dy)>>());
-    const Eigen::Ref<const Matrix<S, Dynamic, N>> input(x.derived());
-    const Eigen::Ref<const Matrix<S, Dynamic, N>> dout(dy.derived());
-    if constexpr (wants_gradient<decltype(dx)>) detail::check_apart("Linear::backward", "dy", dout, dx);
-    if (frozen()) return adapters_.backward(base(), input, dout, dx, cache.adapters);
-    // forward: y = W x + b   =>   dW = dy x^T, db = the sum of dy over the samples, dx = W^T dy
-    auto& weight = std::get<FullWeight<S>>(weight_).weight;
-    if (weight.trainable) weight.gradient().noalias() += dout * input.transpose();
-    if (bias_ && bias_->trainable) bias_->gradient() += dout.rowwise().sum();
-    if constexpr (wants_gradient<decltype(dx)>) dx.noalias() = weight.value.transpose() * dout;
+  /// What a pass computes with.
+  std::shared_ptr<const Selection<S>> choose(const Pass& pass) const {
+    if (!pass.adapter) return adapters_.selection();
+    return std::static_pointer_cast<const Selection<S>>(pass.adapter.choice_of(number_, "Linear::forward"));
   }
 
-  void add_delta_to(Matrix<S>& weight) const {
-    if (!frozen()) return;
-    add_rounded_once<S>(weight, [&](auto& block, Index first) { adapters_.add_delta(block, first, base()); });
+  /// y += b + sum_k w_k (b_k - b) to every column; one bias of weight 1 is added as it is, to the bit.
+  void add_bias(const Selection<S>& choice, auto& y) const {
+    if (!bias_) return;
+    const auto& chosen = choice.choices;
+    if (chosen.size() == 1 && chosen[0].part->bias && chosen[0].weight == 1.0) {
+      y.colwise() += chosen[0].part->bias->value;
+      return;
+    }
+    y.colwise() += bias_->value;
+    for (const auto& [part, weight] : chosen) {
+      if (!part->bias) continue;
+      // Column by column: colwise() would first evaluate the difference into a new vector, at every pass.
+      for (Index j = 0; j < y.cols(); ++j) y.col(j) += S(weight) * (part->bias->value - bias_->value);
+    }
   }
 
-  std::variant<FullWeight<S>, Frozen<S>> weight_;
+  void propagate(const Columns& x, const Columns& dy, MutableColumns* dx, Kept& kept, Scratch& scratch);
+  void add_delta_to(Matrix<S>& weight) const;
+
+  std::optional<Parameter<S>> weight_;  // while it is trained
+  std::optional<AnyBase<S>> base_;      // from then on
   std::optional<Parameter<S, Dynamic, 1>> bias_;
   AdapterSet<S> adapters_;
+  detail::OwnNumber number_;
 };
+
+template <class S>
+void Linear<S>::forward(const Columns& x, MutableColumns y, Kept* kept, Scratch& scratch, const Pass& pass) const {
+  detail::check_pass_input("Linear::forward", x, in_features());
+  detail::check_rows("Linear::forward", "y", y.rows(), "out_features", out_features());
+  detail::check_cols("Linear::forward", "y", y.cols(), "the columns of x", x.cols());
+  Kept& own = kept != nullptr ? *kept : scratch.get<Kept>();
+  own.samples = -1;  // an exception below must not leave a half-filled one that backward would accept
+  own.choice = choose(pass);
+  own.pass = pass;
+  own.layer = number_;
+  static const Selection<S> none;
+  const Selection<S>& choice = own.choice ? *own.choice : none;
+  if (own.adapters.size() < choice.choices.size()) own.adapters.resize(choice.choices.size());
+  if (!frozen()) {
+    multiply_like<Frozen<S>>(weight_->value, x, y, pass.executor);  // freezing changes no bit of y
+  } else if (choice.choices.empty()) {
+    base_->apply(x, y, pass.executor);
+  }
+  for (std::size_t k = 0; k < choice.choices.size(); ++k) {
+    const auto& [part, weight] = choice.choices[k];
+    if (k == 0) part->adapter.forward(*base_, x, y, own.adapters[k], scratch, pass, S(weight));
+    if (k > 0) part->adapter.add(x, y, own.adapters[k], scratch, pass, S(weight));
+  }
+  add_bias(choice, y);
+  own.samples = kept != nullptr ? x.cols() : -1;
+}
+
+template <class S>
+void Linear<S>::propagate(const Columns& x, const Columns& dy, MutableColumns* dx, Kept& kept, Scratch& scratch) {
+  check_backward("Linear::backward", x, dy, kept);
+  if (!frozen()) {
+    // forward: y = W x + b   =>   dW = dy x^T, db = the sum of dy over the samples, dx = W^T dy
+    if (weight_->trainable) detail::add_thin_outer(dy, x, weight_->gradient(), kept.pass.executor);
+    if (bias_ && bias_->trainable) bias_->gradient() += dy.rowwise().sum();
+    if (dx != nullptr) detail::thin_product(weight_->value, dy, *dx, kept.pass.executor);
+    return;
+  }
+  if (!kept.choice || kept.choice->choices.empty()) {
+    if (dx != nullptr) base_->apply_transposed(dy, *dx, kept.pass.executor);
+    return;
+  }
+  for (std::size_t k = 0; k < kept.choice->choices.size(); ++k) {
+    NamedAdapter<S>& part = *kept.choice->choices[k].part;
+    // forward: y += w_k (b_k - b)   =>   db_k = w_k times the sum of dy over the samples
+    if (part.bias && part.bias->trainable) {
+      part.bias->gradient() += S(kept.choice->choices[k].weight) * dy.rowwise().sum();
+    }
+    if (k == 0) part.adapter.backward(*base_, x, dy, dx, kept.adapters[k], scratch, kept.pass);
+    if (k > 0) part.adapter.add_backward(x, dy, dx, kept.adapters[k], scratch, kept.pass);
+  }
+}
+
+template <class S>
+Matrix<S> Linear<S>::merged() const {
+  const auto now = adapters_.selection();
+  if (now->choices.size() == 1) {
+    if (const Matrix<S>* replacement = now->choices[0].part->adapter.replacement()) return *replacement;
+  }
+  Matrix<S> weight = dense();
+  add_delta_to(weight);
+  return weight;
+}
+
+template <class S>
+void Linear<S>::add_delta_to(Matrix<S>& weight) const {
+  if (!frozen()) return;
+  const auto now = adapters_.selection();
+  add_rounded_once<S>(weight, [&](auto& block, Index first) {
+    for (const auto& [part, factor] : now->choices) part->adapter.add_delta(block, first, *base_, S(factor));
+  });
+}
 
 }  // namespace lora

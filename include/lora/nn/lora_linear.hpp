@@ -3,13 +3,24 @@
 
 #include "lora/adapters/adapted.hpp"
 #include "lora/adapters/lora.hpp"
-#include "lora/base/frozen.hpp"
+#include "lora/nn/linear.hpp"
+
+#include <type_traits>
 
 namespace lora {
 
-/// A frozen matrix with LoRA beside it. LoraLinear<float> has run-time sizes and packs W0; LoraLinear<float, Out, In,
-/// Rank> lies on the stack, and with Cache<Samples> as well a whole training step touches no heap.
+/// y = W0 x + s B (A x) + b.   x (in, samples), y (out, samples), b (out) or none.
+///
+///   lora::LoraLinear<float> layer(W0, {.rank = 8, .alpha = 16}, rng);
+///   lora::LoraLinear<float>::Cache cache;
+///   const auto& y = layer.forward(x, cache);
+///   const auto& dx = layer.backward(x, dy, cache);
+///
+/// With run-time sizes it is a Linear that has one adapter, "default", from the start: it can be saved, loaded, merged,
+/// given more adapters and listed in a model. Any compile-time size makes it the static form, Adapted: one adapter
+/// without a name, on the stack, and with CacheFor<Samples> a training step touches no heap at all.
 template <class S, int Out = Dynamic, int In = Dynamic, int Rank = Dynamic>
-using LoraLinear = Adapted<Frozen<S, Out, In>, Lora<S, Out, In, Rank>>;
+using LoraLinear = std::conditional_t<Out == Dynamic && In == Dynamic && Rank == Dynamic, Linear<S>,
+                                      Adapted<Dense<S, Out, In>, Lora<S, Out, In, Rank>>>;
 
 }  // namespace lora

@@ -1,35 +1,50 @@
 #pragma once
 /// A multilayer perceptron:   h_0 = x,   h_l = f(W_l h_{l-1} + b_l),   the last layer without f.
 
-#include "lora/core/parameters.hpp"
 #include "lora/nn/activations.hpp"
+#include "lora/nn/layer.hpp"
 #include "lora/nn/linear.hpp"
 
 #include <initializer_list>
+#include <string>
+#include <utility>
+#include <vector>
 
 namespace lora {
 
-/// Layer: Linear<S>, or any layer with its forward, backward and Cache. Activation: Relu, Gelu, GeluTanh, Tanh,
-/// Identity. The layers are named fc1, fc2, ...
+/// Layer_: Linear<S>, or any other Layer. Activation: Relu, Gelu, GeluTanh, Tanh, Identity. The layers are named fc1,
+/// fc2, ...
 ///
 ///   lora::Mlp<lora::Linear<float>> net({64, 128, 128, 10}, rng);   // widths: inputs, hidden, ..., outputs
-template <class Layer, class Activation = Relu>
-class Mlp {
- public:
-  using Scalar = typename Layer::Scalar;
+///
+/// A pass keeps h_l of every hidden layer, and where f' needs it W_l h_{l-1} + b_l too; all gradients lie in two
+/// buffers of the scratch, as wide as the widest layer.
+template <Layer Layer_, class Activation = Relu>
+class Mlp : public detail::CachedPass<Mlp<Layer_, Activation>, typename Layer_::Scalar> {
+  using Thin = detail::CachedPass<Mlp, typename Layer_::Scalar>;
 
-  template <int Samples = Dynamic>
-  struct Cache {
-    std::vector<typename Layer::template Cache<Samples>> layers;
-    std::vector<Buffer<Scalar, Dynamic, Samples>> hidden;  ///< hidden[l] = f(layers[l].y), (width, samples)
+ public:
+  using Scalar = typename Layer_::Scalar;
+  using Columns = Eigen::Ref<const Matrix<Scalar>>;
+  using MutableColumns = Eigen::Ref<Matrix<Scalar>, 0, Eigen::OuterStride<>>;
+
+  struct Kept {
+    std::vector<typename Layer_::Kept> layers;
+    std::vector<Buffer<Scalar>> hidden;  ///< h_l, (width, samples)
+    std::vector<Buffer<Scalar>> unbent;  ///< what f was given, if f' needs it
+    Index samples = -1;                  ///< -1: no pass that backward could follow
 
     Index bytes() const {
       Index sum = 0;
       for (const auto& layer : layers) sum += layer.bytes();
       for (const auto& buffer : hidden) sum += buffer.bytes();
+      for (const auto& buffer : unbent) sum += buffer.bytes();
       return sum;
     }
   };
+  using Cache = detail::LayerCache<Scalar, Dynamic, Dynamic, Dynamic, Kept, Scratch>;
+  template <int>
+  using CacheFor = Cache;
 
   /// New layers with PyTorch's default start. Throws ConfigError for fewer than two widths, ShapeError for one below 1.
   Mlp(std::initializer_list<Index> widths, Rng& rng) : Mlp(std::vector<Index>(widths), rng) {}
@@ -43,7 +58,7 @@ class Mlp {
   }
 
   /// Layers made elsewhere. Throws ConfigError without any, ShapeError if one does not fit the next.
-  explicit Mlp(std::vector<Layer> layers) : layers_(std::move(layers)) {
+  explicit Mlp(std::vector<Layer_> layers) : layers_(std::move(layers)) {
     if (layers_.empty()) throw ConfigError("Mlp: no layers given, expected at least one");
     for (std::size_t l = 1; l < layers_.size(); ++l) {
       detail::check_extent("Mlp", "layer fc" + std::to_string(l + 1), layers_[l].in_features(), "inputs",
@@ -51,95 +66,128 @@ class Mlp {
     }
   }
 
-  /// Returns the outputs of the last layer, (out, samples), a view into the cache. Throws ShapeError.
-  template <class X, int N>
-  auto forward(const Eigen::MatrixBase<X>& x, Cache<N>& cache, const Pass& pass = {}) const {
-    cache.layers.resize(layers_.size());
-    cache.hidden.resize(layers_.size() - 1);
-    layers_[0].forward(x, cache.layers[0], pass);
-    for (std::size_t l = 1; l < layers_.size(); ++l) {
-      const auto y = std::as_const(cache.layers[l - 1].y).view();
-      auto hidden = cache.hidden[l - 1].resize(y.rows(), y.cols());
-      Activation::forward(y, hidden);
-      layers_[l].forward(hidden, cache.layers[l], pass);
+  using Thin::backward;
+  using Thin::forward;
+
+  /// Writes the outputs of the last layer, (out, samples). Throws ShapeError, and what the layers throw.
+  void forward(const Columns& x, MutableColumns y, Kept* kept, Scratch& scratch, const Pass& pass) const {
+    detail::check_pass_input("Mlp::forward", x, in_features());
+    if (kept == nullptr) return infer(x, y, scratch, pass);
+    const std::size_t last = layers_.size() - 1;
+    kept->samples = -1;
+    kept->layers.resize(layers_.size());
+    kept->hidden.resize(last);
+    kept->unbent.resize(needs_input ? last : 0);
+    for (std::size_t l = 0; l < last; ++l) {
+      auto hidden = kept->hidden[l].resize(layers_[l].out_features(), x.cols());
+      if constexpr (needs_input) {
+        auto unbent = kept->unbent[l].resize(hidden.rows(), hidden.cols());
+        layers_[l].forward(input_of(l, x, *kept), unbent, &kept->layers[l], scratch, pass);
+        Activation::forward(unbent, hidden);
+      } else {
+        layers_[l].forward(input_of(l, x, *kept), hidden, &kept->layers[l], scratch, pass);
+        Activation::forward(hidden, hidden);
+      }
     }
-    return std::as_const(cache.layers.back().y).view();
+    layers_[last].forward(input_of(last, x, *kept), y, &kept->layers[last], scratch, pass);
+    kept->samples = x.cols();
   }
 
-  /// Gradients accumulate; returns dx (in, samples). x is the input of the last forward pass with this cache. Throws
-  /// StateError without a forward pass, ShapeError.
-  template <class X, class Dy, int N>
-  auto backward(const Eigen::MatrixBase<X>& x, const Eigen::MatrixBase<Dy>& dy, Cache<N>& cache) {
-    check_backward("Mlp::backward", x, dy, cache);
-    const Input<N> input(x.derived());
-    const Input<N> top = backward_to<N>(0, Input<N>(dy.derived()), cache);
-    return layers_[0].backward(input, top, cache.layers[0]);
+  /// Gradients accumulate; writes dx (in, samples). x is the input of the forward pass. Throws what check_backward
+  /// does.
+  void backward(const Columns& x, const Columns& dy, MutableColumns dx, Kept& kept, Scratch& scratch) {
+    check_backward("Mlp::backward", x, dy, kept);
+    propagate(x, dy, 0, &dx, kept, scratch);
+  }
+  /// Without dx it stops at the lowest layer that has something to train.
+  void backward(const Columns& x, const Columns& dy, NoGradient, Kept& kept, Scratch& scratch) {
+    check_backward("Mlp::backward", x, dy, kept);
+    std::size_t lowest = 0;
+    while (lowest < layers_.size() && !layers_[lowest].trains(kept.layers[lowest])) ++lowest;
+    if (lowest < layers_.size()) propagate(x, dy, lowest, nullptr, kept, scratch);
   }
 
-  /// backward without dx. It stops at the lowest layer that has something to train.
-  template <class X, class Dy, int N>
-  void backward_parameters(const Eigen::MatrixBase<X>& x, const Eigen::MatrixBase<Dy>& dy, Cache<N>& cache) {
-    check_backward("Mlp::backward_parameters", x, dy, cache);
-    const std::size_t lowest = lowest_trained();
-    if (lowest == layers_.size()) return;
-    const Input<N> top = backward_to<N>(lowest, Input<N>(dy.derived()), cache);
-    const Input<N> input = lowest == 0 ? Input<N>(x.derived()) : Input<N>(cache.hidden[lowest - 1].view());
-    layers_[lowest].backward_parameters(input, top, cache.layers[lowest]);
+  /// Throws what backward would throw, before any layer has added to its gradients.
+  void check_backward(const detail::Caller& who, const auto& x, const auto& dy, const Kept& kept) const {
+    const Index samples = kept.layers.size() == layers_.size() ? kept.samples : -1;
+    detail::check_pass_gradient(who, x, dy, in_features(), out_features(), samples);
+    for (std::size_t l = 0; l < layers_.size(); ++l) {
+      const bool first = l == 0, last = l + 1 == layers_.size();
+      const auto check = [&](const auto& in, const auto& out) {
+        layers_[l].check_backward(who, in, out, kept.layers[l]);
+      };
+      if (first && last) check(x, dy);
+      if (first && !last) check(x, kept.hidden[l].view());  // of the size of its gradient
+      if (!first && last) check(kept.hidden[l - 1].view(), dy);
+      if (!first && !last) check(kept.hidden[l - 1].view(), kept.hidden[l].view());
+    }
+  }
+  bool trains(const Kept& kept) const {
+    for (std::size_t l = 0; l < layers_.size() && l < kept.layers.size(); ++l) {
+      if (layers_[l].trains(kept.layers[l])) return true;
+    }
+    return false;
   }
 
-  /// The outputs as a new matrix, (out, samples).
-  template <class X>
-  Matrix<Scalar, Dynamic, X::ColsAtCompileTime> operator()(const Eigen::MatrixBase<X>& x) const {
-    Cache<X::ColsAtCompileTime> cache;
-    return forward(x, cache);
-  }
-
-  std::vector<Layer>& layers() { return layers_; }
-  const std::vector<Layer>& layers() const { return layers_; }
+  std::vector<Layer_>& layers() { return layers_; }
+  const std::vector<Layer_>& layers() const { return layers_; }
   Index in_features() const { return layers_.front().in_features(); }
   Index out_features() const { return layers_.back().out_features(); }
+
+  static constexpr const char* layer_name() { return "Mlp"; }
 
   static void visit(auto& self, auto&& f) {
     for (std::size_t l = 0; l < self.layers_.size(); ++l) f(Name("fc", static_cast<Index>(l) + 1), self.layers_[l]);
   }
 
  private:
-  template <int N>
-  using Input = Eigen::Ref<const Matrix<Scalar, Dynamic, N>>;
+  static constexpr bool needs_input = Activation::needs_input;
 
-  /// Before any layer adds to its gradients.
-  template <int N>
-  void check_backward(const detail::Caller& who, const auto& x, const auto& dy, const Cache<N>& cache) const {
-    const Index samples = cache.layers.size() == layers_.size() ? cache.layers.back().samples : -1;
-    detail::check_pass_gradient(who, x, dy, in_features(), out_features(), samples);
-    for (std::size_t l = 0; l < layers_.size(); ++l) {
-      const auto y = cache.layers[l].y.view();  // of the size of its gradient
-      if (l == 0) layers_[l].check_backward(who, x, y, cache.layers[l]);
-      if (l > 0) layers_[l].check_backward(who, cache.hidden[l - 1].view(), y, cache.layers[l]);
-    }
+  static Columns input_of(std::size_t l, const Columns& x, const Kept& kept) {
+    return l == 0 ? x : Columns(kept.hidden[l - 1].view());
   }
 
-  /// Backward through the layers above `lowest`; returns the gradient of that layer's output, (width, samples).
-  template <int N>
-  Input<N> backward_to(std::size_t lowest, const Input<N>& dy, Cache<N>& cache) {
-    for (std::size_t l = layers_.size() - 1; l > lowest; --l) {
-      const auto hidden = std::as_const(cache.hidden[l - 1]).view();
-      const bool outermost = l + 1 == layers_.size();
-      layers_[l].backward(hidden, outermost ? dy : Input<N>(cache.layers[l + 1].dx.view()), cache.layers[l]);
+  /// Nothing is kept: two buffers take turns.
+  void infer(const Columns& x, MutableColumns& y, Scratch& scratch, const Pass& pass) const {
+    const auto first = scratch.borrow<Scalar>(), second = scratch.borrow<Scalar>();
+    const std::size_t last = layers_.size() - 1;
+    Buffer<Scalar>*in = &*first, *out = &*second;
+    typename Layer_::Kept* const nothing = nullptr;
+    for (std::size_t l = 0; l < last; ++l, std::swap(in, out)) {
+      auto hidden = out->resize(layers_[l].out_features(), x.cols());
+      layers_[l].forward(l == 0 ? x : Columns(in->view()), hidden, nothing, scratch, pass);
+      Activation::forward(hidden, hidden);
+    }
+    layers_[last].forward(last == 0 ? x : Columns(in->view()), y, nothing, scratch, pass);
+  }
+
+  /// Backward through the layers down to `lowest`, and through it to dx unless that is null.
+  void propagate(const Columns& x, const Columns& dy, std::size_t lowest, MutableColumns* dx, Kept& kept,
+                 Scratch& scratch) {
+    const auto first = scratch.borrow<Scalar>(), second = scratch.borrow<Scalar>();
+    Buffer<Scalar>*in = &*first, *out = &*second;
+    for (std::size_t l = layers_.size() - 1; l > lowest; --l, std::swap(in, out)) {
+      const Columns hidden(kept.hidden[l - 1].view());
+      auto gradient = out->resize(hidden.rows(), hidden.cols());
+      layers_[l].backward(hidden, l + 1 == layers_.size() ? dy : Columns(in->view()), gradient, kept.layers[l],
+                          scratch);
       // forward: h = f(y)   =>   dy = f'(y) .* dh, in place
-      auto gradient = cache.layers[l].dx.view();
-      Activation::backward(cache.layers[l - 1].y.view(), hidden, gradient, gradient);
+      if constexpr (needs_input) {
+        Activation::backward(kept.unbent[l - 1].view(), hidden, gradient, gradient);
+      } else {
+        Activation::backward(hidden, hidden, gradient, gradient);
+      }
     }
-    return lowest + 1 == layers_.size() ? dy : Input<N>(cache.layers[lowest + 1].dx.view());
+    const Columns top = lowest + 1 == layers_.size() ? dy : Columns(in->view());
+    const Columns input = input_of(lowest, x, kept);
+    if (dx != nullptr) {
+      layers_[lowest].backward(input, top, *dx, kept.layers[lowest], scratch);
+    } else {
+      layers_[lowest].backward(input, top, no_gradient, kept.layers[lowest], scratch);
+    }
   }
 
-  std::size_t lowest_trained() const {
-    std::size_t l = 0;
-    while (l < layers_.size() && count_parameters(layers_[l]).trainable == 0) ++l;
-    return l;
-  }
-
-  std::vector<Layer> layers_;
+  std::vector<Layer_> layers_;
 };
 
 }  // namespace lora

@@ -4,8 +4,9 @@
 /// One slot per parameter, in listing order. A step walks the listing and the slots side by side: while the listing
 /// stays the same, each parameter finds its slot by position and only compares the hash of its path and its size. After
 /// an attach, detach or select the slots are put into the new order by that hash; a parameter that returns finds its
-/// old slot. No pointers into the model are kept, so the model may be moved, copied or grown between two steps. Two
-/// parameters of one model must not have the same path.
+/// old slot. The parameters of a named adapter are known by its number too: a new one under an old name starts anew.
+/// No pointers into the model are kept, so the model may be moved, copied or grown between two steps. Two parameters of
+/// one model must not have the same path.
 
 #include "lora/core/visit.hpp"
 #include "lora/optim/parameter_group.hpp"
@@ -28,7 +29,7 @@ class OptimizerState {
 
  public:
   struct Slot {
-    std::uint64_t path = 0;   ///< Path::hash() of the parameter
+    std::uint64_t path = 0;   ///< Path::identity() of the parameter
     Index size = 0;           ///< numbers in the parameter
     std::uint64_t steps = 0;  ///< how often this parameter has been stepped
     std::array<Eigen::Array<S, Dynamic, 1>, Moments>
@@ -48,7 +49,7 @@ class OptimizerState {
       static_assert(std::is_same_v<typename Value::Scalar, S>,
                     "lora: the optimizer's scalar is not the parameters': use AdamW<double> for a model of doubles.");
       if (!is_trained(path, parameter) || parameter.grad.size() != parameter.value.size()) return;
-      Slot& slot = bind(path.hash(), parameter.value.size(), position++);
+      Slot& slot = bind(path.identity(), parameter.value.size(), position++);
       if (slot.group == not_asked) slot.group = first_group_of(path, groups);
       ++slot.steps;
       update(slot, Eigen::Map<Eigen::Array<S, Dynamic, 1>>(parameter.value.data(), slot.size),
@@ -58,20 +59,20 @@ class OptimizerState {
 
   /// The slot of a parameter, or null before its first step. For a checkpoint: look up each parameter of the model.
   const Slot* find(const Path& path, Index size) const {
-    const auto found = search(slots_.begin(), slots_.end(), path.hash(), size);
+    const auto found = search(slots_.begin(), slots_.end(), path.identity(), size);
     return found == slots_.end() ? nullptr : &*found;
   }
 
   /// The slot of a parameter, made if need be. To restore a checkpoint, write its steps and moments.
   Slot& slot(const Path& path, Index size) {
-    const auto found = search(slots_.begin(), slots_.end(), path.hash(), size);
-    return found != slots_.end() ? *found : slots_.emplace_back(Slot{.path = path.hash(), .size = size});
+    const auto found = search(slots_.begin(), slots_.end(), path.identity(), size);
+    return found != slots_.end() ? *found : slots_.emplace_back(Slot{.path = path.identity(), .size = size});
   }
 
   /// In the order of the last step, parameters that have vanished from the listing at the end.
   const std::vector<Slot>& slots() const { return slots_; }
 
-  /// Forgets everything, such as when a detached adapter's name is given to a new one.
+  /// Forgets everything.
   void clear() { slots_.clear(); }
 
   /// Bytes of all moments.

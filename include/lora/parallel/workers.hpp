@@ -10,6 +10,7 @@
 /// like the last one a thread finds in its cache what it left there.
 
 #include "lora/core/error.hpp"
+#include "lora/core/executor.hpp"
 #include "lora/core/scalar.hpp"
 
 #include <algorithm>
@@ -19,11 +20,9 @@
 #include <condition_variable>
 #include <cstdint>
 #include <exception>
-#include <memory>
 #include <mutex>
 #include <string>
 #include <thread>
-#include <type_traits>
 #include <vector>
 
 namespace lora {
@@ -39,7 +38,7 @@ namespace lora {
 ///
 /// Any number of threads may call for_each at once, also from within f: one of them has the others' help, the rest run
 /// their rounds themselves. No call may be under way when Workers is destroyed.
-class Workers {
+class Workers final : public Executor {
  public:
   /// `threads` in all, the caller's included. Throws ConfigError unless there is one at least.
   explicit Workers(int threads = static_cast<int>(std::max(1U, std::thread::hardware_concurrency()))) {
@@ -56,28 +55,26 @@ class Workers {
   }
   Workers(const Workers&) = delete;
   Workers& operator=(const Workers&) = delete;
-  ~Workers() { stop(); }
+  ~Workers() override { stop(); }
 
-  int threads() const { return static_cast<int>(threads_.size()) + 1; }
+  int threads() const override { return static_cast<int>(threads_.size()) + 1; }
 
   void for_each(Index count, const auto& f) {
     for (Index begin = 0; begin < count; begin += most_rounds) {
       const Index rounds = std::min(count - begin, most_rounds);
       const auto next = [&](Index k) { f(begin + k); };
-      if (share(rounds, next)) continue;
+      if (share(rounds, next, worth_waking)) continue;
       for (Index k = 0; k < rounds; ++k) next(k);
     }
   }
 
   /// for_each if others can help now; else false, and nothing is called. `work`: about how many multiply-adds it all
   /// is. Threads that sleep are woken when a million have come together, because that takes some microseconds.
-  bool share(Index count, const auto& f, double work = worth_waking) {
-    using Function = std::remove_cvref_t<decltype(f)>;
+  bool share(Index count, detail::FunctionRef<void(Index)> f, double work) override {
     if (count < 2 || count > most_rounds || !ready(work) || taken_.exchange(true, std::memory_order_acquire)) {
       return false;
     }
-    Region region(count, std::addressof(f),
-                  [](const void* function, Index k) { (*static_cast<const Function*>(function))(k); });
+    Region region(count, f);
     run(region);
     taken_.store(false, std::memory_order_release);
     if (region.error) std::rethrow_exception(region.error);
@@ -93,22 +90,19 @@ class Workers {
 
   /// One call of for_each. It lives on the caller's stack: others may look at it while they have a round of it.
   struct Region {
-    using Call = void (*)(const void*, Index);
-
-    Region(Index rounds, const void* f, Call how) : count(rounds), function(f), call(how) { std::fegetenv(&numbers); }
+    Region(Index rounds, detail::FunctionRef<void(Index)> f) : count(rounds), function(f) { std::fegetenv(&numbers); }
 
     void run(Index k) noexcept {
       if (failed.load(std::memory_order_relaxed)) return;
       try {
-        call(function, k);
+        function(k);
       } catch (...) {
         if (!failed.exchange(true)) error = std::current_exception();
       }
     }
 
     Index count;
-    const void* function;
-    Call call;
+    detail::FunctionRef<void(Index)> function;
     std::fenv_t numbers;  ///< rounding, and what becomes of denormals
     std::atomic<bool> failed = false;
     std::exception_ptr error;                 ///< of whoever failed first

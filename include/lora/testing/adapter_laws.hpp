@@ -31,7 +31,7 @@ namespace detail {
 template <int Samples = Dynamic>
 auto output_of(const auto& layer, const auto& x, const Pass& pass = {}) {
   using Layer = std::remove_cvref_t<decltype(layer)>;
-  typename Layer::template Cache<Samples> cache;
+  typename Layer::template CacheFor<Samples> cache;
   return Matrix<typename Layer::Scalar>(layer.forward(x, cache, pass));
 }
 
@@ -62,7 +62,7 @@ LawResults check_fresh(const Layer& layer, const Matrix<typename Layer::Scalar>&
   const auto expected = detail::base_output(layer, x);
   return {same_bits("fresh: inference", detail::output_of(layer, x), expected),
           same_bits("fresh: training", detail::output_of(layer, x, {.training = true, .seed = 1}), expected),
-          same_bits("fresh: merged weight", layer.merged(), layer.base().dense())};
+          same_bits("fresh: merged weight", layer.merged(), lora::dense(layer.base()))};
 }
 
 /// Off is the base, and on is what it was. Takes the layer by value: it switches it.
@@ -72,7 +72,7 @@ LawResults check_off(Layer layer, const Matrix<typename Layer::Scalar>& x) {
   const auto expected = detail::base_output(layer, x);
   layer.enable(false);
   LawResults results = {same_bits("off: output", detail::output_of(layer, x), expected),
-                        same_bits("off: merged weight", layer.merged(), layer.base().dense())};
+                        same_bits("off: merged weight", layer.merged(), lora::dense(layer.base()))};
   layer.enable();
   results.push_back(same_bits("off: on again", detail::output_of(layer, x), adapted));
   return results;
@@ -106,7 +106,7 @@ LawResult check_merged_output(const Layer& layer, const Matrix<typename Layer::S
   if (const auto* b = layer.bias()) merged.colwise() += *b;
   const double difference = (merged - detail::output_of(layer, x)).template cast<double>().norm();
   const Matrix<double> size =
-      layer.base().dense().cwiseAbs().template cast<double>() + detail::magnitude_of_delta(layer);
+      lora::dense(layer.base()).cwiseAbs().template cast<double>() + detail::magnitude_of_delta(layer);
   const double scale = (size * x.cwiseAbs().template cast<double>()).norm();
   return judge("merge: output", difference / scale,
                merge_constant * std::sqrt(static_cast<double>(layer.in_features())) * detail::epsilon<S>());
@@ -118,7 +118,7 @@ LawResult check_merged_output(const Layer& layer, const Matrix<typename Layer::S
 template <class Layer>
 LawResult check_merged_weight(const Layer& layer, const Matrix<long double>& exact, double epsilons = 1) {
   const Matrix<long double> difference = layer.merged().template cast<long double>() - exact;
-  const long double scale = std::max(exact.norm(), layer.base().dense().template cast<long double>().norm());
+  const long double scale = std::max(exact.norm(), lora::dense(layer.base()).template cast<long double>().norm());
   return judge("merge: weight", static_cast<double>(difference.norm() / scale),
                epsilons * detail::epsilon<typename Layer::Scalar>());
 }
@@ -133,7 +133,7 @@ template <class Base, class A>
 Matrix<long double> exact_weight(const Adapted<Base, A>& layer) {
   const auto& A_ = layer.adapter().A.value;
   const auto& B_ = layer.adapter().B.value;
-  const auto W0 = layer.base().dense();
+  const auto W0 = lora::dense(layer.base());
   Matrix<long double> exact(layer.out_features(), layer.in_features());
   for (Index i = 0; i < exact.rows(); ++i) {
     for (Index j = 0; j < exact.cols(); ++j) {
@@ -153,11 +153,12 @@ template <class Base, AdditiveAdapter A>
 LawResult check_sum(const Adapted<Base, A>& first, const Adapted<Base, A>& second,
                     const Matrix<typename A::Scalar>& x) {
   using S = typename A::Scalar;
-  typename A::template Cache<Dynamic> caches[2];
+  typename A::template Kept<Dynamic> kept[2];
+  typename A::template Scratch<Dynamic> scratch;
   Matrix<S> y(first.out_features(), x.cols());
-  first.adapter().forward(first.base(), x, y, caches[0], {}, S(0.5));
-  second.adapter().add(x, y, caches[1], {}, S(-2));
-  const Matrix<double> W0 = first.base().dense().template cast<double>();
+  first.adapter().forward(first.base(), x, y, kept[0], scratch, {}, S(0.5));
+  second.adapter().add(x, y, kept[1], scratch, {}, S(-2));
+  const Matrix<double> W0 = lora::dense(first.base()).template cast<double>();
   const Matrix<double> a = 0.5 * first.delta().template cast<double>();
   const Matrix<double> b = -2 * second.delta().template cast<double>();
   const Matrix<double> input = x.template cast<double>();
@@ -175,7 +176,7 @@ template <class Layer>
 LawResults check_accumulates(Layer layer, const Matrix<typename Layer::Scalar>& x,
                              const Matrix<typename Layer::Scalar>& dy, const Pass& pass = {}) {
   using S = typename Layer::Scalar;
-  typename Layer::template Cache<> cache;
+  typename Layer::Cache cache;
   layer.forward(x, cache, pass);
   visit_parameters(layer, [](const Path&, auto& parameter) { parameter.grad.setZero(); });
   const Matrix<S> once_dx = layer.backward(x, dy, cache);
@@ -226,7 +227,7 @@ LawResults check_copy(const Layer& layer, const Matrix<typename Layer::Scalar>& 
 template <class Layer>
 LawResult check_no_heap(Layer& layer, const Matrix<typename Layer::Scalar>& x, const Matrix<typename Layer::Scalar>& dy,
                         auto&& allocations, const Pass& pass = {}, std::size_t allowed = 0) {
-  typename Layer::template Cache<> cache;
+  typename Layer::Cache cache;
   const auto step = [&](Index samples) {
     const auto input = x.leftCols(samples);
     layer.forward(input, cache, pass);
@@ -270,7 +271,7 @@ LawResult check_const(const Layer& layer, const Matrix<typename Layer::Scalar>& 
   std::vector<std::thread> running;
   for (Index& count : differing) {
     running.emplace_back([&] {
-      typename Layer::template Cache<> cache;
+      typename Layer::Cache cache;
       for (int round = 0; round < rounds; ++round)
         count += (layer.forward(x, cache, pass).array() != expected.array()).count();
     });

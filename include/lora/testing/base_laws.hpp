@@ -40,7 +40,7 @@ LawResults base_laws(const B& base, Index samples, Index expected_bytes, std::ui
   const Matrix<S> U = random_matrix<S>(out, rank, rng), V = random_matrix<S>(in, rank, rng);
   const Matrix<S> Z = random_matrix<S>(rank, samples, rng);
   const auto wide = [](const auto& matrix) { return Matrix<double>(matrix.template cast<double>()); };
-  const Matrix<double> W0 = wide(base.dense()), absolute = W0.cwiseAbs();
+  const Matrix<double> W0 = wide(lora::dense(base)), absolute = W0.cwiseAbs();
 
   // Garbage in the results beforehand: they are written, not added to.
   Matrix<S> y = Matrix<S>::Constant(out, samples, S(7)), dx = Matrix<S>::Constant(in, samples, S(7));

@@ -45,9 +45,9 @@ struct CacheOf {
   using type = typename Layer::Cache;
 };
 template <class Layer, int Samples>
-  requires requires { typename Layer::template Cache<Samples>; }
+  requires requires { typename Layer::template CacheFor<Samples>; }
 struct CacheOf<Layer, Samples> {
-  using type = typename Layer::template Cache<Samples>;
+  using type = typename Layer::template CacheFor<Samples>;
 };
 
 /// A layer and its cache as two functions of a model: forward(layer, x) and backward(layer, x, dy).

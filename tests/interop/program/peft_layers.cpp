@@ -69,16 +69,17 @@ void attach(Layers<S>& model, std::map<std::string, std::string> given) {
   if (given.count("rslora")) config.scaling = lora::Scaling::alpha_over_sqrt_rank;
   if (given["bias"] == "all") config.bias = lora::Bias::all;
   if (given["bias"] == "lora_only") config.bias = lora::Bias::lora_only;
-  config.target_modules = split(given["targets"]);
-  config.modules_to_save = split(given["full"]);
+  lora::Targets targets;
+  targets.modules = split(given["targets"]);
+  targets.modules_to_save = split(given["full"]);
   config.rank_pattern = table<lora::Index>(given["ranks"]);
   config.alpha_pattern = table<double>(given["alphas"]);
   lora::Rng rng(7);
-  lora::attach(model, config, rng);
+  lora::attach(model, config, targets, rng);
   // As after some training: nothing is zero, and no bias is the base's.
   lora::visit_parameters(model, [&](const lora::Path& path, auto& parameter) {
     if (!path.in_adapter()) return;
-    auto change = parameter.value;
+    lora::Matrix<S> change = parameter.value;
     lora::fill_uniform(change, 0.5, rng);
     parameter.value += change;
   });
@@ -93,11 +94,11 @@ int train(const lora::Safetensors& base, const std::vector<std::string>& argumen
   const auto config = lora::load_adapter(model, arguments[2]);
   const lora::Matrix<S> x = base.read<S>("x").transpose(), y = base.read<S>("y").transpose();
   lora::AdamW<S> optimizer({.lr = 0.01});
-  typename lora::Mlp<lora::Linear<S>>::template Cache<> cache;
+  typename lora::Mlp<lora::Linear<S>>::Cache cache;
   lora::Matrix<S> dy;
   for (int step = 0; step < std::stoi(arguments[4]); ++step) {
     lora::mean_squared_error(model.forward(x, cache), y, &dy);
-    model.backward_parameters(x, dy, cache);
+    model.backward(x, dy, cache, lora::no_gradient);
     optimizer.step(model);
     lora::zero_gradients(model);
   }

@@ -1,0 +1,123 @@
+#pragma once
+/// A frozen weight of any kind, chosen at run time: what a layer of a model holds.
+
+#include "lora/base/frozen.hpp"
+#include "lora/core/scratch.hpp"
+#include "lora/kernels/packed_product.hpp"
+
+#include <memory>
+#include <type_traits>
+#include <utility>
+
+namespace lora {
+
+/// A FrozenBase of run-time sizes that a layer can hold: in a few bits, in a mapped file, in whatever order it likes.
+///
+///   like(W)   another of its kind, made from a matrix (out, in): merging keeps the kind
+template <class B>
+concept RunTimeBase = FrozenBase<B> && B::Out == Dynamic && B::In == Dynamic && std::is_copy_constructible_v<B> &&
+                      requires(const B& base, Matrix<typename B::Scalar> W) {
+                        { base.like(std::move(W)) } -> std::same_as<B>;
+                      };
+
+/// Models FrozenBase; holds any RunTimeBase of this scalar. Copies share what they hold, and whether a product is fused
+/// is the held base's business.   Cost: one virtual call for each product.
+template <class S>
+class AnyBase {
+  using Columns = detail::Columns<S>;
+  using MutableColumns = detail::MutableColumns<S>;
+
+ public:
+  using Scalar = S;
+  static constexpr int Out = Dynamic;
+  static constexpr int In = Dynamic;
+
+  template <class B>
+    requires(!std::is_same_v<B, AnyBase> && std::is_same_v<typename B::Scalar, S> && RunTimeBase<B>)
+  AnyBase(B base)  // NOLINT(google-explicit-constructor): any base is an AnyBase
+      : held_(std::make_shared<const Held<B>>(std::move(base))) {}
+
+  /// A matrix, in the order in which products read it (Frozen<S>).
+  AnyBase(Matrix<S> W0) : AnyBase(Frozen<S>(std::move(W0))) {}  // NOLINT(google-explicit-constructor)
+  template <class Derived>
+  AnyBase(const Eigen::MatrixBase<Derived>& W0)  // NOLINT(google-explicit-constructor)
+      : AnyBase(Frozen<S>(W0)) {}
+
+  void apply(const Columns& x, MutableColumns y, Executor* executor = nullptr) const { held_->apply(x, y, executor); }
+  void apply(const Columns& x, MutableColumns y, const Columns& U, const Columns& Z,
+             Executor* executor = nullptr) const {
+    held_->apply(x, y, U, Z, executor);
+  }
+  void apply_transposed(const Columns& dy, MutableColumns dx, Executor* executor = nullptr) const {
+    held_->apply_transposed(dy, dx, executor);
+  }
+  void apply_transposed(const Columns& dy, MutableColumns dx, const Columns& U, const Columns& Z,
+                        Executor* executor = nullptr) const {
+    held_->apply_transposed(dy, dx, U, Z, executor);
+  }
+
+  /// y = W x of a matrix that is trained, with the sums of Frozen in their order: freezing it changes no bit.
+  static void multiply(const Columns& W, const Columns& x, MutableColumns y, Executor* executor = nullptr) {
+    multiply_like<Frozen<S>>(W, x, y, executor);
+  }
+
+  Index rows() const { return held_->rows; }
+  Index cols() const { return held_->cols; }
+  Index bytes() const { return held_->bytes(); }
+  Matrix<S> columns(Index first, Index count) const { return held_->columns(first, count); }
+  Matrix<S> dense() const { return columns(0, cols()); }
+  /// Another of the held kind.
+  AnyBase like(Matrix<S> W) const { return held_->like(std::move(W)); }
+
+  /// The base that is held, or null if it is no B.
+  template <class B>
+  const B* as() const {
+    return held_->tag == detail::tag_of<B>() ? &static_cast<const Held<B>&>(*held_).base : nullptr;
+  }
+  /// Whether both hold the same one.
+  bool shares_with(const AnyBase& other) const { return held_ == other.held_; }
+
+ private:
+  struct Interface {
+    const void* tag;
+    Index rows, cols;
+
+    Interface(const void* own_tag, Index own_rows, Index own_cols) : tag(own_tag), rows(own_rows), cols(own_cols) {}
+    virtual ~Interface() = default;
+    virtual void apply(const Columns&, MutableColumns&, Executor*) const = 0;
+    virtual void apply(const Columns&, MutableColumns&, const Columns&, const Columns&, Executor*) const = 0;
+    virtual void apply_transposed(const Columns&, MutableColumns&, Executor*) const = 0;
+    virtual void apply_transposed(const Columns&, MutableColumns&, const Columns&, const Columns&, Executor*) const = 0;
+    virtual Index bytes() const = 0;
+    virtual Matrix<S> columns(Index first, Index count) const = 0;
+    virtual AnyBase like(Matrix<S>&& W) const = 0;
+  };
+
+  template <class B>
+  struct Held final : Interface {
+    B base;
+
+    explicit Held(B own) : Interface(detail::tag_of<B>(), own.rows(), own.cols()), base(std::move(own)) {}
+    void apply(const Columns& x, MutableColumns& y, Executor* executor) const override { base.apply(x, y, executor); }
+    void apply(const Columns& x, MutableColumns& y, const Columns& U, const Columns& Z,
+               Executor* executor) const override {
+      lora::apply(base, x, y, U, Z, executor);
+    }
+    void apply_transposed(const Columns& dy, MutableColumns& dx, Executor* executor) const override {
+      base.apply_transposed(dy, dx, executor);
+    }
+    void apply_transposed(const Columns& dy, MutableColumns& dx, const Columns& U, const Columns& Z,
+                          Executor* executor) const override {
+      lora::apply_transposed(base, dy, dx, U, Z, executor);
+    }
+    Index bytes() const override { return base.bytes(); }
+    Matrix<S> columns(Index first, Index count) const override { return base.columns(first, count); }
+    AnyBase like(Matrix<S>&& W) const override { return AnyBase(base.like(std::move(W))); }
+  };
+
+  std::shared_ptr<const Interface> held_;
+};
+
+static_assert(FrozenBase<AnyBase<float>> && FrozenBase<AnyBase<double>>);
+
+}  // namespace lora

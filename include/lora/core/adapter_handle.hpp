@@ -1,0 +1,131 @@
+#pragma once
+/// Which adapter a pass is for, resolved once from a name for a whole model.
+///
+///   const auto alice = lora::adapter(net, "alice");            // model/handle.hpp; NameError if no layer has it
+///   net.forward(x, cache, {.adapter = alice});                 // alice, whatever is selected
+///   net.forward(x, cache, {.adapter = lora::base_alone});      // the base
+///   net.forward(x, cache);                                     // each layer's own selection
+///
+/// A handle is a small value. Copies share one table that never changes: every layer of the model by its number, with
+/// alice's part in it or none. The table owns the parts, so whoever holds a handle may go on with an adapter that
+/// others have detached meanwhile. A pass reads nothing else that attach, detach or select change; so on a frozen model
+/// it needs no lock and runs beside them.
+
+#include "lora/core/error.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace lora {
+
+namespace detail {
+
+/// A number that no other call in this process returns: of a layer, by which a handle and a cache know it, or of an
+/// adapter's part in a layer.
+inline std::uint64_t next_identity() {
+  static std::atomic<std::uint64_t> last = 0;
+  return ++last;
+}
+
+/// A number of its own for each object that holds one: a copy gets another, what is moved keeps it.
+class OwnNumber {
+ public:
+  OwnNumber() = default;
+  OwnNumber(const OwnNumber&) {}
+  OwnNumber(OwnNumber&& other) noexcept : number_(std::exchange(other.number_, next_identity())) {}
+  OwnNumber& operator=(const OwnNumber& other) {
+    if (this != &other) number_ = next_identity();
+    return *this;
+  }
+  OwnNumber& operator=(OwnNumber&& other) noexcept {
+    number_ = std::exchange(other.number_, next_identity());
+    return *this;
+  }
+  ~OwnNumber() = default;
+  operator std::uint64_t() const { return number_; }  // NOLINT(google-explicit-constructor): it is a number
+
+ private:
+  std::uint64_t number_ = next_identity();
+};
+
+/// What a layer computes beside its base: the layer's own type derives from it.
+struct LayerChoice {
+  virtual ~LayerChoice() = default;
+  /// Whether a part of this number takes part.
+  virtual bool has(std::uint64_t part) const = 0;
+};
+
+struct HandleTable {
+  struct Layer {
+    std::uint64_t number;
+    std::shared_ptr<const LayerChoice> choice;  ///< null: the base
+  };
+  std::string name;
+  std::vector<Layer> layers;  ///< ascending by number
+};
+
+}  // namespace detail
+
+class AdapterHandle {
+ public:
+  /// None: a pass takes what each layer has selected when it comes to the layer.
+  AdapterHandle() = default;
+  explicit AdapterHandle(std::shared_ptr<const detail::HandleTable> table) : table_(std::move(table)) {}
+
+  /// The base, in every layer of every model.
+  static constexpr struct BaseAlone {
+  } base_alone = {};
+  AdapterHandle(BaseAlone) : base_alone_(true) {}  // NOLINT(google-explicit-constructor): {.adapter = base_alone}
+
+  /// Whether the pass names its adapter, or asks for the base.
+  explicit operator bool() const { return table_ != nullptr || base_alone_; }
+  bool is_base_alone() const { return base_alone_; }
+  /// "alice"; empty for none and for the base alone.
+  const std::string& name() const {
+    static const std::string none;
+    return table_ ? table_->name : none;
+  }
+  const std::shared_ptr<const detail::HandleTable>& table() const { return table_; }
+
+  /// What the layer of this number computes; null: the base. Throws NameError, which calls the layer `who`, if the
+  /// handle is of another model, or older than the layer.   Cost: O(log layers).
+  const std::shared_ptr<const detail::LayerChoice>& choice_of(std::uint64_t layer, const detail::Caller& who) const {
+    static const std::shared_ptr<const detail::LayerChoice> none;
+    if (base_alone_) return none;
+    const auto found = find(layer);
+    if (found == nullptr) {
+      detail::fail<NameError>(who, "the handle of adapter " + detail::in_quotes(name()) +
+                                       " does not know this layer: it is of another model, of a copy, or was made "
+                                       "before the layer was added");
+    }
+    return found->choice;
+  }
+
+  /// Whether the adapter's part of this number belongs to it.   Cost: O(layers).
+  bool has(std::uint64_t part) const {
+    return table_ != nullptr && std::any_of(table_->layers.begin(), table_->layers.end(), [&](const auto& layer) {
+             return layer.choice != nullptr && layer.choice->has(part);
+           });
+  }
+
+ private:
+  const detail::HandleTable::Layer* find(std::uint64_t layer) const {
+    const auto& layers = table_->layers;
+    const auto found = std::lower_bound(layers.begin(), layers.end(), layer,
+                                        [](const auto& one, std::uint64_t number) { return one.number < number; });
+    return found != layers.end() && found->number == layer ? &*found : nullptr;
+  }
+
+  std::shared_ptr<const detail::HandleTable> table_;
+  bool base_alone_ = false;
+};
+
+/// In the place of a handle: the base, bit for bit.
+inline constexpr AdapterHandle::BaseAlone base_alone = AdapterHandle::base_alone;
+
+}  // namespace lora

@@ -1,0 +1,32 @@
+#pragma once
+/// A reference to something that can be called: a lambda as a parameter of a function that is no template.
+
+#include <memory>
+#include <type_traits>
+#include <utility>
+
+namespace lora::detail {
+
+template <class Signature>
+class FunctionRef;
+
+/// Looks at what it was made from, which must outlive it. No heap.
+template <class R, class... Arguments>
+class FunctionRef<R(Arguments...)> {
+ public:
+  template <class F>
+    requires(!std::is_same_v<std::remove_cvref_t<F>, FunctionRef> && std::is_invocable_r_v<R, F&, Arguments...>)
+  FunctionRef(F&& f)  // NOLINT(google-explicit-constructor,bugprone-forwarding-reference-overload)
+      : function_(const_cast<void*>(static_cast<const void*>(std::addressof(f)))),
+        call_([](void* function, Arguments... arguments) -> R {
+          return (*static_cast<std::remove_reference_t<F>*>(function))(std::forward<Arguments>(arguments)...);
+        }) {}
+
+  R operator()(Arguments... arguments) const { return call_(function_, std::forward<Arguments>(arguments)...); }
+
+ private:
+  void* function_;
+  R (*call_)(void*, Arguments...);
+};
+
+}  // namespace lora::detail

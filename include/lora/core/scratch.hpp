@@ -1,0 +1,143 @@
+#pragma once
+/// The memory that a pass needs for a moment: one for each thread of passes, shared by all layers, however many.
+///
+/// What backward reads later is not here but in each layer's Kept. Nothing is given back before the end, so after the
+/// largest pass of every kind nothing allocates.
+
+#include "lora/core/buffer.hpp"
+
+#include <algorithm>
+#include <memory>
+#include <utility>
+#include <vector>
+
+namespace lora {
+
+namespace detail {
+
+template <class T>
+inline constexpr char type_tag = 0;
+
+/// Tells types apart without run-time type information.
+template <class T>
+const void* tag_of() {
+  return &type_tag<T>;
+}
+
+/// One object of each type that was ever asked for, made when it is. T: default-constructed, copied, with bytes().
+class Slots {
+ public:
+  Slots() = default;
+  Slots(Slots&&) = default;
+  Slots& operator=(Slots&&) = default;
+  Slots(const Slots& other) {
+    for (const auto& slot : other.slots_) slots_.push_back(slot->copy());
+  }
+  Slots& operator=(const Slots& other) { return *this = Slots(other); }
+  ~Slots() = default;
+
+  template <class T>
+  T& get() {
+    if (T* found = find<T>()) return *found;
+    slots_.push_back(std::make_unique<Held<T>>());
+    return static_cast<Held<T>&>(*slots_.back()).value;
+  }
+  /// Null if there is none yet.
+  template <class T>
+  T* find() {
+    const auto found = std::find_if(slots_.begin(), slots_.end(), [](auto& slot) { return slot->tag == tag_of<T>(); });
+    return found == slots_.end() ? nullptr : &static_cast<Held<T>&>(**found).value;
+  }
+  Index bytes() const {
+    Index sum = 0;
+    for (const auto& slot : slots_) sum += slot->bytes();
+    return sum;
+  }
+
+ private:
+  struct Slot {
+    const void* tag;
+    explicit Slot(const void* own) : tag(own) {}
+    virtual ~Slot() = default;
+    virtual std::unique_ptr<Slot> copy() const = 0;
+    virtual Index bytes() const = 0;
+  };
+  template <class T>
+  struct Held : Slot {
+    T value{};
+    Held() : Slot(tag_of<T>()) {}
+    std::unique_ptr<Slot> copy() const override { return std::make_unique<Held>(*this); }
+    Index bytes() const override { return value.bytes(); }
+  };
+  std::vector<std::unique_ptr<Slot>> slots_;
+};
+
+}  // namespace detail
+
+/// Buffers to borrow for the length of a scope, and one object of each type that a kind of adapter asks for:
+///
+///   const auto hidden = scratch.borrow<float>();      // until the end of the scope; nested layers get others
+///   auto h = hidden->resize(width, samples);
+///
+/// For one thread at a time.
+class Scratch {
+  template <class S>
+  struct Pool {
+    std::vector<std::unique_ptr<Buffer<S>>> free;
+    Index lent_bytes = 0;
+
+    Pool() = default;
+    Pool(const Pool&) {}  // a copy begins empty: its original may be in use
+    Pool& operator=(const Pool&) = delete;
+    Index bytes() const {
+      Index sum = lent_bytes;
+      for (const auto& buffer : free) sum += buffer->bytes();
+      return sum;
+    }
+  };
+
+ public:
+  template <class S>
+  class Borrowed {
+   public:
+    explicit Borrowed(Pool<S>& pool) : pool_(pool) {
+      if (pool.free.empty()) {
+        buffer_ = std::make_unique<Buffer<S>>();
+      } else {
+        buffer_ = std::move(pool.free.back());
+        pool.free.pop_back();
+        pool.lent_bytes += before_ = buffer_->bytes();
+      }
+    }
+    Borrowed(const Borrowed&) = delete;
+    Borrowed& operator=(const Borrowed&) = delete;
+    ~Borrowed() {
+      pool_.lent_bytes -= before_;
+      pool_.free.push_back(std::move(buffer_));
+    }
+    Buffer<S>& operator*() const { return *buffer_; }
+    Buffer<S>* operator->() const { return buffer_.get(); }
+
+   private:
+    Pool<S>& pool_;
+    std::unique_ptr<Buffer<S>> buffer_;
+    Index before_ = 0;
+  };
+
+  template <class S>
+  Borrowed<S> borrow() {
+    return Borrowed<S>(slots_.get<Pool<S>>());
+  }
+  /// The one T: for what calls nobody who might ask for it too.
+  template <class T>
+  T& get() {
+    return slots_.get<T>();
+  }
+  /// Bytes held, whether in use or not.
+  Index bytes() const { return slots_.bytes(); }
+
+ private:
+  detail::Slots slots_;
+};
+
+}  // namespace lora
