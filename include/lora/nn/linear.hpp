@@ -59,13 +59,24 @@ class Linear : public detail::CachedPass<Linear<S>, S> {
   static constexpr int Out = Dynamic;
   static constexpr int In = Dynamic;
 
+  /// Columns that one selection of adapters computed: all of them, or a segment of a mixed batch.
+  struct Piece {
+    Index first = 0, count = 0;
+    std::shared_ptr<const Selection<S>> choice;  ///< null: W alone
+    Pass pass;                                   ///< its seed, step and first sample
+    std::size_t slot = 0;                        ///< of its first adapter
+
+    std::size_t size() const { return choice ? choice->choices.size() : 0; }
+    /// Whether it adds to W0 x. Else its one adapter computes its columns from W0.
+    bool sums() const { return size() != 1 || choice->choices[0].part->adapter.summable(); }
+  };
+
   /// What a pass leaves for its backward: of the input nothing, of an adapter what its kind keeps (z = s A x).
   struct Kept {
-    std::shared_ptr<const Selection<S>> choice;  ///< what it computed with; null: W alone
-    std::vector<detail::Slots> adapters;         ///< one for each of choice
-    Pass pass;
-    Index samples = -1;       ///< -1: no pass that backward could follow
-    std::uint64_t layer = 0;  ///< whose pass it was
+    std::vector<Piece> pieces;            ///< ascending by column
+    std::vector<detail::Slots> adapters;  ///< one for each adapter of each piece
+    Index samples = -1;                   ///< -1: no pass that backward could follow
+    std::uint64_t layer = 0;              ///< whose pass it was
 
     Index bytes() const {
       Index sum = 0;
@@ -198,11 +209,13 @@ class Linear : public detail::CachedPass<Linear<S>, S> {
   /// Whether backward of such a pass would add to a gradient.
   bool trains(const Kept& kept) const {
     if (!frozen()) return weight_->trainable || (bias_ && bias_->trainable);
-    if (!kept.choice) return false;
-    const auto& chosen = kept.choice->choices;
-    return std::any_of(chosen.begin(), chosen.end(), [](const auto& choice) {
-      return choice.part->adapter.count().trains() || (choice.part->bias && choice.part->bias->trainable);
-    });
+    for (const Piece& piece : kept.pieces) {
+      for (std::size_t k = 0; k < piece.size(); ++k) {
+        const NamedAdapter<S>& part = *piece.choice->choices[k].part;
+        if (part.adapter.count().trains() || (part.bias && part.bias->trainable)) return true;
+      }
+    }
+    return false;
   }
 
   /// The weight with the selected adapters added in, (out, in), rounded once. The layer is unchanged.
@@ -286,13 +299,28 @@ class Linear : public detail::CachedPass<Linear<S>, S> {
   }
 
   /// What a pass computes with.
-  std::shared_ptr<const Selection<S>> choose(const Pass& pass) const {
-    if (!pass.adapter) return adapters_.selection();
-    return std::static_pointer_cast<const Selection<S>>(pass.adapter.choice_of(number_, "Linear::forward"));
+  std::shared_ptr<const Selection<S>> choose(const AdapterHandle& adapter) const {
+    if (!adapter) return adapters_.selection();
+    return std::static_pointer_cast<const Selection<S>>(adapter.choice_of(number_, "Linear::forward"));
+  }
+
+  void divide(const Pass& pass, Index samples, Kept& kept) const;
+  void forward_frozen(const Columns& x, MutableColumns& y, Kept& kept, Scratch& scratch) const;
+  /// f(first, count) for the columns whose adapters add to one product of the base, as few ranges as there are.
+  static void for_each_shared(const Kept& kept, auto&& f) {
+    Index begin = 0, end = 0;
+    for (const Piece& piece : kept.pieces) {
+      if (!piece.sums()) {
+        if (begin < end) f(begin, end - begin);
+        begin = piece.first + piece.count;
+      }
+      end = piece.first + piece.count;
+    }
+    if (begin < end) f(begin, end - begin);
   }
 
   /// y += b + sum_k w_k (b_k - b) to every column; one bias of weight 1 is added as it is, to the bit.
-  void add_bias(const Selection<S>& choice, auto& y) const {
+  void add_bias(const Selection<S>& choice, auto&& y) const {
     if (!bias_) return;
     const auto& chosen = choice.choices;
     if (chosen.size() == 1 && chosen[0].part->bias && chosen[0].weight == 1.0) {
@@ -324,48 +352,134 @@ void Linear<S>::forward(const Columns& x, MutableColumns y, Kept* kept, Scratch&
   detail::check_cols("Linear::forward", "y", y.cols(), "the columns of x", x.cols());
   Kept& own = kept != nullptr ? *kept : scratch.get<Kept>();
   own.samples = -1;  // an exception below must not leave a half-filled one that backward would accept
-  own.choice = choose(pass);
-  own.pass = pass;
   own.layer = number_;
-  static const Selection<S> none;
-  const Selection<S>& choice = own.choice ? *own.choice : none;
-  if (own.adapters.size() < choice.choices.size()) own.adapters.resize(choice.choices.size());
-  if (!frozen()) {
+  divide(pass, x.cols(), own);
+  if (frozen()) {
+    forward_frozen(x, y, own, scratch);
+  } else {
     multiply_like<Frozen<S>>(weight_->value, x, y, pass.executor);  // freezing changes no bit of y
-  } else if (choice.choices.empty()) {
-    base_->apply(x, y, pass.executor);
+    if (bias_) y.colwise() += bias_->value;
   }
-  for (std::size_t k = 0; k < choice.choices.size(); ++k) {
-    const auto& [part, weight] = choice.choices[k];
-    if (k == 0) part->adapter.forward(*base_, x, y, own.adapters[k], scratch, pass, S(weight));
-    if (k > 0) part->adapter.add(x, y, own.adapters[k], scratch, pass, S(weight));
-  }
-  add_bias(choice, y);
   own.samples = kept != nullptr ? x.cols() : -1;
+}
+
+/// The pieces of a pass: one, or one for each segment.
+template <class S>
+void Linear<S>::divide(const Pass& pass, Index samples, Kept& kept) const {
+  constexpr const char* who = "Linear::forward";
+  const auto plain = [&](Piece& piece) {
+    piece.pass = pass;
+    piece.pass.segments = {};
+    piece.pass.adapter = {};
+  };
+  kept.pieces.resize(std::max<std::size_t>(pass.segments.size(), 1));
+  if (pass.segments.empty()) {
+    Piece& all = kept.pieces[0];
+    plain(all);
+    all.first = 0;
+    all.count = samples;
+    all.choice = choose(pass.adapter);
+  } else if (pass.adapter) {
+    detail::fail<ConfigError>(who, "the pass names an adapter and has segments, expected one of the two");
+  }
+  for (std::size_t k = 0; k < pass.segments.size(); ++k) {
+    const Segment& segment = pass.segments[k];
+    Piece& piece = kept.pieces[k];
+    plain(piece);
+    piece.first = segment.first;
+    piece.count = segment.count;
+    piece.choice = choose(segment.adapter);
+    piece.pass.seed = segment.seed.value_or(pass.seed);
+    piece.pass.step = segment.step.value_or(pass.step);
+    piece.pass.first_sample = segment.first_sample.value_or(pass.first_sample + segment.first);
+  }
+  std::sort(kept.pieces.begin(), kept.pieces.end(), [](const Piece& a, const Piece& b) { return a.first < b.first; });
+  Index next = 0;
+  std::size_t slots = 0;
+  for (Piece& piece : kept.pieces) {
+    if (piece.count < 1 || piece.first != next) {
+      detail::fail<ShapeError>(who, "a segment has the columns " + std::to_string(piece.first) + " to " +
+                                        std::to_string(piece.first + piece.count - 1) + ", expected one that begins at " +
+                                        std::to_string(next) + ": segments cover each column once");
+    }
+    next += piece.count;
+    piece.slot = slots;
+    slots += piece.size();
+  }
+  detail::check_extent(who, "the pass", next, "columns in its segments", "the columns of x", samples);
+  if (kept.adapters.size() < slots) kept.adapters.resize(slots);
+}
+
+template <class S>
+void Linear<S>::forward_frozen(const Columns& x, MutableColumns& y, Kept& kept, Scratch& scratch) const {
+  static const Selection<S> none;
+  const auto run = [&](const Piece& piece, const Columns& some_x, MutableColumns some_y, bool alone) {
+    for (std::size_t k = 0; k < piece.size(); ++k) {
+      const auto& [part, weight] = piece.choice->choices[k];
+      detail::Slots& slot = kept.adapters[piece.slot + k];
+      if (k == 0 && alone) {
+        part->adapter.forward(*base_, some_x, some_y, slot, scratch, piece.pass, S(weight));
+      } else {
+        part->adapter.add(some_x, some_y, slot, scratch, piece.pass, S(weight));
+      }
+    }
+    add_bias(piece.choice ? *piece.choice : none, some_y);
+  };
+  if (kept.pieces.size() == 1) {  // the base may fuse the first adapter's term
+    const Piece& all = kept.pieces[0];
+    if (all.size() == 0) base_->apply(x, y, all.pass.executor);
+    return run(all, x, y, true);
+  }
+  for_each_shared(kept, [&](Index first, Index count) {
+    base_->apply(x.middleCols(first, count), y.middleCols(first, count), kept.pieces[0].pass.executor);
+  });
+  for (const Piece& piece : kept.pieces) {
+    run(piece, x.middleCols(piece.first, piece.count), y.middleCols(piece.first, piece.count), !piece.sums());
+  }
 }
 
 template <class S>
 void Linear<S>::propagate(const Columns& x, const Columns& dy, MutableColumns* dx, Kept& kept, Scratch& scratch) {
   check_backward("Linear::backward", x, dy, kept);
+  Executor* const executor = kept.pieces[0].pass.executor;
   if (!frozen()) {
     // forward: y = W x + b   =>   dW = dy x^T, db = the sum of dy over the samples, dx = W^T dy
-    if (weight_->trainable) detail::add_thin_outer(dy, x, weight_->gradient(), kept.pass.executor);
+    if (weight_->trainable) detail::add_thin_outer(dy, x, weight_->gradient(), executor);
     if (bias_ && bias_->trainable) bias_->gradient() += dy.rowwise().sum();
-    if (dx != nullptr) detail::thin_product(weight_->value, dy, *dx, kept.pass.executor);
+    if (dx != nullptr) detail::thin_product(weight_->value, dy, *dx, executor);
     return;
   }
-  if (!kept.choice || kept.choice->choices.empty()) {
-    if (dx != nullptr) base_->apply_transposed(dy, *dx, kept.pass.executor);
-    return;
-  }
-  for (std::size_t k = 0; k < kept.choice->choices.size(); ++k) {
-    NamedAdapter<S>& part = *kept.choice->choices[k].part;
-    // forward: y += w_k (b_k - b)   =>   db_k = w_k times the sum of dy over the samples
-    if (part.bias && part.bias->trainable) {
-      part.bias->gradient() += S(kept.choice->choices[k].weight) * dy.rowwise().sum();
+  const auto run = [&](const Piece& piece, const Columns& some_x, const Columns& some_dy, MutableColumns* some_dx,
+                       bool alone) {
+    for (std::size_t k = 0; k < piece.size(); ++k) {
+      const auto& [part, weight] = piece.choice->choices[k];
+      detail::Slots& slot = kept.adapters[piece.slot + k];
+      // forward: y += w_k (b_k - b)   =>   db_k = w_k times the sum of dy over the samples
+      if (part->bias && part->bias->trainable) part->bias->gradient() += S(weight) * some_dy.rowwise().sum();
+      if (k == 0 && alone) {
+        part->adapter.backward(*base_, some_x, some_dy, some_dx, slot, scratch, piece.pass);
+      } else {
+        part->adapter.add_backward(some_x, some_dy, some_dx, slot, scratch, piece.pass);
+      }
     }
-    if (k == 0) part.adapter.backward(*base_, x, dy, dx, kept.adapters[k], scratch, kept.pass);
-    if (k > 0) part.adapter.add_backward(x, dy, dx, kept.adapters[k], scratch, kept.pass);
+  };
+  if (kept.pieces.size() == 1) {
+    if (kept.pieces[0].size() == 0 && dx != nullptr) base_->apply_transposed(dy, *dx, executor);
+    return run(kept.pieces[0], x, dy, dx, true);
+  }
+  if (dx != nullptr) {
+    for_each_shared(kept, [&](Index first, Index count) {
+      base_->apply_transposed(dy.middleCols(first, count), dx->middleCols(first, count), executor);
+    });
+  }
+  for (const Piece& piece : kept.pieces) {
+    const auto some = [&](auto& matrix) { return matrix.middleCols(piece.first, piece.count); };
+    if (dx == nullptr) {
+      run(piece, some(x), some(dy), nullptr, !piece.sums());
+    } else {
+      MutableColumns some_dx = some(*dx);
+      run(piece, some(x), some(dy), &some_dx, !piece.sums());
+    }
   }
 }
 
