@@ -4,6 +4,8 @@
 #include "lora/model/attach.hpp"
 #include "lora/model/handle.hpp"
 #include "lora/nn/mlp.hpp"
+#include "lora/optim/adam.hpp"
+#include "lora/optim/clip.hpp"
 #include "lora/testing/gradient.hpp"
 #include "support/catch.hpp"
 #include "support/heap.hpp"
@@ -131,4 +133,101 @@ TEST_CASE("mixed: segments that do not cover each column once are refused, and n
   const std::vector<Segment> all{{.adapter = a, .first = 0, .count = 6}};
   CHECK_THROWS_AS(net.forward(x, cache, {.adapter = a, .segments = all}), lora::ConfigError);
   CHECK_THROWS_AS(net.backward(x, random_matrix(5, 6, rng), cache), lora::StateError);
+}
+
+namespace {
+
+constexpr Index users = 8;
+
+std::string user(Index k) { return "user" + std::to_string(k); }
+
+/// Two layers, the same start for everybody's factors, ranks 1 to 4, with dropout.
+Net<double> with_users(lora::Rng rng, Index first, Index last) {
+  Net<double> net({6, 8, 3}, rng);
+  for (Index k = first; k < last; ++k) {
+    lora::Rng own(100 + static_cast<std::uint64_t>(k));
+    lora::attach(net, {.rank = 1 + k % 4, .alpha = 3, .dropout = 0.25}, own, user(k));
+  }
+  return net;
+}
+
+/// The gradient of the mean squared error of some columns.
+Matrix<double> error_of(const Matrix<double>& y, const Matrix<double>& target) {
+  return 2 * (y - target) / static_cast<double>(y.size());
+}
+
+}  // namespace
+
+TEST_CASE("mixed: many users train in one batch as each would alone: clipped by their own norms, with dropout") {
+  const lora::Rng start(5);
+  Net<double> together = with_users(start, 0, users);
+  std::vector<Net<double>> alone;
+  for (Index k = 0; k < users; ++k) alone.push_back(with_users(start, k, k + 1));
+  lora::AdamW<double> optimizer({.lr = 1e-2});
+  std::vector<lora::AdamW<double>> optimizers(users, lora::AdamW<double>({.lr = 1e-2}));
+  std::vector<AdapterHandle> handles;
+  for (Index k = 0; k < users; ++k) handles.push_back(lora::adapter(together, user(k)));
+  lora::select_none(together);
+
+  lora::Rng data(9);
+  Net<double>::Cache mixed, single;
+  double largest_norm = 0;
+  for (std::uint64_t step = 0; step < 20; ++step) {
+    // user k has 1 + (k + step) % 3 columns, which are the first ones of his own batch
+    std::vector<Segment> segments;
+    Index columns = 0;
+    for (Index k = 0; k < users; ++k) {
+      const Index count = 1 + (k + static_cast<Index>(step)) % 3;
+      segments.push_back({.adapter = handles[static_cast<std::size_t>(k)],
+                          .first = columns,
+                          .count = count,
+                          .seed = static_cast<std::uint64_t>(k),
+                          .step = step,
+                          .first_sample = 0});
+      columns += count;
+    }
+    const auto x = random_matrix(6, columns, data), target = random_matrix(3, columns, data);
+    const Matrix<double> y = together.forward(x, mixed, {.training = true, .segments = segments});
+    Matrix<double> dy(3, columns);
+    const auto of = [&](auto& matrix, Index k) {
+      const Segment& segment = segments[static_cast<std::size_t>(k)];
+      return matrix.middleCols(segment.first, segment.count);
+    };
+    for (Index k = 0; k < users; ++k) of(dy, k) = error_of(of(y, k), of(target, k));
+    for (Index k = 0; k < users; ++k) lora::zero_gradients(together, handles[static_cast<std::size_t>(k)]);
+    together.backward(x, dy, mixed, lora::no_gradient);
+    for (Index k = 0; k < users; ++k) {
+      const AdapterHandle& handle = handles[static_cast<std::size_t>(k)];
+      largest_norm = std::max(largest_norm, lora::clip_gradient_norm(together, 0.5, handle));
+      optimizer.step(together, handle);
+    }
+    for (Index k = 0; k < users; ++k) {
+      Net<double>& net = alone[static_cast<std::size_t>(k)];
+      const Matrix<double> own =
+          net.forward(of(x, k), single, {.training = true, .seed = static_cast<std::uint64_t>(k), .step = step});
+      lora::zero_gradients(net);
+      net.backward(of(x, k), error_of(own, of(target, k)), single, lora::no_gradient);
+      lora::clip_gradient_norm(net, 0.5);
+      optimizers[static_cast<std::size_t>(k)].step(net);
+    }
+  }
+  CHECK(largest_norm > 0.5);  // some were clipped
+
+  // Only the rounding of base and term apart differs, and Adam divides by what it has seen: 1e-11 after 20 steps.
+  for (Index k = 0; k < users; ++k) {
+    Net<double>& net = alone[static_cast<std::size_t>(k)];
+    for (std::size_t l = 0; l < 2; ++l) {
+      const auto& given = together.layers()[l].adapter(user(k)).as<lora::Lora<double>>();
+      const auto& wanted = net.layers()[l].adapter(user(k)).as<lora::Lora<double>>();
+      CHECK((given.A.value - wanted.A.value).norm() <= 1e-11 * wanted.A.value.norm());
+      CHECK((given.B.value - wanted.B.value).norm() <= 1e-11 * wanted.B.value.norm());
+      CHECK(wanted.B.value.norm() > 0.01);
+    }
+  }
+  lora::detach(together, user(0));
+  CHECK_THROWS_AS(optimizer.step(together, handles[0]), lora::NameError);
+  CHECK_THROWS_WITH(lora::zero_gradients(together, handles[0]),
+                    "zero_gradients: the model has no part of adapter \"user0\": it was detached, or the handle is of "
+                    "another model");
+  CHECK_THROWS_AS(optimizer.step(together, lora::base_alone), lora::NameError);
 }

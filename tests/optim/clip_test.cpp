@@ -5,10 +5,10 @@
 #include <cmath>
 #include <limits>
 
-template double lora::gradient_norm(const lora_test::Pair<float>&);
-template double lora::gradient_norm(const lora_test::Pair<double>&);
-template double lora::clip_gradient_norm(lora_test::Pair<float>&, double);
-template double lora::clip_gradient_norm(lora_test::Pair<double>&, double);
+template double lora::gradient_norm(const lora_test::Pair<float>&, const lora::AdapterHandle&);
+template double lora::gradient_norm(const lora_test::Pair<double>&, const lora::AdapterHandle&);
+template double lora::clip_gradient_norm(lora_test::Pair<float>&, double, const lora::AdapterHandle&);
+template double lora::clip_gradient_norm(lora_test::Pair<double>&, double, const lora::AdapterHandle&);
 
 namespace {
 

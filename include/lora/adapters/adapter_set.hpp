@@ -57,7 +57,7 @@ struct Selection final : detail::LayerChoice {
   };
   std::vector<Choice> choices;
 
-  bool has(std::uint64_t number) const override { return find(number) != nullptr; }
+  bool has(std::uint64_t number) const { return find(number) != nullptr; }
   const Choice* find(std::uint64_t number) const {
     const auto found =
         std::find_if(choices.begin(), choices.end(), [&](const Choice& one) { return one.part->number == number; });

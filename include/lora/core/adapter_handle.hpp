@@ -56,8 +56,6 @@ class OwnNumber {
 /// What a layer computes beside its base: the layer's own type derives from it.
 struct LayerChoice {
   virtual ~LayerChoice() = default;
-  /// Whether a part of this number takes part.
-  virtual bool has(std::uint64_t part) const = 0;
 };
 
 struct HandleTable {
@@ -66,7 +64,8 @@ struct HandleTable {
     std::shared_ptr<const LayerChoice> choice;  ///< null: the base
   };
   std::string name;
-  std::vector<Layer> layers;  ///< ascending by number
+  std::vector<Layer> layers;         ///< ascending by number
+  std::vector<std::uint64_t> parts;  ///< the numbers of the adapter's parts, ascending
 };
 
 }  // namespace detail
@@ -106,11 +105,9 @@ class AdapterHandle {
     return found->choice;
   }
 
-  /// Whether the adapter's part of this number belongs to it.   Cost: O(layers).
+  /// Whether the adapter's part of this number belongs to it.   Cost: O(log layers).
   bool has(std::uint64_t part) const {
-    return table_ != nullptr && std::any_of(table_->layers.begin(), table_->layers.end(), [&](const auto& layer) {
-             return layer.choice != nullptr && layer.choice->has(part);
-           });
+    return table_ != nullptr && std::binary_search(table_->parts.begin(), table_->parts.end(), part);
   }
 
  private:

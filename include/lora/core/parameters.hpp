@@ -1,6 +1,7 @@
 #pragma once
 /// What follows from a listing alone: count, name, find, freeze, zero, gather.
 
+#include "lora/core/adapter_handle.hpp"
 #include "lora/core/error.hpp"
 #include "lora/core/visit.hpp"
 
@@ -73,6 +74,38 @@ void unfreeze(T& model) {
 template <class T>
 void zero_gradients(T& model) {
   visit_parameters(model, [](const Path&, auto& parameter) { parameter.grad.setZero(); });
+}
+
+namespace detail {
+
+/// Whether the handle's adapter owns this parameter and trains it; with no handle, whether it is trained as things are
+/// selected.
+template <ParameterLike P>
+bool is_trained_for(const AdapterHandle& adapter, const Path& path, const P& parameter) {
+  return adapter ? parameter.trainable && adapter.has(path.adapter()) : is_trained(path, parameter);
+}
+
+/// Throws NameError unless the model has a part of the handle's adapter: it may be another model's, or detached.
+template <class T>
+void check_has_parts(const Caller& who, const T& model, const AdapterHandle& adapter) {
+  if (!adapter) return;
+  bool found = false;
+  visit_parameters(model, [&](const Path& path, const auto&) { found = found || adapter.has(path.adapter()); });
+  if (found) return;
+  fail<NameError>(who, adapter.is_base_alone() ? "base_alone has nothing to train, expected the handle of an adapter"
+                                               : "the model has no part of adapter " + in_quotes(adapter.name()) +
+                                                     ": it was detached, or the handle is of another model");
+}
+
+}  // namespace detail
+
+/// The same for one adapter, whatever is selected. Throws NameError if the model has no part of it.
+template <class T>
+void zero_gradients(T& model, const AdapterHandle& adapter) {
+  detail::check_has_parts("zero_gradients", model, adapter);
+  visit_parameters(model, [&](const Path& path, auto& parameter) {
+    if (!adapter || adapter.has(path.adapter())) parameter.grad.setZero();
+  });
 }
 
 /// One trained parameter as flat memory, in its own storage order.

@@ -17,8 +17,13 @@ template <class T>
 AdapterHandle make_handle(const T& model, std::string name, auto&& choice_of) {
   auto table = std::make_shared<HandleTable>();
   table->name = std::move(name);
-  visit_adaptable(model,
-                  [&](const Path&, const auto& layer) { table->layers.push_back({layer.number(), choice_of(layer)}); });
+  visit_adaptable(model, [&](const Path&, const auto& layer) {
+    const auto choice = choice_of(layer);
+    table->layers.push_back({layer.number(), choice});
+    if (choice == nullptr) return;
+    for (const auto& one : choice->choices) table->parts.push_back(one.part->number);
+  });
+  std::sort(table->parts.begin(), table->parts.end());
   std::sort(table->layers.begin(), table->layers.end(),
             [](const auto& a, const auto& b) { return a.number < b.number; });
   return AdapterHandle(std::move(table));

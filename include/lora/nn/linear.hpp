@@ -399,8 +399,9 @@ void Linear<S>::divide(const Pass& pass, Index samples, Kept& kept) const {
   for (Piece& piece : kept.pieces) {
     if (piece.count < 1 || piece.first != next) {
       detail::fail<ShapeError>(who, "a segment has the columns " + std::to_string(piece.first) + " to " +
-                                        std::to_string(piece.first + piece.count - 1) + ", expected one that begins at " +
-                                        std::to_string(next) + ": segments cover each column once");
+                                        std::to_string(piece.first + piece.count - 1) +
+                                        ", expected one that begins at " + std::to_string(next) +
+                                        ": segments cover each column once");
     }
     next += piece.count;
     piece.slot = slots;

@@ -62,8 +62,16 @@ class BasicAdam {
   /// Cost: one pass over p, dL/dp, m and v; no allocation after a parameter's first step.
   template <class T>
   void step(T& model, double lr_factor = 1) {
+    step(model, AdapterHandle(), lr_factor);
+  }
+
+  /// The same for one adapter, whatever is selected: optimizer.step(net, alice). An adapter is not served while it is
+  /// stepped. Throws NameError too, with nothing changed, for a handle whose adapter the model does not have.
+  template <class T>
+  void step(T& model, const AdapterHandle& adapter, double lr_factor = 1) {
     detail::check_not_negative(Decoupled ? "AdamW::step" : "Adam::step", "lr_factor", lr_factor);
-    state_.step(model, config_.groups, [&](auto& slot, auto value, auto grad) {
+    detail::check_has_parts(Decoupled ? "AdamW::step" : "Adam::step", model, adapter);
+    state_.step(model, config_.groups, adapter, [&](auto& slot, auto value, auto grad) {
       const auto [lr, weight_decay] = detail::settings_of(config_, slot.group);
       update(slot, value, grad, lr * lr_factor, weight_decay);
     });

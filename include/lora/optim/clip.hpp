@@ -1,7 +1,7 @@
 #pragma once
 /// The norm of all gradients together, and a limit to it.
 
-#include "lora/core/visit.hpp"
+#include "lora/core/parameters.hpp"
 #include "lora/optim/parameter_group.hpp"
 
 #include <cmath>
@@ -12,11 +12,12 @@ namespace lora {
 
 /// sqrt(sum of g^2) over the gradients of all parameters that are trained now, added up in double. Not finite if and
 /// only if an entry is not (or, for double, if a square overflows).
+/// With a handle: of those that its adapter owns and trains, whatever is selected.
 template <class T>
-double gradient_norm(const T& model) {
+double gradient_norm(const T& model, const AdapterHandle& adapter = {}) {
   double sum = 0;
   visit_parameters(model, [&](const Path& path, const auto& parameter) {
-    if (is_trained(path, parameter)) sum += parameter.grad.template cast<double>().squaredNorm();
+    if (detail::is_trained_for(adapter, path, parameter)) sum += parameter.grad.template cast<double>().squaredNorm();
   });
   return std::sqrt(sum);
 }
@@ -27,17 +28,20 @@ double gradient_norm(const T& model) {
 ///
 ///   if (!std::isfinite(clip_gradient_norm(net, 1.0))) continue;
 ///
-/// Throws ConfigError, with nothing changed, if max_norm is negative or NaN.   Cost: one or two passes over the
+/// With a handle, those of one adapter by their own norm: clip_gradient_norm(net, 1.0, alice).
+/// Throws, with nothing changed, ConfigError if max_norm is negative or NaN, NameError for a handle whose adapter the
+/// model does not have.   Cost: one or two passes over the
 /// gradients.
 template <class T>
-double clip_gradient_norm(T& model, double max_norm) {
+double clip_gradient_norm(T& model, double max_norm, const AdapterHandle& adapter = {}) {
   detail::check_setting("clip_gradient_norm", "max_norm", max_norm, max_norm >= 0, "0 or more");
-  const double norm = gradient_norm(std::as_const(model));
+  detail::check_has_parts("clip_gradient_norm", model, adapter);
+  const double norm = gradient_norm(std::as_const(model), adapter);
   const double factor = max_norm / (norm + 1e-6);
   if (!std::isfinite(norm) || !(factor < 1)) return norm;
   visit_parameters(model, [&](const Path& path, auto& parameter) {
     using S = typename std::remove_cvref_t<decltype(parameter.grad)>::Scalar;
-    if (is_trained(path, parameter)) parameter.grad *= S(factor);
+    if (detail::is_trained_for(adapter, path, parameter)) parameter.grad *= S(factor);
   });
   return norm;
 }

@@ -8,7 +8,7 @@
 /// No pointers into the model are kept, so the model may be moved, copied or grown between two steps. Two parameters of
 /// one model must not have the same path.
 
-#include "lora/core/visit.hpp"
+#include "lora/core/parameters.hpp"
 #include "lora/optim/parameter_group.hpp"
 
 #include <algorithm>
@@ -41,14 +41,15 @@ class OptimizerState {
   /// value and grad as flat arrays and slot.steps advanced by one. A parameter without a gradient, frozen or of an
   /// adapter that is not selected is not touched, and neither is its slot.
   /// Cost besides update: hashing the paths. No allocation while the listing is the same as in the step before.
+  /// With a handle: for those of its adapter, whatever is selected.
   template <class T, class Update>
-  void step(T& model, const std::vector<ParameterGroup>& groups, Update&& update) {
+  void step(T& model, const std::vector<ParameterGroup>& groups, const AdapterHandle& adapter, Update&& update) {
     std::size_t position = 0;
     visit_parameters(model, [&](const Path& path, auto& parameter) {
       using Value = std::remove_cvref_t<decltype(parameter.value)>;
       static_assert(std::is_same_v<typename Value::Scalar, S>,
                     "lora: the optimizer's scalar is not the parameters': use AdamW<double> for a model of doubles.");
-      if (!is_trained(path, parameter) || parameter.grad.size() != parameter.value.size()) return;
+      if (!detail::is_trained_for(adapter, path, parameter) || parameter.grad.size() != parameter.value.size()) return;
       Slot& slot = bind(path.identity(), parameter.value.size(), position++);
       if (slot.group == not_asked) slot.group = first_group_of(path, groups);
       ++slot.steps;
