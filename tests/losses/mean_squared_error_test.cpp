@@ -1,16 +1,22 @@
 #include "lora/losses/mean_squared_error.hpp"
 
 #include "lora/testing/dual.hpp"
+#include "lora/testing/generic.hpp"
 #include "optim/reference.hpp"
 #include "support/catch.hpp"
+
+#include <span>
+#include <vector>
 #include "support/heap.hpp"
 
 #include <cmath>
 
 template float lora::mean_squared_error(const Eigen::MatrixBase<Eigen::MatrixXf>&,
-                                        const Eigen::MatrixBase<Eigen::MatrixXf>&, Eigen::MatrixXf*);
+                                        const Eigen::MatrixBase<Eigen::MatrixXf>&, Eigen::MatrixXf*,
+                                        std::span<const double>);
 template double lora::mean_squared_error(const Eigen::MatrixBase<Eigen::MatrixXd>&,
-                                         const Eigen::MatrixBase<Eigen::MatrixXd>&, Eigen::Map<Eigen::MatrixXd>*);
+                                         const Eigen::MatrixBase<Eigen::MatrixXd>&, Eigen::Map<Eigen::MatrixXd>*,
+                                         std::span<const double>);
 
 namespace {
 
@@ -101,4 +107,22 @@ TEST_CASE("mean_squared_error: nothing is allocated once the derivative has its 
   const auto call = [&] { mean_squared_error(y, t, &dy); };
   CHECK(lora_test::heap_allocations_in(call) == 1);
   CHECK(lora_test::heap_allocations_in(call) == 0);
+}
+
+TEST_CASE("mean_squared_error: weights per sample make a sum of the samples' own losses") {
+  lora::Rng rng(3);
+  const auto y = lora::testing::random_matrix(4, 5, rng), t = lora::testing::random_matrix(4, 5, rng);
+  const std::vector<double> weights{0.5, 0, 2, -1, 0.25};
+  Eigen::MatrixXd dy, own;
+  double expected = 0;
+  const double loss = lora::mean_squared_error(y, t, &dy, weights);
+  for (int j = 0; j < 5; ++j) {
+    expected += weights[static_cast<std::size_t>(j)] * lora::mean_squared_error(y.col(j), t.col(j), &own);
+    CHECK((dy.col(j) - weights[static_cast<std::size_t>(j)] * own).norm() <= 1e-15);
+  }
+  CHECK(std::abs(loss - expected) <= 1e-14);
+  CHECK_THROWS_WITH(lora::mean_squared_error(y, t, &dy, std::vector<double>(3, 1.0)),
+                    "mean_squared_error: 3 weights given, expected one per sample = 5");
+  CHECK_THROWS_WITH(lora::mean_squared_error(y, t, &dy, std::vector<double>{1, 1, std::nan(""), 1, 1}),
+                    "mean_squared_error: the weight of sample 2 is not finite");
 }

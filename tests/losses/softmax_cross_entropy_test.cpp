@@ -12,9 +12,9 @@
 #include <vector>
 
 template float lora::softmax_cross_entropy(const Eigen::MatrixBase<Eigen::MatrixXf>&, std::span<const int>,
-                                           Eigen::MatrixXf*);
+                                           Eigen::MatrixXf*, std::span<const double>);
 template double lora::softmax_cross_entropy(const Eigen::MatrixBase<Eigen::MatrixXd>&, std::span<const int>,
-                                            Eigen::Map<Eigen::MatrixXd>*);
+                                            Eigen::Map<Eigen::MatrixXd>*, std::span<const double>);
 template std::vector<int> lora::predictions(const Eigen::MatrixBase<Eigen::MatrixXf>&);
 template std::vector<int> lora::predictions(const Eigen::MatrixBase<Eigen::MatrixXd>&);
 template double lora::accuracy(const Eigen::MatrixBase<Eigen::MatrixXf>&, std::span<const int>);
@@ -210,4 +210,22 @@ TEST_CASE("predictions and accuracy: the first of the largest logits") {
   CHECK_THROWS_WITH(lora::accuracy(logits, std::vector<int>{1, 0, 2, 3}), contains("the label of sample 3 is 3"));
   CHECK_THROWS_AS(lora::predictions(MatrixXf(0, 2)), lora::ValueError);
   CHECK(lora::predictions(MatrixXf(3, 0)).empty());
+}
+
+TEST_CASE("softmax_cross_entropy: weights per sample make a sum of the samples' own losses") {
+  const Eigen::MatrixXd z = Eigen::MatrixXd::Random(4, 3);
+  const std::vector<int> labels{1, 3, 0};
+  const std::vector<double> weights{0.5, 0, 2};
+  Eigen::MatrixXd dz, own;
+  double expected = 0;
+  const double loss = lora::softmax_cross_entropy(z, labels, &dz, weights);
+  for (int j = 0; j < 3; ++j) {
+    const auto k = static_cast<std::size_t>(j);
+    expected += weights[k] * lora::softmax_cross_entropy(z.col(j), std::vector<int>{labels[k]}, &own);
+    CHECK((dz.col(j) - weights[k] * own).norm() <= 1e-15);
+  }
+  CHECK(std::abs(loss - expected) <= 1e-14);
+  CHECK(std::abs(lora::softmax_cross_entropy(z, labels, static_cast<Eigen::MatrixXd*>(nullptr), weights) - loss) <=
+        1e-15);
+  CHECK_THROWS_AS(lora::softmax_cross_entropy(z, labels, &dz, std::vector<double>(2, 1.0)), lora::ShapeError);
 }

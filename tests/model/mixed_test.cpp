@@ -26,7 +26,7 @@ using lora::testing::random_matrix;
 template <class S>
 using Net = lora::Mlp<lora::Linear<S>, lora::Tanh>;
 
-/// Four users: ranks 1 and 3 with dropout, a trained bias, a trained copy of the last layer; the first layer has a bias.
+/// Three users: ranks 1 and 3 with dropout, trained biases, a trained copy of the last layer.
 template <class S>
 Net<S> new_net(lora::Rng& rng) {
   Net<S> net({9, 12, 5}, rng);
@@ -46,7 +46,7 @@ std::vector<Matrix<S>> gradients(Net<S>& net) {
   return all;
 }
 
-/// A batch of seven segments, out of order, of four kinds of users; three columns of one come from the midst of his batch.
+/// Seven segments, out of order, of four kinds of users; those of one come from the midst of his own batch.
 template <class S>
 std::vector<Segment> segments_of(const Net<S>& net) {
   const auto a = lora::adapter(net, "a"), b = lora::adapter(net, "b"), c = lora::adapter(net, "c");

@@ -11,13 +11,14 @@
 
 namespace lora {
 
-/// Some columns of a batch and whose they are. The segments of a pass cover its columns, each once, in any order; several
-/// may name one adapter.
+/// Some columns of a batch and whose they are. The segments of a pass cover its columns, each once, in any order;
+/// several may name one adapter.
 struct Segment {
   AdapterHandle adapter = {};  ///< or base_alone; none: what each layer has selected
   Index first = 0;             ///< column
   Index count = 0;             ///< of columns
-  /// For dropout that equals that of a pass of its own: the pass's where they are not given, and its first_sample + first.
+  /// For dropout that equals that of a pass of its own: the pass's where they are not given, and its first_sample +
+  /// first.
   std::optional<std::uint64_t> seed = {};
   std::optional<std::uint64_t> step = {};
   std::optional<Index> first_sample = {};

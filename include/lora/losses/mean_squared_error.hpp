@@ -6,7 +6,10 @@
 ///   y, t (features, samples)    prediction and target
 ///   n                           features samples
 ///
-/// The same as PyTorch's mse_loss with reduction="mean".
+/// The same as PyTorch's mse_loss with reduction="mean". With a weight w_j for each sample j, such as 1 over the number
+/// of samples of its user:
+///
+///   L = sum_j w_j 1/features sum_i (y_ij - t_ij)^2          dL/dy_ij = 2 w_j (y_ij - t_ij) / features
 
 #include "lora/losses/detail/derivative.hpp"
 
@@ -18,13 +21,15 @@ namespace lora {
 /// very memory of the prediction or of the target; it must not overlap them in any other way. A matrix is resized to
 /// fit; a map or block must fit.
 ///
-/// Throws ShapeError unless all shapes agree; ValueError for an empty batch; nothing has been written then.
+/// Throws ShapeError unless all shapes agree; ValueError for an empty batch or a weight that is not finite; nothing has
+/// been written then.
 /// Cost: one pass for the loss, one for the derivative; no allocation once dprediction has its size. The sum is in Wide
 /// precision.
 template <class Prediction, class Target, class Derivative = Matrix<typename Prediction::Scalar>>
 typename Prediction::Scalar mean_squared_error(const Eigen::MatrixBase<Prediction>& prediction,
                                                const Eigen::MatrixBase<Target>& target,
-                                               Derivative* dprediction = nullptr) {
+                                               Derivative* dprediction = nullptr,
+                                               std::span<const double> weights = {}) {
   using S = typename Prediction::Scalar;
   static_assert(Scalar<S>, "lora: a loss needs a prediction of float, double or another lora::Scalar.");
   constexpr const char* who = "mean_squared_error";
@@ -34,12 +39,23 @@ typename Prediction::Scalar mean_squared_error(const Eigen::MatrixBase<Predictio
   }
   detail::check_rows(who, "target", target.rows(), "rows of the prediction", prediction.rows());
   detail::check_cols(who, "target", target.cols(), "samples", prediction.cols());
+  detail::check_weights(who, weights, prediction.cols());
   if (dprediction != nullptr) {
     detail::size_derivative<S>(who, "dprediction", *dprediction, prediction.rows(), prediction.cols());
   }
 
   const auto n = static_cast<double>(prediction.size());
   const auto difference = prediction.derived() - target.derived();
+  if (!weights.empty()) {
+    const double features = static_cast<double>(prediction.rows());
+    Wide<S> loss(0);
+    for (Index j = 0; j < prediction.cols(); ++j) {
+      const double weight = weights[static_cast<std::size_t>(j)] / features;
+      loss += Wide<S>(weight) * difference.col(j).template cast<Wide<S>>().cwiseAbs2().sum();
+      if (dprediction != nullptr) dprediction->col(j) = S(2.0 * weight) * difference.col(j);
+    }
+    return S(loss);
+  }
   const S loss = S(difference.template cast<Wide<S>>().cwiseAbs2().sum() / Wide<S>(n));
   if (dprediction != nullptr) *dprediction = S(2.0 / n) * difference;
   return loss;

@@ -9,7 +9,8 @@
 ///   n                       the number of samples
 ///
 /// Each column is shifted by its maximum, so no exponential overflows, and the logarithm is taken of the sum, never of
-/// a probability that may have become 0. The same as PyTorch's cross_entropy with reduction="mean".
+/// a probability that may have become 0. The same as PyTorch's cross_entropy with reduction="mean". With a weight w_j
+/// for each sample, such as 1 over the number of samples of its user, w_j stands in the place of 1/n.
 
 #include "lora/losses/detail/derivative.hpp"
 
@@ -62,39 +63,43 @@ int largest_entry(const auto& column) {
 ///
 ///   float loss = softmax_cross_entropy(logits, labels, &dlogits);
 ///
-/// Throws ShapeError unless there is one label per sample and dlogits fits; ValueError for a label out of range or an
-/// empty batch; nothing has been written then. A logit that is NaN or +infinity makes the loss NaN.
-/// Cost: one pass over the logits, no allocation once dlogits has its size. The sum over samples is in Wide precision.
+/// Throws ShapeError unless there is one label per sample, one weight per sample or none, and dlogits fits; ValueError
+/// for a label out of range, a weight that is not finite or an empty batch; nothing has been written then. A logit that
+/// is NaN or +infinity makes the loss NaN. Cost: one pass over the logits, no allocation once dlogits has its size. The
+/// sum over samples is in Wide precision.
 template <class Logits, class Derivative = Matrix<typename Logits::Scalar>>
 typename Logits::Scalar softmax_cross_entropy(const Eigen::MatrixBase<Logits>& logits, std::span<const int> labels,
-                                              Derivative* dlogits = nullptr) {
+                                              Derivative* dlogits = nullptr, std::span<const double> weights = {}) {
   using S = typename Logits::Scalar;
   static_assert(Scalar<S>, "lora: a loss needs logits of float, double or another lora::Scalar.");
   constexpr const char* who = "softmax_cross_entropy";
   using std::log;
   detail::check_labels(who, labels, logits.rows(), logits.cols());
+  detail::check_weights(who, weights, logits.cols());
   const detail::Evaluated<Logits> z(logits.derived());
   if (dlogits != nullptr) detail::size_derivative<S>(who, "dlogits", *dlogits, z.rows(), z.cols());
 
-  const S one_sample = S(1.0 / static_cast<double>(z.cols()));
+  const double mean = 1.0 / static_cast<double>(z.cols());
   Wide<S> total(0);
   for (Index j = 0; j < z.cols(); ++j) {
     const auto column = z.col(j).array();
     const Index label = labels[static_cast<std::size_t>(j)];
     const S largest = column.maxCoeff();
-    const Wide<S> below_largest(largest - column(label));
+    const double weight = weights.empty() ? mean : weights[static_cast<std::size_t>(j)];
+    Wide<S> own(largest - column(label));
     if (dlogits == nullptr) {
-      total += Wide<S>(log((column - largest).exp().sum())) + below_largest;
+      own += Wide<S>(log((column - largest).exp().sum()));
     } else {
       auto derivative = dlogits->col(j).array();
       derivative = (column - largest).exp();
       const S sum = derivative.sum();
-      total += Wide<S>(log(sum)) + below_largest;
-      derivative *= one_sample / sum;
-      derivative(label) -= one_sample;
+      own += Wide<S>(log(sum));
+      derivative *= S(weight) / sum;
+      derivative(label) -= S(weight);
     }
+    total += weights.empty() ? own : Wide<S>(weight) * own;
   }
-  return S(total / Wide<S>(static_cast<double>(z.cols())));
+  return S(weights.empty() ? total / Wide<S>(static_cast<double>(z.cols())) : total);
 }
 
 /// The class with the largest logit, for each sample; the lowest one among equals.
