@@ -32,6 +32,7 @@
 #include "lora/io/weights.hpp"
 
 // Adapters as directories of Hugging Face PEFT.
+#include "lora/io/adapter_kinds.hpp"
 #include "lora/io/atomic_folder.hpp"
 #include "lora/io/json_value.hpp"
 #include "lora/io/load_adapter.hpp"

@@ -26,6 +26,8 @@ struct AdapterWeight {
 /// An adapter's part in one layer: its name, what it adds to W0 and, if it brings one, the bias in place of the base's.
 template <class S>
 struct NamedAdapter {
+  using Scalar = S;
+
   std::string name;
   AnyAdapter<S> adapter;
   std::optional<Parameter<S, Dynamic, 1>> bias = std::nullopt;

@@ -43,13 +43,13 @@ class HeldFile {
 
 /// Both files, of one adapter: if another was put in its place between opening the one and the other, both are opened
 /// again. Throws FormatError for weights that were written for another config.
-inline PeftFiles open_peft(const std::filesystem::path& folder) {
+inline PeftFiles open_peft(const std::filesystem::path& folder,
+                           FunctionRef<PeftConfig(const std::filesystem::path&)> read_config) {
   const auto config_path = folder / peft_config_name, weights_path = folder / peft_weights_name;
   for (int attempts = 100;; --attempts) {
     const HeldFile config_file(config_path);
     try {
-      PeftConfig config = read_peft_config(config_path);
-      check_supported(config_path.string(), config);
+      PeftConfig config = read_config(config_path);
       std::error_code ignored;
       if (!std::filesystem::exists(weights_path, ignored) &&
           std::filesystem::exists(folder / "adapter_model.bin", ignored)) {
@@ -74,6 +74,15 @@ inline PeftFiles open_peft(const std::filesystem::path& folder) {
       throw;
     }
   }
+}
+
+/// The same for an adapter of LORA.
+inline PeftFiles open_peft(const std::filesystem::path& folder) {
+  return open_peft(folder, [](const std::filesystem::path& path) {
+    PeftConfig config = read_peft_config(path);
+    check_supported(path.string(), config);
+    return config;
+  });
 }
 
 }  // namespace lora::detail

@@ -183,6 +183,107 @@ std::vector<TensorToSave> peft_tensors(const T& model, const PeftConfig& config,
 
 }  // namespace detail
 
+namespace detail {
+
+/// The two files, together.
+template <class System>
+void write_peft(const std::filesystem::path& path, const PeftConfig& config, const std::vector<TensorToSave>& tensors) {
+  const std::string json = json_object(config.source);
+  const auto write_to = [&](const std::filesystem::path& to, const Metadata& metadata) {
+    save_safetensors<System>(to / peft_weights_name, tensors, metadata);
+    AtomicFile<System> file(to / peft_config_name);
+    file.write(json);
+    file.commit();
+  };
+  // The pickle that older versions wrote would be another adapter beside the new one.
+  AtomicFolder<System> folder(path, {peft_config_name, peft_weights_name, "adapter_model.bin"});
+  const Metadata metadata{{"format", "pt"}};
+  if (folder.can_stage()) {
+    write_to(folder.staged(), metadata);
+    if (folder.commit()) return;
+  }
+  Metadata with_digest = metadata;
+  with_digest.emplace(peft_digest_name, peft_digest(config));
+  write_to(folder.folder(), with_digest);
+}
+
+/// The type of the adapter's parts if it is not LORA; empty if it is, or if it has none of its own.
+template <class T>
+std::string other_kind(const T& model, std::string_view name, const Caller& who) {
+  std::string type, first;
+  visit_members(model, name, [&](const std::string& path, const auto&, const auto* member) {
+    if (member == nullptr || member->adapter.peft_type().empty()) return;
+    if (type.empty()) {
+      type = member->adapter.peft_type();
+      first = path;
+    }
+    if (type == member->adapter.peft_type()) return;
+    fail<ConfigError>(who, "layer " + in_quotes(first) + " has an adapter of kind " + type + ", layer " +
+                               in_quotes(path) + " one of kind " + std::string(member->adapter.peft_type()) +
+                               "; a file has one kind");
+  });
+  return type == "LORA" ? "" : type;
+}
+
+/// Writes an adapter of another kind than LORA: its settings and tensors are those that the kind lists.
+template <class System, class T>
+void save_kind(const T& model, const std::filesystem::path& path, const std::string& type,
+               const SaveAdapterOptions& options, const Caller& who) {
+  PeftConfig config;
+  std::vector<std::string> targets;
+  std::optional<std::vector<AdapterSetting>> settings;
+  std::vector<TensorToSave> tensors;
+  visit_members(model, options.name, [&](const std::string& layer_path, const auto&, const auto* member) {
+    using S = typename std::remove_cvref_t<decltype(*member)>::Scalar;
+    if (member == nullptr) return;
+    if (member->bias || member->adapter.peft_type().empty()) {
+      fail<ConfigError>(who, "layer " + in_quotes(layer_path) + " has a trained bias or a trained copy, which can be " +
+                                 "saved with adapters of kind LORA only, not " + type);
+    }
+    const auto own = member->adapter.settings();
+    if (settings && *settings != own) {
+      fail<ConfigError>(who, "layer " + in_quotes(layer_path) + " has other settings than " + in_quotes(targets[0]) +
+                                 ", expected the same for all layers of kind " + type);
+    }
+    settings = own;
+    targets.push_back(layer_path);
+    member->adapter.tensors([&](const AdapterTensor<const S>& tensor) {
+      const std::string key = peft_key(layer_path, tensor.name);
+      if (tensor.is_vector) {
+        tensors.emplace_back(key, Vector<S>(tensor.value.reshaped()), options.dtype);
+      } else {
+        tensors.emplace_back(key, Matrix<S>(tensor.value), options.dtype);
+      }
+    });
+  });
+  const auto put = [&](const std::string& key, const JsonValue& value) { config.source[key] = python_json(value, 1); };
+  put("peft_type", json_string(type));
+  put("bias", json_string("none"));
+  put("inference_mode", {.kind = JsonValue::Kind::boolean, .text = "true"});
+  put("target_modules", json_list(targets, json_string));
+  if (options.task_type) put("task_type", json_string(*options.task_type));
+  if (options.base_model_name_or_path) put("base_model_name_or_path", json_string(*options.base_model_name_or_path));
+  for (const AdapterSetting& setting : *settings) {
+    put(setting.name, std::visit(
+                          [](const auto& value) -> JsonValue {
+                            using V = std::remove_cvref_t<decltype(value)>;
+                            if constexpr (std::is_same_v<V, bool>) {
+                              return {.kind = JsonValue::Kind::boolean, .text = value ? "true" : "false"};
+                            } else if constexpr (std::is_same_v<V, Index>) {
+                              return json_integer(value);
+                            } else if constexpr (std::is_same_v<V, double>) {
+                              return {.kind = JsonValue::Kind::real, .text = python_float(value)};
+                            } else {
+                              return json_string(value);
+                            }
+                          },
+                          setting.value));
+  }
+  write_peft<System>(path, config, tensors);
+}
+
+}  // namespace detail
+
 /// Writes adapter_config.json and adapter_model.safetensors, together: whatever fails, and whenever the process is
 /// killed, the directory holds the old adapter or the new one. Other files in it stay. Where the system cannot exchange
 /// directories, the weights carry a digest of their config, so that load_adapter refuses a pair that does not belong
@@ -194,6 +295,8 @@ std::vector<TensorToSave> peft_tensors(const T& model, const PeftConfig& config,
 /// ResidualLora becomes an ordinary adapter of twice the rank. If one bias is trained, the others are saved too.
 /// A config that was loaded is kept as it was for as long as it says what the model has, and changed where it does not.
 ///
+/// An adapter of another kind is written with the settings and tensors that the kind lists (adapter_kinds.hpp).
+///
 /// Throws NameError without an adapter of this name; ConfigError or NameError for what PEFT cannot express, such as two
 /// dropouts; FileError with the path and the step. Cost: one pass over the adapter's numbers.
 template <class T, class System = PosixFolders>
@@ -201,26 +304,12 @@ void save_adapter(const T& model, const std::filesystem::path& directory, const 
   constexpr const char* who = "save_adapter";
   detail::check_has_adapter(model, who, options.name);
   const auto path = detail::peft_folder(directory, options.name, who);
+  if (const std::string type = detail::other_kind(model, options.name, who); !type.empty()) {
+    return detail::save_kind<System>(model, path, type, options, who);
+  }
   const std::vector<detail::PeftLayer> layers = detail::peft_layers(model, options.name);
   const PeftConfig config = detail::peft_config_for(model, layers, options, who);
-  const std::string json = detail::json_object(config.source);
-  const std::vector<TensorToSave> tensors = detail::peft_tensors(model, config, options);
-  const auto write_to = [&](const std::filesystem::path& folder, const Metadata& metadata) {
-    save_safetensors<System>(folder / detail::peft_weights_name, tensors, metadata);
-    AtomicFile<System> file(folder / detail::peft_config_name);
-    file.write(json);
-    file.commit();
-  };
-  // The pickle that older versions wrote would be another adapter beside the new one.
-  AtomicFolder<System> folder(path, {detail::peft_config_name, detail::peft_weights_name, "adapter_model.bin"});
-  const Metadata metadata{{"format", "pt"}};
-  if (folder.can_stage()) {
-    write_to(folder.staged(), metadata);
-    if (folder.commit()) return;
-  }
-  Metadata with_digest = metadata;
-  with_digest.emplace(detail::peft_digest_name, detail::peft_digest(config));
-  write_to(folder.folder(), with_digest);
+  detail::write_peft<System>(path, config, detail::peft_tensors(model, config, options));
 }
 
 }  // namespace lora

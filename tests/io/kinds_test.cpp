@@ -1,0 +1,93 @@
+// Kinds of adapter of the tests' own go to a file and back.
+
+#include "support/kinds.hpp"
+#include "io/files.hpp"
+#include "lora/io/adapter_kinds.hpp"
+#include "lora/model/attach.hpp"
+#include "lora/nn/mlp.hpp"
+#include "lora/testing/generic.hpp"
+#include "support/catch.hpp"
+
+#include <string>
+
+namespace {
+
+using lora_test::NormsConfig;
+using lora_test::read_file;
+using lora_test::ShiftConfig;
+using lora_test::TemporaryFolder;
+using Kinds = lora::AdapterKinds<ShiftConfig, NormsConfig>;
+using Net = lora::Mlp<lora::Linear<double>, lora::Tanh>;
+
+Net new_net() {
+  lora::Rng rng(1);
+  return Net({5, 6, 3}, rng);
+}
+
+}  // namespace
+
+TEST_CASE("A kind of one's own is saved, loaded and saved again: the same outputs, the same bytes") {
+  const TemporaryFolder folder;
+  lora::Rng rng(2);
+  const auto x = lora::testing::random_matrix(5, 4, rng);
+  for (const bool shift : {true, false}) {
+    Net net = new_net(), other = new_net();
+    if (shift) {
+      lora::attach(net, ShiftConfig{.strength = 0.75}, {.modules = {"fc2"}}, rng);
+    } else {
+      lora::attach(net, NormsConfig{}, {}, rng);
+    }
+    lora::testing::fill_parameters(net.layers()[1].adapter("default"), rng);
+    lora::save_adapter(net, folder / "a");
+    lora::load_adapter(other, folder / "a", Kinds());
+    CHECK(other(x) == net(x));
+    CHECK(lora::tensor_names(other) == lora::tensor_names(net));
+    lora::save_adapter(other, folder / "b");
+    for (const char* file : {"adapter_config.json", "adapter_model.safetensors"}) {
+      CHECK(read_file(folder / "a" / file) == read_file(folder / "b" / file));
+    }
+  }
+  const auto file = lora::Safetensors::open(folder / "a" / "adapter_model.safetensors");
+  CHECK(file.at("base_model.model.fc1.norms_m").shape == std::vector<std::uint64_t>{6});
+}
+
+TEST_CASE("A file of LORA goes through the same call; what is of no known kind, or does not fit, changes nothing") {
+  const TemporaryFolder folder;
+  lora::Rng rng(3);
+  const auto x = lora::testing::random_matrix(5, 4, rng);
+  Net factors = new_net(), other = new_net();
+  lora::attach(factors, {.rank = 2}, rng);
+  lora::testing::fill_parameters(factors.layers()[0].adapter("default"), rng);
+  lora::save_adapter(factors, folder / "lora");
+  lora::load_adapter(other, folder / "lora", Kinds());
+  CHECK(other(x) == factors(x));
+
+  Net net = new_net();
+  lora::attach(net, ShiftConfig{}, {.modules = {"fc1"}}, rng);
+  lora::save_adapter(net, folder / "shift");
+  Net fresh = new_net();
+  const auto names = lora::tensor_names(fresh);
+  CHECK_THROWS_AS(lora::load_adapter(fresh, folder / "shift"), lora::Error);
+  CHECK_THROWS_WITH(lora::load_adapter(fresh, folder / "shift", lora::AdapterKinds<NormsConfig>()),
+                    (folder / "shift" / "adapter_config.json").string() +
+                        ": peft_type is \"SHIFT\", expected one of \"LORA\", \"NORMS\"");
+  std::string json = read_file(folder / "shift" / "adapter_config.json");
+  json.insert(1, "\"future\": 1,");
+  lora_test::write_file(folder / "shift" / "adapter_config.json", json);
+  CHECK_THROWS_AS(lora::load_adapter(fresh, folder / "shift", Kinds()), lora::ConfigError);
+  lora::Rng same(1);
+  Net smaller({5, 4, 3}, same);
+  json = read_file(folder / "shift" / "adapter_config.json");
+  json.replace(json.find("\"future\": 1,"), 12, "");
+  lora_test::write_file(folder / "shift" / "adapter_config.json", json);
+  CHECK_THROWS_AS(lora::load_adapter(smaller, folder / "shift", Kinds()), lora::MismatchError);
+  CHECK(lora::tensor_names(fresh) == names);
+
+  // two kinds under one name
+  Net mixed = new_net();
+  mixed.layers()[0].attach("default", ShiftConfig{}, rng);
+  mixed.layers()[1].attach("default", NormsConfig{}, rng);
+  CHECK_THROWS_WITH(lora::save_adapter(mixed, folder / "mixed"),
+                    "save_adapter: layer \"fc1\" has an adapter of kind SHIFT, layer \"fc2\" one of kind NORMS; a file "
+                    "has one kind");
+}
