@@ -3,6 +3,7 @@
 
 #include "lora/core/scalar.hpp"
 
+#include <type_traits>
 #include <utility>
 
 namespace lora {
@@ -46,6 +47,19 @@ struct Parameter {
 /// A parameter stored row by row, as A (rank, in) is.
 template <class S, int Rows = Dynamic, int Cols = Dynamic>
 using RowMajorParameter = Parameter<S, Rows, Cols, RowMajorMatrix<S, Rows, Cols>>;
+
+namespace detail {
+
+/// The elements of a parameter's value or gradient as they lie in memory, in whatever order: faster than a view with
+/// strides.
+template <class M>
+auto flat(M& matrix) {
+  using Scalar = std::remove_pointer_t<decltype(matrix.data())>;
+  using Plain = Vector<std::remove_const_t<Scalar>>;
+  return Eigen::Map<std::conditional_t<std::is_const_v<Scalar>, const Plain, Plain>>(matrix.data(), matrix.size());
+}
+
+}  // namespace detail
 
 template <class T>
 concept ParameterLike = requires(T& p) {

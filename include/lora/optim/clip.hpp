@@ -17,7 +17,8 @@ template <class T>
 double gradient_norm(const T& model, const AdapterHandle& adapter = {}) {
   double sum = 0;
   visit_parameters(model, [&](const Path& path, const auto& parameter) {
-    if (detail::is_trained_for(adapter, path, parameter)) sum += parameter.grad.template cast<double>().squaredNorm();
+    if (detail::is_trained_for(adapter, path, parameter))
+      sum += detail::flat(parameter.grad).template cast<double>().squaredNorm();
   });
   return std::sqrt(sum);
 }
@@ -41,7 +42,7 @@ double clip_gradient_norm(T& model, double max_norm, const AdapterHandle& adapte
   if (!std::isfinite(norm) || !(factor < 1)) return norm;
   visit_parameters(model, [&](const Path& path, auto& parameter) {
     using S = typename std::remove_cvref_t<decltype(parameter.grad)>::Scalar;
-    if (detail::is_trained_for(adapter, path, parameter)) parameter.grad *= S(factor);
+    if (detail::is_trained_for(adapter, path, parameter)) detail::flat(parameter.grad) *= S(factor);
   });
   return norm;
 }
