@@ -38,22 +38,7 @@ struct Lora {
   Scaling scaling = Scaling::alpha_over_rank;
   Dropout<S, In> dropout;
 
-  /// New factors beside a base. Throws ConfigError for a setting out of range, or a rank other than the compile-time
-  /// one.
-  Lora(const FrozenBase auto& base, const LoraConfig& config, Rng& rng) : Lora(base.rows(), base.cols(), config, rng) {}
-  Lora(Index out, Index in, const LoraConfig& config, Rng& rng) : alpha(config.alpha), scaling(config.scaling) {
-    check(out, in, config);
-    dropout = {config.dropout, rng()};  // only now: a refused config leaves the generator where it was
-    A.value.resize(config.rank, in);
-    initialize_a(A.value, config.init, rng);
-    B.value.setZero(out, config.rank);
-  }
-
-  Index rank() const { return A.value.rows(); }
-  /// s
-  S scale() const { return S(scaling_factor(alpha, rank(), scaling)); }
-
-  // A pass. `s` is the scale times the adapter's weight in a sum; with dropout, A sees `input` = mask .* x / (1 - p).
+  // ---- The method. s: the scale times the adapter's weight in a sum; input: x, or mask .* x / (1 - p) with dropout.
 
   template <int N>
   using Input = Eigen::Ref<const Matrix<S, In, N>>;
@@ -109,6 +94,70 @@ struct Lora {
     const Low<N> g = accumulate<N>(x, dy, kept, scratch, pass);
     if constexpr (wants_gradient<decltype(dx)>) add_input_gradient<N>(g, dx, scratch, pass);
   }
+
+ private:
+  /// z = s A input
+  template <int N>
+  Low<N> project(const Input<N>& x, Kept<N>& kept, Scratch<N>& scratch, const Pass& pass, S weight) const {
+    kept.s = weight * scale();
+    auto z = kept.z.resize(rank(), x.cols());
+    dropout.template for_each_input<N>(x, pass, scratch.dropout, [&](Index first, const Input<N>& input) {
+      detail::thin_product(A.value.transpose(), input, detail::columns_of(z, first, input.cols()), pass.executor);
+    });
+    z *= kept.s;
+    return z;
+  }
+
+  /// Adds dA and dB; returns g = s B^T dy, the gradient of A's output, (rank, samples).
+  template <int N>
+  Low<N> accumulate(const Input<N>& x, const auto& dy, Kept<N>& kept, Scratch<N>& scratch, const Pass& pass) {
+    if (kept.z.rows() != rank() || kept.z.cols() != dy.cols()) {
+      detail::fail<StateError>("Lora::backward", "the pass kept A x of rank " + std::to_string(kept.z.rows()) +
+                                                     ", expected " + std::to_string(rank()) +
+                                                     ": the factors are not those of the forward pass");
+    }
+    // forward: y += B z   =>   dB = dy z^T, dz = B^T dy
+    if (B.trainable) detail::add_thin_outer(dy, Low<N>(kept.z.view()), B.gradient(), pass.executor);
+    auto g = scratch.g.resize(rank(), dy.cols());
+    detail::thin_product(std::as_const(B.value), dy, g, pass.executor);
+    g *= kept.s;
+    // forward: z = s A input   =>   dA = s dz input^T
+    if (A.trainable) {
+      dropout.template for_each_input<N>(x, pass, scratch.dropout, [&](Index first, const Input<N>& input) {
+        detail::add_thin_outer(input, Low<N>(g.middleCols(first, input.cols())), A.gradient().transpose(),
+                               pass.executor);
+      });
+    }
+    return g;
+  }
+
+  /// forward: z = s A (mask .* x)   =>   dx += mask .* (A^T g)
+  template <int N>
+  void add_input_gradient(const Low<N>& g, auto& dx, Scratch<N>& scratch, const Pass& pass) const {
+    if (!dropout.drops(pass)) return detail::add_low_rank(A.value.transpose(), g, dx, pass.executor);
+    dropout.template add_gradient<N>(dx, pass, scratch.dropout, [&](Index first, auto& block) {
+      block.setZero();
+      detail::add_low_rank(A.value.transpose(), Low<N>(g.middleCols(first, block.cols())), block, pass.executor);
+    });
+  }
+
+ public:
+  // ---- How it is made, merged and listed.
+
+  /// New factors beside a base. Throws ConfigError for a setting out of range, or a rank other than the compile-time
+  /// one.
+  Lora(const FrozenBase auto& base, const LoraConfig& config, Rng& rng) : Lora(base.rows(), base.cols(), config, rng) {}
+  Lora(Index out, Index in, const LoraConfig& config, Rng& rng) : alpha(config.alpha), scaling(config.scaling) {
+    check(out, in, config);
+    dropout = {config.dropout, rng()};  // only now: a refused config leaves the generator where it was
+    A.value.resize(config.rank, in);
+    initialize_a(A.value, config.init, rng);
+    B.value.setZero(out, config.rank);
+  }
+
+  Index rank() const { return A.value.rows(); }
+  /// s
+  S scale() const { return S(scaling_factor(alpha, rank(), scaling)); }
 
   /// block += weight s B A[:, first : first + block.cols()]
   template <class W>
@@ -168,51 +217,6 @@ struct Lora {
     if constexpr (Out != Dynamic) detail::check_extent("Lora", "the adapter", out, "outputs", "Out", Out);
     if constexpr (In != Dynamic) detail::check_extent("Lora", "the adapter", in, "inputs", "In", In);
     detail::check_factors_fit<S>(out, in, config.rank, "Lora");
-  }
-
-  /// z = s A input
-  template <int N>
-  Low<N> project(const Input<N>& x, Kept<N>& kept, Scratch<N>& scratch, const Pass& pass, S weight) const {
-    kept.s = weight * scale();
-    auto z = kept.z.resize(rank(), x.cols());
-    dropout.template for_each_input<N>(x, pass, scratch.dropout, [&](Index first, const Input<N>& input) {
-      detail::thin_product(A.value.transpose(), input, detail::columns_of(z, first, input.cols()), pass.executor);
-    });
-    z *= kept.s;
-    return z;
-  }
-
-  /// Adds dA and dB; returns g = s B^T dy, the gradient of A's output, (rank, samples).
-  template <int N>
-  Low<N> accumulate(const Input<N>& x, const auto& dy, Kept<N>& kept, Scratch<N>& scratch, const Pass& pass) {
-    if (kept.z.rows() != rank() || kept.z.cols() != dy.cols()) {
-      detail::fail<StateError>("Lora::backward", "the pass kept A x of rank " + std::to_string(kept.z.rows()) +
-                                                     ", expected " + std::to_string(rank()) +
-                                                     ": the factors are not those of the forward pass");
-    }
-    // forward: y += B z   =>   dB = dy z^T, dz = B^T dy
-    if (B.trainable) detail::add_thin_outer(dy, Low<N>(kept.z.view()), B.gradient(), pass.executor);
-    auto g = scratch.g.resize(rank(), dy.cols());
-    detail::thin_product(std::as_const(B.value), dy, g, pass.executor);
-    g *= kept.s;
-    // forward: z = s A input   =>   dA = s dz input^T
-    if (A.trainable) {
-      dropout.template for_each_input<N>(x, pass, scratch.dropout, [&](Index first, const Input<N>& input) {
-        detail::add_thin_outer(input, Low<N>(g.middleCols(first, input.cols())), A.gradient().transpose(),
-                               pass.executor);
-      });
-    }
-    return g;
-  }
-
-  /// forward: z = s A (mask .* x)   =>   dx += mask .* (A^T g)
-  template <int N>
-  void add_input_gradient(const Low<N>& g, auto& dx, Scratch<N>& scratch, const Pass& pass) const {
-    if (!dropout.drops(pass)) return detail::add_low_rank(A.value.transpose(), g, dx, pass.executor);
-    dropout.template add_gradient<N>(dx, pass, scratch.dropout, [&](Index first, auto& block) {
-      block.setZero();
-      detail::add_low_rank(A.value.transpose(), Low<N>(g.middleCols(first, block.cols())), block, pass.executor);
-    });
   }
 };
 
