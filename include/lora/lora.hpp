@@ -27,6 +27,7 @@
 
 // The frozen weight.
 #include "lora/base/frozen_base.hpp"  // the concept
+#include "lora/base/shared_bytes.hpp" // its elements as one block
 #include "lora/base/dense.hpp"        // a plain matrix
 #include "lora/base/packed.hpp"       // in the order in which products read it
 #include "lora/base/frozen.hpp"       // one of these two, by scalar and sizes

@@ -161,12 +161,12 @@ template <class S>
 struct Coarse {
   using Scalar = S;
   static constexpr int Out = lora::Dynamic, In = lora::Dynamic;
-  std::shared_ptr<const Eigen::Matrix<std::int16_t, Eigen::Dynamic, Eigen::Dynamic>> held;
+  using Held = Eigen::Matrix<std::int16_t, Eigen::Dynamic, Eigen::Dynamic>;
+  std::shared_ptr<const Held> held;
   S scale;
 
   explicit Coarse(const Matrix<S>& W0) : scale(W0.cwiseAbs().maxCoeff() / S(32767)) {
-    held = std::make_shared<const Eigen::Matrix<std::int16_t, Eigen::Dynamic, Eigen::Dynamic>>(
-        (W0 / scale).array().round().matrix().template cast<std::int16_t>());
+    held = std::make_shared<const Held>((W0 / scale).array().round().matrix().template cast<std::int16_t>());
   }
   Index rows() const { return held->rows(); }
   Index cols() const { return held->cols(); }
@@ -179,6 +179,13 @@ struct Coarse {
     dx.noalias() = columns(0, cols()).transpose() * dy;
   }
   Coarse like(Matrix<S> W) const { return Coarse(W); }
+  lora::SharedBytes storage() const { return lora::SharedBytes::of(held); }
+  Coarse over(const lora::SharedBytes& block) const {
+    Coarse other = *this;
+    const auto data = block.as<std::int16_t>("Coarse::over", static_cast<std::size_t>(held->size()));
+    other.held = std::make_shared<const Held>(Eigen::Map<const Held>(data.get(), rows(), cols()));
+    return other;
+  }
 };
 
 static_assert(lora::AdapterKind<Shift<float>> && lora::AdapterKind<Norms<double>> && lora::RunTimeBase<Coarse<float>>);

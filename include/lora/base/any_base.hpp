@@ -13,11 +13,15 @@ namespace lora {
 
 /// A FrozenBase of run-time sizes that a layer can hold: in a few bits, in a mapped file, in whatever order it likes.
 ///
-///   like(W)   another of its kind, made from a matrix (out, in): merging keeps the kind
+///   like(W)       another of its kind, made from a matrix (out, in): merging keeps the kind
+///   storage()     its elements, as one shared block of bytes
+///   over(block)   the same base over another block of these bytes
 template <class B>
 concept RunTimeBase = FrozenBase<B> && B::Out == Dynamic && B::In == Dynamic && std::is_copy_constructible_v<B> &&
                       requires(const B& base, Matrix<typename B::Scalar> W) {
                         { base.like(std::move(W)) } -> std::same_as<B>;
+                        { base.storage() } -> std::same_as<SharedBytes>;
+                        { base.over(base.storage()) } -> std::same_as<B>;
                       };
 
 /// Models FrozenBase; holds any RunTimeBase of this scalar. Copies share what they hold, and whether a product is fused
@@ -68,6 +72,9 @@ class AnyBase {
   Matrix<S> dense() const { return columns(0, cols()); }
   /// Another of the held kind.
   AnyBase like(Matrix<S> W) const { return held_->like(std::move(W)); }
+  /// What is held as one block of bytes, and the same over another block of them. Throws StateError or ShapeError.
+  SharedBytes storage() const { return held_->storage(); }
+  AnyBase over(const SharedBytes& block) const { return held_->over(block); }
 
   /// The base that is held, or null if it is no B.
   template <class B>
@@ -91,6 +98,8 @@ class AnyBase {
     virtual Index bytes() const = 0;
     virtual Matrix<S> columns(Index first, Index count) const = 0;
     virtual AnyBase like(Matrix<S>&& W) const = 0;
+    virtual SharedBytes storage() const = 0;
+    virtual AnyBase over(const SharedBytes& block) const = 0;
   };
 
   template <class B>
@@ -113,6 +122,8 @@ class AnyBase {
     Index bytes() const override { return base.bytes(); }
     Matrix<S> columns(Index first, Index count) const override { return base.columns(first, count); }
     AnyBase like(Matrix<S>&& W) const override { return AnyBase(base.like(std::move(W))); }
+    SharedBytes storage() const override { return base.storage(); }
+    AnyBase over(const SharedBytes& block) const override { return AnyBase(base.over(block)); }
   };
 
   std::shared_ptr<const Interface> held_;

@@ -2,6 +2,7 @@
 /// A frozen weight as a plain matrix.
 
 #include "lora/base/frozen_base.hpp"
+#include "lora/base/shared_bytes.hpp"
 #include "lora/core/error.hpp"
 
 #include <memory>
@@ -17,6 +18,16 @@ template <class S, int Rows = Dynamic, int Cols = Dynamic>
 class Dense {
   static_assert(detail::require_storable<S, Rows, Cols>());
   static constexpr bool fixed = Rows != Dynamic && Cols != Dynamic;
+
+  /// The matrix, or what else owns its elements.
+  struct Held {
+    std::shared_ptr<const S> data;
+    Index rows = 0, cols = 0;
+
+    Held() = default;
+    explicit Held(std::shared_ptr<const Matrix<S, Rows, Cols>> matrix)
+        : data(matrix, matrix->data()), rows(matrix->rows()), cols(matrix->cols()) {}
+  };
 
  public:
   using Scalar = S;
@@ -37,8 +48,9 @@ class Dense {
   /// Shares a matrix that others hold too. Throws ShapeError if it is empty, StateError if there is none.
   explicit Dense(std::shared_ptr<const Weight> W0)
     requires(!fixed)
-      : weight_(std::move(W0)) {
-    if (weight_ == nullptr) throw StateError("Dense: W0 is a null pointer, expected a matrix to share");
+  {
+    if (W0 == nullptr) throw StateError("Dense: W0 is a null pointer, expected a matrix to share");
+    weight_ = Held(std::move(W0));
     detail::check_not_empty("Dense", "W0", rows(), cols());
   }
 
@@ -57,12 +69,29 @@ class Dense {
   /// Another matrix (out, in), held likewise.
   Dense like(Weight W) const { return Dense(std::move(W)); }
 
-  const Weight& dense() const {
+  /// W0 where it lies.
+  decltype(auto) dense() const {
     if constexpr (fixed) {
-      return weight_;
+      return static_cast<const Weight&>(weight_);
     } else {
-      return *weight_;
+      return Eigen::Map<const Weight>(weight_.data.get(), weight_.rows, weight_.cols);
     }
+  }
+
+  /// The elements, column by column.
+  SharedBytes storage() const
+    requires(!fixed)
+  {
+    return {std::shared_ptr<const std::byte>(weight_.data, reinterpret_cast<const std::byte*>(weight_.data.get())),
+            static_cast<std::size_t>(bytes())};
+  }
+  /// The same over another block of these bytes. Throws StateError or ShapeError.
+  Dense over(const SharedBytes& block) const
+    requires(!fixed)
+  {
+    Dense other = *this;
+    other.weight_.data = block.as<S>("Dense::over", static_cast<std::size_t>(rows() * cols()));
+    return other;
   }
 
  private:
@@ -70,7 +99,7 @@ class Dense {
     if constexpr (fixed) {
       return std::move(W0);
     } else {
-      return std::make_shared<const Weight>(std::move(W0));
+      return Held(std::make_shared<const Weight>(std::move(W0)));
     }
   }
 
@@ -81,7 +110,7 @@ class Dense {
     return Weight(W0);
   }
 
-  std::conditional_t<fixed, Weight, std::shared_ptr<const Weight>> weight_;
+  std::conditional_t<fixed, Weight, Held> weight_;
 };
 
 static_assert(FrozenBase<Dense<float>> && FrozenBase<Dense<double, 4, 3>>);

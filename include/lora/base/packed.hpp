@@ -2,12 +2,14 @@
 /// A frozen weight in the order in which products read it.
 
 #include "lora/base/frozen_base.hpp"
+#include "lora/base/shared_bytes.hpp"
 #include "lora/core/error.hpp"
 #include "lora/kernels/huge_pages.hpp"
 #include "lora/kernels/packed_product.hpp"
 #include "lora/kernels/packed_transposed.hpp"
 #include "lora/kernels/unpacked_product.hpp"
 
+#include <algorithm>
 #include <memory>
 #include <type_traits>
 
@@ -79,14 +81,27 @@ class Packed {
 
   Index rows() const { return layout_.rows; }
   Index cols() const { return layout_.cols; }
-  Index bytes() const { return panels_->size() * static_cast<Index>(sizeof(S)) * (transposed_ ? 2 : 1); }
-  Copies copies() const { return transposed_ ? Copies::two : Copies::one; }
+  Index bytes() const { return elements(copies_) * static_cast<Index>(sizeof(S)); }
+  Copies copies() const { return copies_; }
 
   /// The elements of W0 in their packed order: the same memory in all copies of this base.
   const S* data() const { return panels(); }
 
   /// Another matrix (out, in), packed likewise.
   Packed like(Matrix<S> W) const { return Packed(std::move(W), copies()); }
+
+  /// The panels, and what of them a kernel may read beyond the end; those of the transpose behind them.
+  SharedBytes storage() const {
+    return {std::shared_ptr<const std::byte>(block_, reinterpret_cast<const std::byte*>(block_.get())),
+            static_cast<std::size_t>(bytes())};
+  }
+  /// The same over another block of these bytes, of the same build: their order is that of its packets. Throws
+  /// StateError or ShapeError.
+  Packed over(const SharedBytes& block) const {
+    Packed other = *this;
+    other.block_ = block.as<S>("Packed::over", static_cast<std::size_t>(elements(copies_)));
+    return other;
+  }
 
   /// W0 as a new matrix.
   Matrix<S> dense() const { return columns(0, cols()); }
@@ -104,36 +119,39 @@ class Packed {
   }
 
  private:
-  using Panels = Vector<S>;
-
-  Packed(Copies copies, const Columns& W0) : layout_{W0.rows(), W0.cols()}, panels_(pack(W0)) {
-    if (copies == Copies::two) transposed_ = pack(W0.transpose());
+  Packed(Copies copies, const Columns& W0) : layout_{W0.rows(), W0.cols()}, copies_(copies) {
+    detail::check_not_empty("Packed", "W0", W0.rows(), W0.cols());
+    auto block = std::make_shared<Vector<S>>(elements(copies));
+    detail::prefer_huge_pages(block->data(), static_cast<std::size_t>(block->size()) * sizeof(S));
+    pack(W0, block->data());
+    if (copies == Copies::two) pack(W0.transpose(), block->data() + elements(Copies::one));
+    block_ = std::shared_ptr<const S>(block, block->data());
   }
 
-  static std::shared_ptr<const Panels> pack(const auto& W0) {
-    detail::check_not_empty("Packed", "W0", W0.rows(), W0.cols());
-    auto panels = std::make_shared<Panels>(W0.size() + Layout::slack);
-    detail::prefer_huge_pages(panels->data(), static_cast<std::size_t>(panels->size()) * sizeof(S));
+  Index elements(Copies copies) const {
+    return (layout_.rows * layout_.cols + Layout::slack) * (copies == Copies::two ? 2 : 1);
+  }
+
+  static void pack(const auto& W0, S* to) {
     Layout{W0.rows(), W0.cols()}.for_each_column([&](Index position, Index row, Index col, Index count) {
-      panels->segment(position, count) = W0.col(col).segment(row, count);
+      Eigen::Map<Vector<S>>(to + position, count) = W0.col(col).segment(row, count);
     });
-    panels->tail(Layout::slack).setZero();
-    return panels;
+    std::fill_n(to + W0.size(), Layout::slack, S(0));
   }
 
   void multiply_transposed(const Columns& dy, MutableColumns dx, const Term& term, Executor* executor) const {
-    if (transposed_) {
-      detail::packed_product<S>({cols(), rows()}, transposed_->data(), dy, dx, term, executor);
+    if (copies_ == Copies::two) {
+      detail::packed_product<S>({cols(), rows()}, panels() + elements(Copies::one), dy, dx, term, executor);
     } else {
       detail::packed_transposed<S>(layout_, panels(), dy, dx, term, executor);
     }
   }
 
-  const S* panels() const { return panels_->data(); }
+  const S* panels() const { return block_.get(); }
 
   Layout layout_;
-  std::shared_ptr<const Panels> panels_;
-  std::shared_ptr<const Panels> transposed_;  // of W0^T, or null
+  Copies copies_;
+  std::shared_ptr<const S> block_;  // the panels of W0, then those of W0^T if there are two copies
 };
 
 static_assert(FrozenBase<Packed<float>> && FrozenBase<Packed<double>>);

@@ -1,7 +1,7 @@
 #pragma once
 /// The laws of layers, for any Layer: put your own through them.
 ///
-///   kept         a pass that keeps for backward computes the same as one that keeps nothing, to the bit; so do the calls
+///   kept         a pass that keeps for backward computes what one that keeps nothing does, to the bit; so do the calls
 ///                with a cache
 ///   scratch      the memory that layers share may be used by others between two calls of a pass
 ///   no_gradient  without dx the parameters get the same gradients, to the bit

@@ -1,0 +1,46 @@
+#pragma once
+/// The elements of a frozen weight as one block of bytes that somebody owns.
+
+#include "lora/core/error.hpp"
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
+
+namespace lora {
+
+/// A run-time base shows what it holds as one (storage()), and can be made anew over another block of the same bytes
+/// (over()): memory of its own, a mapped file, memory that processes share. Whoever makes one over foreign memory gives
+/// its owner along:
+///
+///   SharedBytes block{std::shared_ptr<const std::byte>(mapping, mapping->data()), size};
+struct SharedBytes {
+  std::shared_ptr<const std::byte> data;
+  std::size_t size = 0;
+
+  /// The block of a matrix or vector that is held by shared ownership, with it as its owner.
+  template <class M>
+  static SharedBytes of(std::shared_ptr<M> owner) {
+    const auto* data = reinterpret_cast<const std::byte*>(owner->data());
+    const std::size_t size = static_cast<std::size_t>(owner->size()) * sizeof(typename M::Scalar);
+    return {std::shared_ptr<const std::byte>(std::move(owner), data), size};
+  }
+
+  /// Its elements. Throws StateError for none, ShapeError unless there are so many bytes and they are aligned for S.
+  template <class S>
+  std::shared_ptr<const S> as(const detail::Caller& who, std::size_t elements) const {
+    if (data == nullptr) detail::fail<StateError>(who, "the block is a null pointer, expected bytes to share");
+    if (size != elements * sizeof(S)) {
+      detail::fail<ShapeError>(
+          who, "the block has " + std::to_string(size) + " bytes, expected " + std::to_string(elements * sizeof(S)));
+    }
+    if (reinterpret_cast<std::uintptr_t>(data.get()) % alignof(S) != 0) {
+      detail::fail<ShapeError>(who, "the block is not aligned to " + std::to_string(alignof(S)) + " bytes");
+    }
+    return std::shared_ptr<const S>(data, reinterpret_cast<const S*>(data.get()));
+  }
+};
+
+}  // namespace lora
