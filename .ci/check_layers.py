@@ -29,7 +29,7 @@ UMBRELLA = {"core", "base", "adapters", "nn", "losses", "optim", "model"}
 ENGINE = "kernels"
 # Includes from outside that only some folders may have.
 OUTSIDE = {"nlohmann/": {"io"}, "mpi.h": {"parallel"}, "Eigen/": {"linalg"}}
-EVERYWHERE = {"Eigen/Core", "lora/version.hpp"}
+EVERYWHERE = {"Eigen/Core", "lora/version.hpp", "lora/abi.hpp"}
 
 
 def folder(header):
@@ -73,13 +73,18 @@ def circle(graph):
 
 
 def check(include=INCLUDE):
-    includes = {}
+    includes, outside_abi = {}, []
     for path in sorted(include.rglob("*.hpp")):
         text = path.read_text(encoding="utf-8")
+        if re.search(r"^namespace lora(::(?!inline LORA_ABI)\w+)? {", text, re.M):
+            outside_abi.append(path.relative_to(include).as_posix())
         includes[path.relative_to(include).as_posix()] = re.findall(r'^\s*#\s*include\s*[<"]([^>"]+)[>"]', text, re.M)
     own = {name: [other for other in others if other.startswith("lora/")] for name, others in includes.items()}
 
-    errors = []
+    errors = [f"{name}: a namespace without inline LORA_ABI (lora/abi.hpp)" for name in outside_abi]
+    for name in own:
+        if folder(name) and "lora/abi.hpp" not in reachable(name, own):
+            errors.append(f"{name} does not include lora/abi.hpp, directly or not")
     for name, others in includes.items():
         here = folder(name)
         if here and here not in BELOW:

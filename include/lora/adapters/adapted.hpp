@@ -10,7 +10,7 @@
 #include <type_traits>
 #include <utility>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 namespace detail {
 
@@ -224,4 +224,4 @@ class Adapted : public detail::CachedPass<Adapted<Base_, Adapter_>, typename Bas
   detail::OwnNumber number_;
 };
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

@@ -14,7 +14,7 @@
 #include <string_view>
 #include <type_traits>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 /// x, dx (in, samples), y, dy (out, samples), sized by the caller and not overlapping.
 ///
@@ -123,4 +123,4 @@ void add_rounded_once(Matrix<S, Out, In>& weight, auto&& add_delta) {
   }
 }
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

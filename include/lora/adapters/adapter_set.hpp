@@ -15,7 +15,7 @@
 #include <utility>
 #include <vector>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 /// One member of a weighted sum of adapters.
 struct AdapterWeight {
@@ -279,4 +279,4 @@ class AdapterSet {
   detail::SharedSlot<const Selection<S>> selected_{none()};
 };
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

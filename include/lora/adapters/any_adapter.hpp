@@ -16,7 +16,7 @@
 #include <variant>
 #include <vector>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 /// One setting of an adapter, under PEFT's name: {"r", Index(8)}.
 struct AdapterSetting {
@@ -286,4 +286,4 @@ class AnyAdapter {
   std::unique_ptr<Interface> held_;
 };
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

@@ -10,7 +10,7 @@
 #include <cmath>
 #include <cstdint>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 /// Entry (i, j) of a mask is 0 with probability p, else 1 / (1 - p), so that the expected value of mask .* x is x.
 ///
@@ -107,4 +107,4 @@ struct Dropout {
   }
 };
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

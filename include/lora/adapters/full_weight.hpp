@@ -9,7 +9,7 @@
 
 #include <utility>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 /// W (out, in), trained.   dW = dy x^T, dx = W^T dy.
 template <class S, int Rows = Dynamic, int Cols = Dynamic>
@@ -74,4 +74,4 @@ struct FullWeight {
 
 static_assert(AdapterKind<FullWeight<float>>);
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

@@ -6,7 +6,7 @@
 
 #include <cmath>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 /// Fills `matrix` row by row with normal numbers of mean 0: the same numbers for every storage order.
 template <class Derived>
@@ -36,4 +36,4 @@ void initialize_a(Eigen::MatrixBase<Derived>& A, Init init, Rng& rng) {
   }
 }
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

@@ -22,7 +22,7 @@
 #include <limits>
 #include <utility>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 /// Rows, Cols, Rank: compile-time sizes or Dynamic.
 template <class S, int Rows, int Cols, int Rank>
@@ -222,4 +222,4 @@ struct Lora {
 
 static_assert(AdapterKind<Lora<float>> && Adapter<Lora<double, 4, 3, 2>, Dense<double, 4, 3>>);
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

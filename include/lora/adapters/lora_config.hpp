@@ -12,7 +12,7 @@
 #include <utility>
 #include <vector>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 /// The factor s of y = W0 x + s B (A x).
 enum class Scaling {
@@ -110,4 +110,4 @@ void check_factors_fit(Index out, Index in, Index rank, const Caller& who) {
 }
 
 }  // namespace detail
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

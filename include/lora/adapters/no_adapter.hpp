@@ -3,7 +3,7 @@
 
 #include "lora/adapters/adapter.hpp"
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 template <class S, int Rows = Dynamic, int Cols = Dynamic>
 struct NoAdapter {
@@ -55,4 +55,4 @@ struct NoAdapter {
 
 static_assert(AdapterKind<NoAdapter<float>>);
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

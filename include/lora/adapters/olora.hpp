@@ -15,7 +15,7 @@
 
 #include <utility>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 /// W0 (out, in) any matrix or expression of float or double; it is read, not kept. config.init is not asked. Cost:
 /// 4 out in rank operations.
@@ -31,4 +31,4 @@ auto olora(const Eigen::MatrixBase<Derived>& W0, const LoraConfig& config, Rng& 
   return detail::residual_lora<S>(config, std::move(start.B), std::move(start.A), rng);
 }
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

@@ -22,7 +22,7 @@
 
 #include <utility>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 /// W0 (out, in) any matrix or expression of float or double; it is read, not kept. config.init is not asked.
 /// options: method, oversampling, power_iterations and seed of truncated_svd, whose cost this is; the rank is
@@ -58,4 +58,4 @@ auto pissa(const Eigen::MatrixBase<Derived>& W0, const LoraConfig& config, Rng& 
   return detail::residual_lora<S>(config, std::move(B), std::move(A), rng);
 }
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

@@ -23,7 +23,7 @@
 #include <string>
 #include <utility>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 /// Rows, Cols, Rank: compile-time sizes or Dynamic.
 template <class S, int Rows = Dynamic, int Cols = Dynamic, int Rank = Dynamic>
@@ -186,4 +186,4 @@ ResidualLora<S> residual_lora(const LoraConfig& config, Matrix<S> B, RowMajorMat
 
 static_assert(AdapterKind<ResidualLora<float>> && Adapter<ResidualLora<double, 4, 3, 2>, Dense<double, 4, 3>>);
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

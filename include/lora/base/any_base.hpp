@@ -9,7 +9,7 @@
 #include <type_traits>
 #include <utility>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 /// A FrozenBase of run-time sizes that a layer can hold: in a few bits, in a mapped file, in whatever order it likes.
 ///
@@ -131,4 +131,4 @@ class AnyBase {
 
 static_assert(FrozenBase<AnyBase<float>> && FrozenBase<AnyBase<double>>);
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

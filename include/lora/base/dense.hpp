@@ -8,7 +8,7 @@
 #include <memory>
 #include <utility>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 /// W0 (out, in), never changed after construction.
 ///
@@ -115,4 +115,4 @@ class Dense {
 
 static_assert(FrozenBase<Dense<float>> && FrozenBase<Dense<double, 4, 3>>);
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

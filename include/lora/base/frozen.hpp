@@ -6,7 +6,7 @@
 
 #include <type_traits>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 /// Packed where there is such a thing: run-time sizes, float or double. Dense for compile-time sizes, which are small,
 /// and for other scalars. Both hold W0 once, give it back exactly, and with run-time sizes share it among copies.
@@ -15,4 +15,4 @@ using Frozen =
     std::conditional_t<Out == Dynamic && In == Dynamic && (std::is_same_v<S, float> || std::is_same_v<S, double>),
                        Packed<S>, Dense<S, Out, In>>;
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

@@ -5,7 +5,7 @@
 #include "lora/core/scalar.hpp"
 #include "lora/kernels/thin_product.hpp"
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 /// apply(x, y, executor):               y  = W0 x      x  (in, samples),  y  (out, samples)
 /// apply_transposed(dy, dx, executor):  dx = W0^T dy   dy (out, samples), dx (in, samples)
@@ -72,4 +72,4 @@ void multiply_like(const auto& W, const auto& x, auto& y, Executor* executor = n
   }
 }
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

@@ -13,7 +13,7 @@
 #include <memory>
 #include <type_traits>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 /// One copy of W0 serves both directions. A second one, of its transpose, takes as much memory again and makes dx
 /// faster for a small W0 (up to 96 x 96) or few samples (up to 12, with a W0 of up to 384 x 384).
@@ -156,4 +156,4 @@ class Packed {
 
 static_assert(FrozenBase<Packed<float>> && FrozenBase<Packed<double>>);
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

@@ -9,7 +9,7 @@
 #include <string>
 #include <utility>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 /// A run-time base shows what it holds as one (storage()), and can be made anew over another block of the same bytes
 /// (over()): memory of its own, a mapped file, memory that processes share. Whoever makes one over foreign memory gives
@@ -43,4 +43,4 @@ struct SharedBytes {
   }
 };
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

@@ -21,7 +21,7 @@
 #include <utility>
 #include <vector>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 namespace detail {
 
@@ -125,4 +125,4 @@ class AdapterHandle {
 /// In the place of a handle: the base, bit for bit.
 inline constexpr AdapterHandle::BaseAlone base_alone = AdapterHandle::base_alone;
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

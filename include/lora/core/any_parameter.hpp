@@ -6,7 +6,7 @@
 
 #include <type_traits>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 /// Looks into a parameter, which must outlive it; changes go through. S may be const.
 ///
@@ -77,4 +77,4 @@ AnyConstant<typename M::Scalar> constant_view(const M& matrix) {
 
 static_assert(ParameterLike<AnyParameter<float>> && ParameterLike<AnyParameter<const double>>);
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

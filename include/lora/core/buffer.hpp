@@ -8,7 +8,7 @@
 
 #include <type_traits>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 /// Rows, Cols: compile-time sizes or Dynamic. With both fixed the memory lies inside the object, not on the heap.
 template <class S, int Rows = Dynamic, int Cols = Dynamic>
@@ -62,4 +62,4 @@ View columns_of(View& view, Index, Index)
 }
 
 }  // namespace detail
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

@@ -6,12 +6,14 @@
 /// matter. A step inside this scope runs at full speed, and a denormal among its inputs or results counts as zero.
 
 #if defined(__SSE2__) || defined(_M_X64) || (defined(_M_IX86_FP) && _M_IX86_FP >= 2)
+#include "lora/abi.hpp"
+
 #include <xmmintrin.h>
 #elif defined(__aarch64__) && defined(__GNUC__)
 #include <cstdint>
 #endif
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 /// From construction to destruction, in this thread alone; then everything is as it was. May be nested.
 ///
@@ -60,4 +62,4 @@ class DenormalsAsZero {
   DenormalsAsZero& operator=(const DenormalsAsZero&) = delete;
 };
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

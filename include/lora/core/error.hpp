@@ -6,13 +6,15 @@
 /// Types that are wrong fail to compile; broken internal invariants are assertions; only what a caller can get wrong at
 /// run time is an exception, and then nothing has changed.
 
+#include "lora/abi.hpp"
+
 #include <Eigen/Core>
 
 #include <stdexcept>
 #include <string>
 #include <string_view>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 /// Base of all: catch this to catch everything that the library throws on purpose.
 struct Error : std::runtime_error {
@@ -88,4 +90,4 @@ inline void check_not_empty(const Caller& who, std::string_view what, Eigen::Ind
 }
 
 }  // namespace detail
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

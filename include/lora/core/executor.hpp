@@ -4,7 +4,7 @@
 #include "lora/core/function_ref.hpp"
 #include "lora/core/scalar.hpp"
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 /// Threads, or whatever else can run the rounds of a loop. lora::Workers (parallel/workers.hpp) is one; a program that
 /// has its own pool derives from this. Give it to a pass, and it must outlive the backward pass that belongs to it:
@@ -33,4 +33,4 @@ class Executor {
   Executor& operator=(const Executor&) = default;
 };
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

@@ -1,11 +1,13 @@
 #pragma once
 /// A reference to something that can be called: a lambda as a parameter of a function that is no template.
 
+#include "lora/abi.hpp"
+
 #include <memory>
 #include <type_traits>
 #include <utility>
 
-namespace lora::detail {
+namespace lora::inline LORA_ABI::detail {
 
 template <class Signature>
 class FunctionRef;
@@ -29,4 +31,4 @@ class FunctionRef<R(Arguments...)> {
   R (*call_)(void*, Arguments...);
 };
 
-}  // namespace lora::detail
+}  // namespace lora::inline LORA_ABI::detail

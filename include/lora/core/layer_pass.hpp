@@ -12,7 +12,7 @@
 #include <type_traits>
 #include <utility>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 /// Given in place of dx when nobody needs the gradient of the input, as in the first layer of a network.
 struct NoGradient {};
@@ -139,4 +139,4 @@ class CachedPass {
 };
 
 }  // namespace detail
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

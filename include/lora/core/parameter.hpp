@@ -6,7 +6,7 @@
 #include <type_traits>
 #include <utility>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 /// value: the numbers. grad: dL/dvalue, of the same shape, or empty while no backward pass has reached it.
 /// trainable: backward passes skip the gradient of a parameter that is not, and optimizers leave it alone.
@@ -70,4 +70,4 @@ concept ParameterLike = requires(T& p) {
 
 static_assert(ParameterLike<Parameter<float>> && ParameterLike<const RowMajorParameter<double, 2, 3>>);
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

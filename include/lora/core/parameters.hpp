@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 /// Numbers in a model: what an optimizer would train now, and all of them, frozen weights and idle adapters included.
 struct ParameterCount {
@@ -129,4 +129,4 @@ std::vector<ParameterView<S>> gather(T& model) {
   return views;
 }
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

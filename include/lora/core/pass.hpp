@@ -9,7 +9,7 @@
 #include <optional>
 #include <span>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 /// Some columns of a batch and whose they are. The segments of a pass cover its columns, each once, in any order;
 /// several may name one adapter.
@@ -43,4 +43,4 @@ struct Pass {
   Executor* executor = nullptr;
 };
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

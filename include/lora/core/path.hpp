@@ -11,7 +11,7 @@
 #include <string>
 #include <string_view>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 namespace detail {
 
@@ -113,4 +113,4 @@ class Path {
   std::uint64_t adapter_ = 0;
 };
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

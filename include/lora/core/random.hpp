@@ -23,7 +23,7 @@
 #include <limits>
 #include <string>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 static_assert(std::numeric_limits<double>::is_iec559 && std::numeric_limits<float>::is_iec559,
               "lora: random numbers need IEEE 754 arithmetic to have the same bits everywhere");
@@ -230,4 +230,4 @@ class Rng {
   std::array<std::uint32_t, 4> block_{};  // the block of the last draw, kept for its second half
 };
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

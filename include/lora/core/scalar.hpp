@@ -7,11 +7,13 @@
 /// A column-major (features, samples) matrix has the same bytes as a row-major (samples, features) tensor of PyTorch or
 /// NumPy: activations cross over through an Eigen::Map, without a copy.
 
+#include "lora/abi.hpp"
+
 #include <Eigen/Core>
 
 #include <concepts>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 using Index = Eigen::Index;
 inline constexpr int Dynamic = Eigen::Dynamic;
@@ -83,4 +85,4 @@ consteval bool require_storable() {
 
 static_assert(Scalar<float> && Scalar<double> && !Scalar<int> && !Scalar<Eigen::half> && !Scalar<Eigen::bfloat16>);
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

@@ -11,7 +11,7 @@
 #include <utility>
 #include <vector>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 namespace detail {
 
@@ -140,4 +140,4 @@ class Scratch {
   detail::Slots slots_;
 };
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

@@ -25,7 +25,7 @@
 #include <type_traits>
 #include <utility>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 namespace detail {
 
@@ -122,4 +122,4 @@ bool is_trained(const Path& path, const P& parameter) {
   return parameter.trainable && path.active();
 }
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

@@ -27,7 +27,7 @@
 #include <utility>
 #include <vector>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 /// The kinds that a file may be of besides LORA, by their configs.
 template <class... Configs>
@@ -172,4 +172,4 @@ void load_adapter(T& model, const std::filesystem::path& directory, AdapterKinds
                             "peft_type is " + (type.empty() ? "missing" : type) + ", expected one of " + known);
 }
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

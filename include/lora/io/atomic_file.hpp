@@ -20,7 +20,7 @@
 #include <utility>
 #include <vector>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 /// Everything throws FileError with the path, the step and the system's reason. Without commit, the destructor removes
 /// the temporary file, so that leaving by an exception leaves nothing behind.
@@ -155,4 +155,4 @@ class AtomicFile {
   std::vector<std::byte> buffer_;
 };
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

@@ -25,7 +25,7 @@
 #include <sys/syscall.h>
 #endif
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 /// The further system calls that folders need. Links are never followed.
 struct PosixFolders : PosixFiles {
@@ -238,4 +238,4 @@ class AtomicFolder {
   std::vector<std::filesystem::path> links_, folders_;  // carried over, relative to the folder
 };
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

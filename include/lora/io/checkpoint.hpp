@@ -28,7 +28,7 @@
 #include <utility>
 #include <vector>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 /// Where a training stands, besides the numbers of model and optimizer.
 struct Checkpoint {
@@ -190,4 +190,4 @@ Checkpoint load_checkpoint(const std::filesystem::path& path, T& model, Optimize
   return point;
 }
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

@@ -5,6 +5,8 @@
 /// a file stores its tensors (the widest first, so that each starts aligned to its own size).
 /// Source: huggingface/safetensors, safetensors/src/tensor.rs, enum Dtype.
 
+#include "lora/abi.hpp"
+
 #include <array>
 #include <concepts>
 #include <cstddef>
@@ -14,7 +16,7 @@
 #include <string_view>
 #include <type_traits>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 enum class Dtype : std::uint8_t {
   boolean,  // one byte, 0 or 1
@@ -111,4 +113,4 @@ constexpr Dtype dtype_of() {
 
 static_assert(name(Dtype::u64) == "U64" && bits(Dtype::c64) == 64 && find_dtype("F8_E8M0") == Dtype::f8_e8m0);
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

@@ -14,7 +14,7 @@
 #include <cstring>
 #include <type_traits>
 
-namespace lora::detail {
+namespace lora::inline LORA_ABI::detail {
 
 /// Reads and writes S = float or double as one of the formats F64, F32, F16, BF16; other S only as themselves.
 template <class S, Dtype Stored>
@@ -141,4 +141,4 @@ bool store_elements(const S* from, Index row_step, Index col_step, Index rows, I
   });
 }
 
-}  // namespace lora::detail
+}  // namespace lora::inline LORA_ABI::detail

@@ -19,7 +19,7 @@
 #include <string>
 #include <utility>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 enum class FileAccess { map, read };
 
@@ -103,4 +103,4 @@ class FileBytes {
   std::unique_ptr<std::byte[]> memory_;  // empty if the bytes are mapped
 };
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

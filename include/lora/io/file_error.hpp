@@ -11,7 +11,7 @@
 #include <string_view>
 #include <system_error>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 /// The operating system refused: no such file, no permission, no space. The message names the path and the step.
 struct FileError : Error {
@@ -61,4 +61,4 @@ inline void check_path(const std::filesystem::path& path) {
 }
 
 }  // namespace detail
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

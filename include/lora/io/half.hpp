@@ -7,12 +7,14 @@
 /// To float: exact. From float or double: rounded once, to nearest, ties to even; too large becomes infinity; a NaN
 /// stays a NaN and keeps its upper bits, made quiet; zeros and infinities keep their sign.
 
+#include "lora/abi.hpp"
+
 #include <bit>
 #include <cmath>
 #include <cstdint>
 #include <limits>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 static_assert(std::numeric_limits<float>::is_iec559 && std::numeric_limits<double>::is_iec559);
 
@@ -80,4 +82,4 @@ inline std::uint16_t double_to_bfloat16(double number) { return float_to_bfloat1
 
 static_assert(half_to_float(0x3555) == 0.333251953125f && float_to_half(1.0f / 3.0f) == 0x3555);
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

@@ -16,7 +16,7 @@
 #include <string_view>
 #include <vector>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 struct JsonLimits {
   std::size_t bytes = 100'000'000;
@@ -191,4 +191,4 @@ inline void read_json(std::string_view who, std::string_view text, JsonEvents& e
   nlohmann::json::sax_parse(text.begin(), text.end(), &guard);
 }
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

@@ -1,11 +1,13 @@
 #pragma once
 /// Strings as JSON, byte for byte as serde_json and Python's json (with ensure_ascii=False) write them.
 
+#include "lora/abi.hpp"
+
 #include <cstddef>
 #include <string>
 #include <string_view>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 /// Whether the bytes are UTF-8: no overlong forms, no surrogates (U+D800 to U+DFFF), nothing above U+10FFFF.
 /// Source: The Unicode Standard 15, table 3-7.
@@ -58,4 +60,4 @@ inline void append_json_string(std::string& json, std::string_view text) {
 
 static_assert(is_utf8("\xf4\x8f\xbf\xbf") && !is_utf8("\xf4\x90\x80\x80") && !is_utf8("\xc0\x80"));
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

@@ -18,7 +18,7 @@
 #include <utility>
 #include <vector>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 struct JsonValue {
   enum class Kind { null, boolean, integer, real, string, array, object };
@@ -185,4 +185,4 @@ inline JsonValue read_json_value(std::string_view who, std::string_view text, co
   return std::move(events.root);
 }
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

@@ -28,7 +28,7 @@
 #include <utility>
 #include <vector>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 namespace detail {
 
@@ -197,4 +197,4 @@ PeftConfig load_adapter(T& model, const std::filesystem::path& directory, std::s
   return std::move(files.config);
 }
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

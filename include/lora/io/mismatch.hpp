@@ -8,7 +8,7 @@
 #include <string_view>
 #include <vector>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 /// A file is sound, but not of this model: names missing, names too many, other shapes. The message lists all of them,
 /// one a line.
@@ -54,4 +54,4 @@ inline bool check_stored_shape(Mismatches& mismatches, std::string_view name, co
 }
 
 }  // namespace detail
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

@@ -18,7 +18,7 @@
 #include <utility>
 #include <vector>
 
-namespace lora::detail {
+namespace lora::inline LORA_ABI::detail {
 
 /// Whether by some rule, and by every rule, a layer is in one of these blocks.
 struct InBlocks {
@@ -77,4 +77,4 @@ std::vector<ModuleMatch> peft_matches_in_file(const T& model, const PeftConfig& 
   return peft_matches(model, all, who);
 }
 
-}  // namespace lora::detail
+}  // namespace lora::inline LORA_ABI::detail

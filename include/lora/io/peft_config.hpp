@@ -25,7 +25,7 @@
 #include <utility>
 #include <vector>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 struct PeftConfig {
   /// r, lora_alpha, use_rslora (scaling), rank_pattern, alpha_pattern, ...
@@ -219,4 +219,4 @@ inline std::string to_json(const PeftConfig& config) {
   return detail::json_object(settings);
 }
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

@@ -17,7 +17,7 @@
 #include <utility>
 #include <vector>
 
-namespace lora::detail {
+namespace lora::inline LORA_ABI::detail {
 
 /// alpha' with alpha' / rank = alpha / sqrt(rank): the double whose quotient is nearest to that scale. The quotient is
 /// the scale itself whenever some double gives it, always so for a rank that is a power of 2, and at most one unit in
@@ -175,4 +175,4 @@ inline void describe_layers(const std::vector<PeftLayer>& layers, const std::vec
   describe_ranks(layers, config, who);
 }
 
-}  // namespace lora::detail
+}  // namespace lora::inline LORA_ABI::detail

@@ -29,7 +29,7 @@
 #include <string_view>
 #include <utility>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 namespace detail {
 
@@ -88,4 +88,4 @@ inline std::string peft_digest(const PeftConfig& config) {
 }
 
 }  // namespace detail
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

@@ -11,7 +11,7 @@
 #include <utility>
 #include <vector>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 namespace detail {
 
@@ -112,4 +112,4 @@ bool describes(const T& model, const PeftConfig& config, const std::vector<PeftL
 }
 
 }  // namespace detail
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

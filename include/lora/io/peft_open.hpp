@@ -14,7 +14,7 @@
 #include <system_error>
 #include <utility>
 
-namespace lora::detail {
+namespace lora::inline LORA_ABI::detail {
 
 struct PeftFiles {
   PeftConfig config;
@@ -85,4 +85,4 @@ inline PeftFiles open_peft(const std::filesystem::path& folder) {
   });
 }
 
-}  // namespace lora::detail
+}  // namespace lora::inline LORA_ABI::detail

@@ -15,7 +15,7 @@
 #include <utility>
 #include <vector>
 
-namespace lora::detail {
+namespace lora::inline LORA_ABI::detail {
 
 /// Reads the settings of one file; every message names the key, what it is and what was expected.
 class PeftSettings {
@@ -116,4 +116,4 @@ class PeftSettings {
   const JsonValue& root_;
 };
 
-}  // namespace lora::detail
+}  // namespace lora::inline LORA_ABI::detail

@@ -14,7 +14,7 @@
 #include <string_view>
 #include <utility>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 namespace detail {
 
@@ -133,4 +133,4 @@ inline void restrict_to(const PeftVersion& version, PeftConfig& config, const Ca
 }
 
 }  // namespace detail
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

@@ -13,7 +13,7 @@
 #include <string_view>
 #include <vector>
 
-namespace lora::detail {
+namespace lora::inline LORA_ABI::detail {
 
 /// The tensors of a file against those that are wanted: collects what is wrong, to say all at once.
 class PeftTensorCheck {
@@ -81,4 +81,4 @@ class PeftTensorCheck {
   std::vector<std::string> missing_, misshapen_;
 };
 
-}  // namespace lora::detail
+}  // namespace lora::inline LORA_ABI::detail

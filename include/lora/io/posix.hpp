@@ -9,6 +9,8 @@
 #error "lora/io needs POSIX files: open, mmap, fsync, renameat"
 #endif
 
+#include "lora/abi.hpp"
+
 #include <fcntl.h>
 #include <sys/file.h>
 #include <sys/mman.h>
@@ -20,7 +22,7 @@
 #include <cstdio>
 #include <utility>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 struct PosixFiles {
   static int open_at(int folder, const char* path, int flags, mode_t mode) {
@@ -89,4 +91,4 @@ class Descriptor {
 };
 
 }  // namespace detail
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

@@ -26,7 +26,7 @@
 #include <utility>
 #include <vector>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 struct SafetensorsOptions {
   FileAccess access = FileAccess::map;
@@ -251,4 +251,4 @@ class Safetensors {
   std::shared_ptr<const Contents> contents_;
 };
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

@@ -15,7 +15,7 @@
 #include <utility>
 #include <vector>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 /// Sorted by name.
 using Metadata = std::map<std::string, std::string, std::less<>>;
@@ -208,4 +208,4 @@ class SafetensorsEvents final : public JsonEvents {
 };
 
 }  // namespace detail
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

@@ -27,7 +27,7 @@
 #include <utility>
 #include <vector>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 namespace detail {
 
@@ -101,4 +101,4 @@ inline SafetensorsHeader read_safetensors_header(std::string_view who, std::span
   return header;
 }
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

@@ -23,7 +23,7 @@
 #include <string_view>
 #include <vector>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 namespace detail {
 
@@ -112,4 +112,4 @@ void save_safetensors(const std::filesystem::path& path, const std::vector<Tenso
   file.commit();
 }
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

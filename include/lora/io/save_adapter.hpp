@@ -27,7 +27,7 @@
 #include <variant>
 #include <vector>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 struct SaveAdapterOptions {
   /// Which adapter; any but "default" goes into a sub-directory of its name, as in PEFT.
@@ -312,4 +312,4 @@ void save_adapter(const T& model, const std::filesystem::path& directory, const 
   detail::write_peft<System>(path, config, detail::peft_tensors(model, config, options));
 }
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

@@ -23,7 +23,7 @@
 #include <utility>
 #include <vector>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 namespace detail {
 
@@ -143,4 +143,4 @@ inline Safetensors open_sharded(const std::filesystem::path& index, const Safete
   return Safetensors(std::move(contents));
 }
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

@@ -19,7 +19,7 @@
 #include <string_view>
 #include <vector>
 
-namespace lora::detail {
+namespace lora::inline LORA_ABI::detail {
 
 /// Different for every process, thread and call, or nearly: that nothing of this name is there has to be seen to.
 inline std::string temporary_name() {
@@ -101,4 +101,4 @@ void remove_left_behind(int folder, const std::vector<std::string>* own = nullpt
   }
 }
 
-}  // namespace lora::detail
+}  // namespace lora::inline LORA_ABI::detail

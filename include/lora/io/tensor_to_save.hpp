@@ -18,7 +18,7 @@
 #include <utility>
 #include <vector>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 /// Looks at the matrix it is given, whose elements are read when the file is written; a temporary is kept. Copies look
 /// at the same numbers.
@@ -123,4 +123,4 @@ class TensorToSave {
   std::shared_ptr<const void> owner_;
 };
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

@@ -11,7 +11,7 @@
 #include <concepts>
 #include <cstddef>
 
-namespace lora::detail {
+namespace lora::inline LORA_ABI::detail {
 
 /// The side of a square: one line of the cache of float.
 inline constexpr Index tile_side = 16;
@@ -73,4 +73,4 @@ void transpose(const S* from, Index from_step, S* to, Index to_step, Index heigh
   transpose_part(from, from_step, to, to_step, height, width);
 }
 
-}  // namespace lora::detail
+}  // namespace lora::inline LORA_ABI::detail

@@ -23,7 +23,7 @@
 #include <utility>
 #include <vector>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 /// How the names and layouts of a file differ from those of the model.
 struct WeightNames {
@@ -165,4 +165,4 @@ void save_weights(const T& model, const std::filesystem::path& path, const Weigh
   save_safetensors(path, tensors);
 }
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

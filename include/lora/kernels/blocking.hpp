@@ -10,7 +10,7 @@
 
 #include "lora/kernels/packet.hpp"
 
-namespace lora::detail {
+namespace lora::inline LORA_ABI::detail {
 
 /// What the number of registers, and their size, decide.
 struct RegisterBlocking {
@@ -78,4 +78,4 @@ struct Blocking {
   static constexpr int accumulators(int sums) { return sums < 8 ? 8 / sums : 1; }
 };
 
-}  // namespace lora::detail
+}  // namespace lora::inline LORA_ABI::detail

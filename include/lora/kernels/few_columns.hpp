@@ -15,7 +15,7 @@
 #include <algorithm>
 #include <utility>
 
-namespace lora::detail {
+namespace lora::inline LORA_ABI::detail {
 
 template <class S>
 class FewColumns {
@@ -137,4 +137,4 @@ class FewColumns {
   }
 };
 
-}  // namespace lora::detail
+}  // namespace lora::inline LORA_ABI::detail

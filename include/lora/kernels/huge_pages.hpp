@@ -4,6 +4,8 @@
 /// A product with few samples reads a weight from memory once, and the hardware prefetcher stops at page boundaries: in
 /// pages of 2 MiB instead of 4 KiB one sample of a 4096 x 4096 weight takes half the time.
 
+#include "lora/abi.hpp"
+
 #include <cstddef>
 
 #if defined(__linux__)
@@ -13,7 +15,7 @@
 #include <cstdint>
 #endif
 
-namespace lora::detail {
+namespace lora::inline LORA_ABI::detail {
 
 /// Asks for large pages before memory is used for the first time. Only advice: what lies there does not change, and
 /// memory below 4 MiB and systems that know no such request are left alone.
@@ -26,4 +28,4 @@ inline void prefer_huge_pages([[maybe_unused]] void* memory, [[maybe_unused]] st
 #endif
 }
 
-}  // namespace lora::detail
+}  // namespace lora::inline LORA_ABI::detail

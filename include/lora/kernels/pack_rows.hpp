@@ -9,7 +9,7 @@
 
 #include <algorithm>
 
-namespace lora::detail {
+namespace lora::inline LORA_ABI::detail {
 
 /// to[row / rows_in_group][sample][row % rows_in_group] = from(row, sample), zero for the samples beyond.
 template <class S>
@@ -53,4 +53,4 @@ void pack_padded(const S* from, Index from_stride, Index rows, Index columns, In
   }
 }
 
-}  // namespace lora::detail
+}  // namespace lora::inline LORA_ABI::detail

@@ -19,7 +19,7 @@
 #include <array>
 #include <bit>
 
-namespace lora::detail {
+namespace lora::inline LORA_ABI::detail {
 
 /// A matrix in memory whose columns are contiguous.
 template <class S>
@@ -228,4 +228,4 @@ void packed_product(const PanelLayout<S>& layout, const S* panels, const Columns
                 });
 }
 
-}  // namespace lora::detail
+}  // namespace lora::inline LORA_ABI::detail

@@ -16,7 +16,7 @@
 
 #include "lora/kernels/streamed_transposed.hpp"
 
-namespace lora::detail {
+namespace lora::inline LORA_ABI::detail {
 
 /// transposed_tile for some packets of samples.
 template <class S>
@@ -258,4 +258,4 @@ void packed_transposed(const PanelLayout<S>& layout, const S* panels, const Colu
                 });
 }
 
-}  // namespace lora::detail
+}  // namespace lora::inline LORA_ABI::detail

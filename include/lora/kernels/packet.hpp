@@ -19,7 +19,7 @@
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wignored-attributes"
 
-namespace lora::detail {
+namespace lora::inline LORA_ABI::detail {
 
 /// 0, ..., N - 1 as constants. Packets in an array stay in registers if it is only indexed by constants, in functions
 /// that are always inlined; a lambda that refers to the array is too much for some compilers.
@@ -128,6 +128,6 @@ using NarrowSimd = Simd<S, (Simd<S, 0>::lanes <= Lanes   ? 0
                             : Simd<S, 1>::lanes <= Lanes ? 1
                                                          : 2)>;
 
-}  // namespace lora::detail
+}  // namespace lora::inline LORA_ABI::detail
 
 #pragma GCC diagnostic pop

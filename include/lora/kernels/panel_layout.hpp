@@ -17,7 +17,7 @@
 #include <algorithm>
 #include <limits>
 
-namespace lora::detail {
+namespace lora::inline LORA_ABI::detail {
 
 /// Some of the rows or columns of a matrix: first, ..., last - 1, as far as it has them. The default is all of them.
 struct Interval {
@@ -63,4 +63,4 @@ struct PanelLayout {
   }
 };
 
-}  // namespace lora::detail
+}  // namespace lora::inline LORA_ABI::detail

@@ -16,7 +16,7 @@
 
 #include <algorithm>
 
-namespace lora::detail {
+namespace lora::inline LORA_ABI::detail {
 
 /// Into how many parts, from the multiply-adds of a product in single precision.
 struct Split {
@@ -74,4 +74,4 @@ inline auto columns_in(auto& matrix, Interval range) {
 }
 inline auto rows_in(auto& matrix, Interval range) { return matrix.middleRows(range.first, range.last - range.first); }
 
-}  // namespace lora::detail
+}  // namespace lora::inline LORA_ABI::detail

@@ -30,7 +30,7 @@
 
 #include <cstring>
 
-namespace lora::detail {
+namespace lora::inline LORA_ABI::detail {
 
 /// dx += W0^T dy with `Vectors` packets for a group of `Group` rows of all samples.
 template <class S, int Vectors, int Group>
@@ -195,4 +195,4 @@ struct StreamedTransposed {
   }
 };
 
-}  // namespace lora::detail
+}  // namespace lora::inline LORA_ABI::detail

@@ -15,7 +15,7 @@
 
 #include <type_traits>
 
-namespace lora::detail {
+namespace lora::inline LORA_ABI::detail {
 
 template <class S>
 class ThinTiles {
@@ -245,4 +245,4 @@ void add_low_rank(const Factor& U, const auto& Z, auto&& y, Executor* executor =
   }
 }
 
-}  // namespace lora::detail
+}  // namespace lora::inline LORA_ABI::detail

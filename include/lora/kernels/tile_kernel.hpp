@@ -20,7 +20,7 @@
 
 #include <algorithm>
 
-namespace lora::detail {
+namespace lora::inline LORA_ABI::detail {
 
 /// The sum over `runs` times `steps` of vectors times scalars. Distances are in elements.
 template <class S>
@@ -172,4 +172,4 @@ struct TileKernel {
   }
 };
 
-}  // namespace lora::detail
+}  // namespace lora::inline LORA_ABI::detail

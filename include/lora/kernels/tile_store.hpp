@@ -10,7 +10,7 @@
 
 #include "lora/kernels/tile_kernel.hpp"
 
-namespace lora::detail {
+namespace lora::inline LORA_ABI::detail {
 
 /// out(row, t) = or += the sums, for rows 0, ..., rows - 1 of the Vectors * lanes, and t = 0, ..., Columns - 1.
 template <class S, int Columns, int Vectors, PrefetchPolicy Policy = PrefetchPolicy::none>
@@ -126,4 +126,4 @@ void transposed_tile(const TileSum<S>* sums, int count, S* out, Index out_stride
 #pragma GCC diagnostic pop
 #endif
 
-}  // namespace lora::detail
+}  // namespace lora::inline LORA_ABI::detail

@@ -6,7 +6,7 @@
 
 #include "lora/kernels/packed_product.hpp"
 
-namespace lora::detail {
+namespace lora::inline LORA_ABI::detail {
 
 /// One sample: the accumulators of the tile that a packed weight would use lie in L1, not in registers.
 template <class S>
@@ -125,4 +125,4 @@ void unpacked_product(const Columns<S>& W, const Columns<S>& x, MutableColumns<S
                 });
 }
 
-}  // namespace lora::detail
+}  // namespace lora::inline LORA_ABI::detail

@@ -1,10 +1,12 @@
 #pragma once
 /// How far an approximation is from its matrix, and what vouches for it.
 
+#include "lora/abi.hpp"
+
 #include <algorithm>
 #include <cmath>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 /// What is known about E = A - X for a matrix A and an approximation X of it.
 ///
@@ -22,4 +24,4 @@ struct Certificate {
   double energy() const { return std::max(0.0, (1 - relative_error()) * (1 + relative_error())); }
 };
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

@@ -31,7 +31,7 @@
 #include <limits>
 #include <utility>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 /// Real: double. A template so that a program which does not use it does not compile it.
 template <class Real = double>
@@ -216,4 +216,4 @@ auto ExactSvd<Real>::right(Index count) const -> Dense {
   return pivoted_qr_.colsPermutation() * V;
 }
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

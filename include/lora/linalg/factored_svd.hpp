@@ -30,7 +30,7 @@
 #include <string_view>
 #include <utility>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 /// U sqrt(sigma) and sqrt(sigma) V^T: the rank-r matrix as two factors of equal size, B^T B = A A^T.
 template <class S>
@@ -178,4 +178,4 @@ double subspace_overlap(const First& M, const Second& N, Index i, Index j, Side 
   return (first.transpose() * second).squaredNorm() / static_cast<double>(std::min(i, j));
 }
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

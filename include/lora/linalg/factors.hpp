@@ -15,7 +15,7 @@
 #include <string>
 #include <vector>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 /// s B A, owning its factors.
 template <class S>
@@ -134,4 +134,4 @@ Factors<S> weighted_sum(const std::vector<WeightedFactors<S>>& terms) {
   return detail::concatenated("weighted_sum", terms);
 }
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

@@ -22,7 +22,7 @@
 #include <string>
 #include <string_view>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 namespace detail {
 
@@ -59,4 +59,4 @@ auto leading_qr(const Eigen::MatrixBase<Derived>& A, Index rank) -> Factors<type
       A, [&](const detail::MatrixView<S>& view) { return detail::leading_qr<S>("leading_qr", "A", view, rank); });
 }
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

@@ -11,7 +11,7 @@
 #include <string_view>
 #include <utility>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 /// apply:            Y = A X      X (n, k),  Y (m, k)
 /// apply_transposed: Y = A^T X    X (m, k),  Y (n, k)
@@ -142,4 +142,4 @@ auto largest_magnitude(const Caller& who, std::string_view name, const Operator&
 
 static_assert(LinearOperator<DenseOperator<float>> && LinearOperator<DifferenceOperator<double>>);
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

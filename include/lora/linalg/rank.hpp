@@ -22,7 +22,7 @@
 #include <limits>
 #include <string>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 /// All min(m, n) singular values, descending, in double.   Cost: as the exact truncated_svd.
 /// Throws ShapeError if A is empty; ValueError naming an entry that is not finite, or if a singular value overflows.
@@ -129,4 +129,4 @@ double effective_rank(const Eigen::MatrixBase<Derived>& sigma) {
   return std::exp(entropy);
 }
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

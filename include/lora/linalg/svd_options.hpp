@@ -11,7 +11,7 @@
 #include <optional>
 #include <string>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 enum class SvdMethod {
   automatic,   ///< randomized where that saves much: see truncated_svd
@@ -95,4 +95,4 @@ Index choose_rank(const Eigen::MatrixBase<Derived>& sigma, double allowed, doubl
 }
 
 }  // namespace detail
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

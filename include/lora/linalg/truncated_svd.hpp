@@ -24,7 +24,7 @@
 #include <string_view>
 #include <utility>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 /// U and V have orthonormal columns, also where sigma is 0.
 template <class S>
@@ -178,4 +178,4 @@ auto truncated_svd(const Operator& A, const SvdOptions& options) -> TruncatedSvd
   return detail::truncated_svd(A, options, "truncated_svd");
 }
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

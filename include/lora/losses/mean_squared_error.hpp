@@ -15,7 +15,7 @@
 
 #include <string>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 /// The loss and, where `dprediction` is given, its derivative by the prediction, of its shape. dprediction may be the
 /// very memory of the prediction or of the target; it must not overlap them in any other way. A matrix is resized to
@@ -61,4 +61,4 @@ typename Prediction::Scalar mean_squared_error(const Eigen::MatrixBase<Predictio
   return loss;
 }
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

@@ -21,7 +21,7 @@
 #include <string_view>
 #include <vector>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 namespace detail {
 
@@ -124,4 +124,4 @@ double accuracy(const Eigen::MatrixBase<Logits>& logits, std::span<const int> la
   return static_cast<double>(right) / static_cast<double>(z.cols());
 }
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

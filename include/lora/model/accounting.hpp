@@ -31,7 +31,7 @@
 #include <utility>
 #include <vector>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 /// Operations of one AdamW step for each trained number: m 3, v 4, the change 5 (one division, one square root), the
 /// parameter with its decay 2. Multiplications, additions, divisions and roots count 1 each.
@@ -226,4 +226,4 @@ inline Account account(const std::vector<LayerShape>& shapes, Index samples) {
   return result;
 }
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

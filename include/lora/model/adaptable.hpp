@@ -10,7 +10,7 @@
 #include <string_view>
 #include <type_traits>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 /// A layer that can hold named adapters; Linear is one. A model's own layer joins by offering the same calls, most of
 /// them by an AdapterSet.
@@ -77,4 +77,4 @@ void check_has_adapter(const T& model, const Caller& who, std::string_view name)
 }
 
 }  // namespace detail
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

@@ -11,7 +11,7 @@
 #include <string_view>
 #include <vector>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 namespace detail {
 
@@ -138,4 +138,4 @@ Index detach(T& model, std::string_view name) {
   });
 }
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

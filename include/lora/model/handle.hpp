@@ -9,7 +9,7 @@
 #include <string>
 #include <string_view>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 namespace detail {
 
@@ -50,4 +50,4 @@ AdapterHandle selected(const T& model) {
   return handle;
 }
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

@@ -25,7 +25,7 @@
 #include <string_view>
 #include <vector>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 /// What a layer receives: an adapter of the config's kind, a trained copy, a trained bias alone, or nothing.
 struct ModuleMatch {
@@ -295,4 +295,4 @@ std::vector<ModuleMatch> match_modules(const T& model, const C& config, const Ta
   return detail::match_modules(model, config, targets, "match_modules");
 }
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

@@ -11,7 +11,7 @@
 #include <utility>
 #include <vector>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 /// A frozen layer without adapters that computes what `layer` computes now: its weight is layer.merged(), held by a
 /// base of the same kind as W0, or W0 itself, shared, if no adapter is selected. A layer of your own is merged by
@@ -54,4 +54,4 @@ Index merge(T& model) {
   return changed;
 }
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

@@ -1,12 +1,14 @@
 #pragma once
 /// Which layers of a model are meant: a list of names, or one pattern.
 
+#include "lora/abi.hpp"
+
 #include <initializer_list>
 #include <string>
 #include <utility>
 #include <vector>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 ///   {"q_proj", "v_proj"}        names: a layer's whole name, or its end after a dot. "proj" does not match "q_proj"
 ///   ".*\\.(q_proj|v_proj)"      a regular expression for the whole name (model/pattern.hpp)
@@ -33,4 +35,4 @@ class ModuleNames {
   std::string pattern_;
 };
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

@@ -19,7 +19,7 @@
 #include <utility>
 #include <vector>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 class Pattern {
  public:
@@ -112,4 +112,4 @@ class Pattern {
   Node root_;
 };
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

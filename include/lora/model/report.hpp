@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 namespace detail {
 
@@ -112,4 +112,4 @@ inline std::string Report::text() const {
 
 inline std::ostream& operator<<(std::ostream& out, const Report& report) { return out << report.text(); }
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

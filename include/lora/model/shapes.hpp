@@ -9,7 +9,7 @@
 #include <type_traits>
 #include <vector>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 namespace detail {
 
@@ -136,4 +136,4 @@ std::vector<LayerShape> shapes_of(const T& model) {
   return shapes;
 }
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

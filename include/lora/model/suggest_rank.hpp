@@ -23,7 +23,7 @@
 #include <utility>
 #include <vector>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 struct RankSuggestion {
   Index rank = 1;                       ///< the smallest one for all layers
@@ -86,4 +86,4 @@ inline RankSuggestion suggest_rank(const std::vector<Eigen::VectorXd>& spectra, 
   return suggestion;
 }
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

@@ -26,7 +26,7 @@
 #include <utility>
 #include <vector>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 /// An adapter and how it relates to the delta it stands for.
 template <class S>
@@ -144,4 +144,4 @@ auto extract(const Eigen::MatrixBase<Before>& W_before, const Eigen::MatrixBase<
   });
 }
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 /// The defaults mean all layers that take adapters. The rules are PEFT's: model/match.hpp.
 struct Targets {
@@ -37,4 +37,4 @@ inline void validate(const Targets& targets, const detail::Caller& who = "Target
   }
 }
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

@@ -8,7 +8,7 @@
 
 #include <cmath>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 /// f(x) = max(x, 0).   f(-1) = 0, f(0) = 0 with f'(0) = 0 as in PyTorch, f(2) = 2.
 struct Relu {
@@ -93,4 +93,4 @@ struct Identity {
   static void backward(const auto&, const auto&, const auto& dy, auto&& dx) { dx = dy; }
 };
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

@@ -6,7 +6,7 @@
 
 #include <concepts>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 /// x, dx (in, samples), y, dy (out, samples):
 ///
@@ -33,4 +33,4 @@ concept Layer = Visitable<L> && std::default_initializable<typename L::Kept> &&
                   { kept.bytes() } -> std::convertible_to<Index>;
                 };
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

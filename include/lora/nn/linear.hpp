@@ -16,7 +16,7 @@
 #include <utility>
 #include <vector>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 /// Sizes of a new layer, by name: PyTorch says (in, out), a weight is (out, in).   {.in = 64, .out = 128}
 struct LinearShape {
@@ -504,4 +504,4 @@ void Linear<S>::add_delta_to(Matrix<S>& weight) const {
   });
 }
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

@@ -7,7 +7,7 @@
 
 #include <type_traits>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 /// y = W0 x + s B (A x) + b.   x (in, samples), y (out, samples), b (out) or none.
 ///
@@ -23,4 +23,4 @@ template <class S, int Out = Dynamic, int In = Dynamic, int Rank = Dynamic>
 using LoraLinear = std::conditional_t<Out == Dynamic && In == Dynamic && Rank == Dynamic, Linear<S>,
                                       Adapted<Dense<S, Out, In>, Lora<S, Out, In, Rank>>>;
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

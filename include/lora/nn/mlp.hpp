@@ -10,7 +10,7 @@
 #include <utility>
 #include <vector>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 /// Layer_: Linear<S>, or any other Layer. Activation: Relu, Gelu, GeluTanh, Tanh, Identity. The layers are named fc1,
 /// fc2, ...
@@ -190,4 +190,4 @@ class Mlp : public detail::CachedPass<Mlp<Layer_, Activation>, typename Layer_::
   std::vector<Layer_> layers_;
 };
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

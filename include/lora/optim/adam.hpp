@@ -16,7 +16,7 @@
 #include "lora/optim/optimizer.hpp"
 #include "lora/optim/optimizer_state.hpp"
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 /// Decoupled: AdamW, whose weight_decay defaults to 0.01 instead of 0.
 template <bool Decoupled>
@@ -127,4 +127,4 @@ using AdamW = BasicAdam<S, true>;
 
 static_assert(OptimizerFor<Adam<float>, Parameter<float>> && OptimizerFor<AdamW<double>, Parameter<double>>);
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

@@ -8,7 +8,7 @@
 #include <type_traits>
 #include <utility>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 /// sqrt(sum of g^2) over the gradients of all parameters that are trained now, added up in double. Not finite if and
 /// only if an entry is not (or, for double, if a square overflows).
@@ -47,4 +47,4 @@ double clip_gradient_norm(T& model, double max_norm, const AdapterHandle& adapte
   return norm;
 }
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

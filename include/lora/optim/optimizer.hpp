@@ -1,7 +1,9 @@
 #pragma once
 /// What an optimizer must offer. The laws in testing/optimizer_laws.hpp say what must hold.
 
-namespace lora {
+#include "lora/abi.hpp"
+
+namespace lora::inline LORA_ABI {
 
 /// step(model)            one update of every trained parameter that has a gradient
 /// step(model, factor)    the same with all learning rates times `factor`
@@ -14,4 +16,4 @@ concept OptimizerFor = requires(O& optimizer, Model& model, double factor) {
   optimizer.step(model, factor);
 };
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

@@ -18,7 +18,7 @@
 #include <type_traits>
 #include <vector>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 /// Moments: arrays of the parameter's size that the method keeps. A value: a copy is independent and complete, and
 /// whoever restores every slot's steps and moments continues to the bit.
@@ -137,4 +137,4 @@ void for_each_block(Index size, auto&& f) {
 }
 
 }  // namespace detail
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

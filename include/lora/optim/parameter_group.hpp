@@ -17,7 +17,7 @@
 #include <string_view>
 #include <vector>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 /// The first group that selects a parameter wins; a field that is not given comes from the optimizer's own config, and
 /// so does everything for a parameter that no group selects.
@@ -51,4 +51,4 @@ inline void validate_groups(std::string_view who, const std::vector<ParameterGro
 }
 
 }  // namespace detail
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

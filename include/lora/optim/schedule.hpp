@@ -23,7 +23,7 @@
 #include <string>
 #include <string_view>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 enum class ScheduleShape { constant, linear, cosine };
 
@@ -59,4 +59,4 @@ inline double Schedule::operator()(std::uint64_t step) const {
   return final_factor + (1 - final_factor) * left;
 }
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

@@ -14,7 +14,7 @@
 #include "lora/optim/optimizer.hpp"
 #include "lora/optim/optimizer_state.hpp"
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 struct SgdConfig {
   double lr = 1e-3;
@@ -105,4 +105,4 @@ class Sgd {
 
 static_assert(OptimizerFor<Sgd<float>, Parameter<float>>);
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

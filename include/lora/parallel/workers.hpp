@@ -25,7 +25,7 @@
 #include <thread>
 #include <vector>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 /// for_each(count, f) calls f(0), ..., f(count - 1), each once, in any order, on this thread and the others.
 ///
@@ -258,4 +258,4 @@ class Workers final : public Executor {
   std::vector<std::thread> threads_;
 };
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

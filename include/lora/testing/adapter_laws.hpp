@@ -23,7 +23,7 @@
 #include <utility>
 #include <vector>
 
-namespace lora::testing {
+namespace lora::inline LORA_ABI::testing {
 
 namespace detail {
 
@@ -294,4 +294,4 @@ LawResults adapter_laws(const Layer& layer, const Matrix<typename Layer::Scalar>
   return results;
 }
 
-}  // namespace lora::testing
+}  // namespace lora::inline LORA_ABI::testing

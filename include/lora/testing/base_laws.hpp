@@ -10,7 +10,7 @@
 #include "lora/testing/generic.hpp"
 #include "lora/testing/law.hpp"
 
-namespace lora::testing {
+namespace lora::inline LORA_ABI::testing {
 
 /// Agreement to rounding: | given - expected | <= base_constant sqrt(terms) epsilon | |W0| |x| |, Frobenius norms,
 /// where `terms` is the length of the sums.
@@ -72,4 +72,4 @@ LawResults base_laws(const B& base, Index samples, Index expected_bytes, std::ui
   return results;
 }
 
-}  // namespace lora::testing
+}  // namespace lora::inline LORA_ABI::testing

@@ -14,7 +14,7 @@
 #include <numbers>
 #include <ostream>
 
-namespace lora::testing {
+namespace lora::inline LORA_ABI::testing {
 
 /// value + derivative e. Compared by value. Where a function has a kink the derivative is that of the branch taken.
 struct Dual {
@@ -89,7 +89,7 @@ inline bool isfinite(const Dual& a) { return std::isfinite(a.value) && std::isfi
 inline bool isnan(const Dual& a) { return std::isnan(a.value) || std::isnan(a.derivative); }
 inline bool isinf(const Dual& a) { return std::isinf(a.value) || std::isinf(a.derivative); }
 
-}  // namespace lora::testing
+}  // namespace lora::inline LORA_ABI::testing
 
 template <>
 struct Eigen::NumTraits<lora::testing::Dual> : Eigen::GenericNumTraits<double> {

@@ -6,7 +6,7 @@
 
 #include <type_traits>
 
-namespace lora::testing {
+namespace lora::inline LORA_ABI::testing {
 
 /// A (rows, cols) matrix of standard normal numbers.
 template <class S = double>
@@ -29,4 +29,4 @@ void fill_parameters(Model& model, Rng& rng, double size = 1) {
   });
 }
 
-}  // namespace lora::testing
+}  // namespace lora::inline LORA_ABI::testing

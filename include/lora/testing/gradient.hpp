@@ -23,7 +23,7 @@
 #include <utility>
 #include <vector>
 
-namespace lora::testing {
+namespace lora::inline LORA_ABI::testing {
 
 struct GradientOptions {
   /// h of the central differences; the rounding error grows as 1/h, the truncation error as h^2.
@@ -270,4 +270,4 @@ LawResults check_dual(Layer& layer, DualLayer& dual, const Matrix<double>& x, co
   return results;
 }
 
-}  // namespace lora::testing
+}  // namespace lora::inline LORA_ABI::testing

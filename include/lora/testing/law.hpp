@@ -20,7 +20,7 @@
 #include <utility>
 #include <vector>
 
-namespace lora::testing {
+namespace lora::inline LORA_ABI::testing {
 
 /// passed is error <= bound. An error that is not a number never passes. detail tells where, for a reader.
 struct LawResult {
@@ -79,4 +79,4 @@ LawResult same_bits(std::string law, const Eigen::MatrixBase<Given>& given,
   return judge(std::move(law), static_cast<double>(differing), 0, detail.str());
 }
 
-}  // namespace lora::testing
+}  // namespace lora::inline LORA_ABI::testing

@@ -24,7 +24,7 @@
 #include <utility>
 #include <vector>
 
-namespace lora::testing {
+namespace lora::inline LORA_ABI::testing {
 
 namespace detail {
 
@@ -171,4 +171,4 @@ LawResults layer_laws(L layer, const Matrix<typename L::Scalar>& x, const Matrix
   return results;
 }
 
-}  // namespace lora::testing
+}  // namespace lora::inline LORA_ABI::testing

@@ -20,7 +20,7 @@
 #include <type_traits>
 #include <vector>
 
-namespace lora::testing {
+namespace lora::inline LORA_ABI::testing {
 
 /// Two parameters of different shape and storage order; the second can be listed as one of an adapter that is not
 /// selected.
@@ -234,4 +234,4 @@ LawResult check_optimum(auto&& make, int steps, double bound) {
   return judge("optimum of a quadratic after " + std::to_string(steps) + " steps", model.distance_to_optimum(), bound);
 }
 
-}  // namespace lora::testing
+}  // namespace lora::inline LORA_ABI::testing

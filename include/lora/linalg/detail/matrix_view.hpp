@@ -10,7 +10,7 @@
 #include <string_view>
 #include <type_traits>
 
-namespace lora::detail {
+namespace lora::inline LORA_ABI::detail {
 
 /// A matrix (rows, cols) as it lies in memory: column-major, or row-major seen as the column-major transpose.
 ///
@@ -82,4 +82,4 @@ S scale_of(S largest) {
   return std::ldexp(S(1), -std::clamp(exponent, -limit, limit));
 }
 
-}  // namespace lora::detail
+}  // namespace lora::inline LORA_ABI::detail

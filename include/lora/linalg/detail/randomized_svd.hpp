@@ -31,7 +31,7 @@
 #include <numbers>
 #include <utility>
 
-namespace lora::detail {
+namespace lora::inline LORA_ABI::detail {
 
 /// A, brought near magnitude 1 by scaling what it is multiplied with: squares and powers neither overflow nor vanish.
 template <LinearOperator Operator>
@@ -201,4 +201,4 @@ Certificate certify(const ScaledOperator<Operator>& A, const Matrix<S>& U, const
   return result;
 }
 
-}  // namespace lora::detail
+}  // namespace lora::inline LORA_ABI::detail

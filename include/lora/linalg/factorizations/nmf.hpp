@@ -29,7 +29,7 @@
 #include <string_view>
 #include <utility>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 template <class S>
 struct Nmf {
@@ -188,4 +188,4 @@ auto nmf(const Eigen::MatrixBase<Derived>& X, const NmfOptions& options,
   });
 }
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

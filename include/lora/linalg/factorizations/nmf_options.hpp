@@ -8,7 +8,7 @@
 #include <cstdint>
 #include <string>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 /// The distance between X and Y = W H, summed over all entries.
 enum class NmfLoss {
@@ -52,4 +52,4 @@ inline void validate(const NmfOptions& options, Index largest_rank, const detail
   }
 }
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

@@ -22,7 +22,7 @@
 #include <cmath>
 #include <utility>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 template <class S>
 struct Pca {
@@ -109,4 +109,4 @@ auto pca(const Eigen::MatrixBase<Derived>& X, const SvdOptions& options) -> Pca<
   return result;
 }
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

@@ -23,7 +23,7 @@
 #include <string>
 #include <utility>
 
-namespace lora {
+namespace lora::inline LORA_ABI {
 
 template <class S>
 struct PivotedApproximation {
@@ -109,4 +109,4 @@ auto pivoted_lu(const Eigen::MatrixBase<Derived>& A, Index rank) -> PivotedAppro
   });
 }
 
-}  // namespace lora
+}  // namespace lora::inline LORA_ABI

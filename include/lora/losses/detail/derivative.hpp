@@ -10,7 +10,7 @@
 #include <string_view>
 #include <type_traits>
 
-namespace lora::detail {
+namespace lora::inline LORA_ABI::detail {
 
 /// Makes *derivative (rows, cols), its contents unspecified. A matrix is resized, which allocates only when its size
 /// changes; a view, or an extent fixed at compile time, must have the size already, else ShapeError.
@@ -39,4 +39,4 @@ inline void check_weights(std::string_view who, std::span<const double> weights,
   }
 }
 
-}  // namespace lora::detail
+}  // namespace lora::inline LORA_ABI::detail

@@ -11,7 +11,7 @@
 #include <utility>
 #include <vector>
 
-namespace lora::detail {
+namespace lora::inline LORA_ABI::detail {
 
 struct PatternNode {
   using Characters = std::bitset<128>;
@@ -254,4 +254,4 @@ class PatternReader {
   std::size_t at_ = 0;  // how far text_ has been read
 };
 
-}  // namespace lora::detail
+}  // namespace lora::inline LORA_ABI::detail

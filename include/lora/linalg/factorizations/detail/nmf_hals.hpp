@@ -18,7 +18,7 @@
 #include <algorithm>
 #include <limits>
 
-namespace lora::detail {
+namespace lora::inline LORA_ABI::detail {
 
 /// The iterations. Allocates once, here, but for what Eigen's products pack.
 template <class S>
@@ -104,4 +104,4 @@ class HalsSolver {
   Panel rows_, wanted_;  // as many rows of F and of P
 };
 
-}  // namespace lora::detail
+}  // namespace lora::inline LORA_ABI::detail

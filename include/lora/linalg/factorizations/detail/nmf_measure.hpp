@@ -13,7 +13,7 @@
 #include <cmath>
 #include <limits>
 
-namespace lora::detail {
+namespace lora::inline LORA_ABI::detail {
 
 struct NmfMeasure {
   double loss = 0;
@@ -84,4 +84,4 @@ NmfMeasure measure(const MatrixView<S>& X, S scale, const NmfFactors<S>& factors
   return result;
 }
 
-}  // namespace lora::detail
+}  // namespace lora::inline LORA_ABI::detail

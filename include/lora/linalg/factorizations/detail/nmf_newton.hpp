@@ -28,7 +28,7 @@
 #include <span>
 #include <vector>
 
-namespace lora::detail {
+namespace lora::inline LORA_ABI::detail {
 
 /// The iterations, each O(m n k) divisions. Allocates once, here, but for what Eigen's products pack.
 template <class S>
@@ -146,4 +146,4 @@ class NewtonSolver {
   std::vector<std::size_t> ends_;  // where each column's end
 };
 
-}  // namespace lora::detail
+}  // namespace lora::inline LORA_ABI::detail

@@ -20,7 +20,7 @@
 #include <cmath>
 #include <limits>
 
-namespace lora::detail {
+namespace lora::inline LORA_ABI::detail {
 
 /// Y = W H with both factors tall: W (m, k), Ht = H^T (n, k).
 template <class S>
@@ -113,4 +113,4 @@ void make_finite(const MatrixView<S>& X, S scale, NmfFactors<S>& start) {
   }
 }
 
-}  // namespace lora::detail
+}  // namespace lora::inline LORA_ABI::detail
