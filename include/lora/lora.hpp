@@ -76,3 +76,7 @@
 #include "lora/model/accounting.hpp"    // parameters, bytes, operations
 #include "lora/model/shapes.hpp"        // of a model
 #include "lora/model/report.hpp"        // as text
+
+#ifdef LORA_COMPILED  // by the target lora::compiled
+#include "lora/compiled.hpp"
+#endif

@@ -51,7 +51,7 @@ class AnyAdapter {
     requires(!std::is_same_v<A, AnyAdapter> && std::is_same_v<typename A::Scalar, S> && AdapterKind<A> &&
              A::Out == Dynamic && A::In == Dynamic)
   AnyAdapter(A adapter)  // NOLINT(google-explicit-constructor): any adapter is an AnyAdapter
-      : held_(std::make_unique<Held<A>>(std::move(adapter))) {}
+      : held_(hold(std::move(adapter))) {}
 
   AnyAdapter(AnyAdapter&&) = default;
   AnyAdapter& operator=(AnyAdapter&&) = default;
@@ -283,7 +283,17 @@ class AnyAdapter {
     }
   };
 
+  /// Out of the class, so that it can be compiled once for the common kinds (lora/compiled.hpp).
+  template <class A>
+  static std::unique_ptr<Interface> hold(A adapter);
+
   std::unique_ptr<Interface> held_;
 };
+
+template <class S>
+template <class A>
+std::unique_ptr<typename AnyAdapter<S>::Interface> AnyAdapter<S>::hold(A adapter) {
+  return std::make_unique<Held<A>>(std::move(adapter));
+}
 
 }  // namespace lora::inline LORA_ABI

@@ -39,7 +39,7 @@ class AnyBase {
   template <class B>
     requires(!std::is_same_v<B, AnyBase> && std::is_same_v<typename B::Scalar, S> && RunTimeBase<B>)
   AnyBase(B base)  // NOLINT(google-explicit-constructor): any base is an AnyBase
-      : held_(std::make_shared<const Held<B>>(std::move(base))) {}
+      : held_(hold(std::move(base))) {}
 
   /// A matrix, in the order in which products read it (Frozen<S>).
   AnyBase(Matrix<S> W0) : AnyBase(Frozen<S>(std::move(W0))) {}  // NOLINT(google-explicit-constructor)
@@ -126,8 +126,18 @@ class AnyBase {
     AnyBase over(const SharedBytes& block) const override { return AnyBase(base.over(block)); }
   };
 
+  /// Out of the class, so that it can be compiled once for the common bases (lora/compiled.hpp).
+  template <class B>
+  static std::shared_ptr<const Interface> hold(B base);
+
   std::shared_ptr<const Interface> held_;
 };
+
+template <class S>
+template <class B>
+std::shared_ptr<const typename AnyBase<S>::Interface> AnyBase<S>::hold(B base) {
+  return std::make_shared<const Held<B>>(std::move(base));
+}
 
 static_assert(FrozenBase<AnyBase<float>> && FrozenBase<AnyBase<double>>);
 

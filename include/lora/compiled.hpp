@@ -1,0 +1,48 @@
+#pragma once
+/// The common layers, compiled once for a program instead of in each of its files: float and double, frozen and packed,
+/// with LoRA, a trained copy or a bias. The CMake target lora::compiled compiles lora/compiled.cpp with the flags of the
+/// target that links it, and lora.hpp then includes this header.
+
+#include "lora/adapters/full_weight.hpp"
+#include "lora/adapters/lora.hpp"
+#include "lora/adapters/no_adapter.hpp"
+#include "lora/adapters/residual_lora.hpp"
+#include "lora/nn/linear.hpp"
+
+#ifdef LORA_COMPILED_HERE
+#define LORA_DETAIL_INSTANCE template
+#else
+#define LORA_DETAIL_INSTANCE extern template
+#endif
+
+#define LORA_DETAIL_INSTANCES(S)                                                                                     \
+  LORA_DETAIL_INSTANCE void detail::packed_product<S>(const detail::PanelLayout<S>&, const S*,                       \
+                                                      const detail::Columns<S>&, detail::MutableColumns<S>,          \
+                                                      const detail::LowRankTerm<S>&, Executor*);                     \
+  LORA_DETAIL_INSTANCE void detail::packed_transposed<S>(const detail::PanelLayout<S>&, const S*,                    \
+                                                         const detail::Columns<S>&, detail::MutableColumns<S>,       \
+                                                         const detail::LowRankTerm<S>&, Executor*);                  \
+  LORA_DETAIL_INSTANCE void detail::unpacked_product<S>(const detail::Columns<S>&, const detail::Columns<S>&,        \
+                                                        detail::MutableColumns<S>, Executor*);                       \
+  LORA_DETAIL_INSTANCE void detail::thin_product_by_tiles<S>(const detail::Columns<S>&, const detail::Columns<S>&,   \
+                                                             detail::MutableColumns<S>, Executor*);                  \
+  LORA_DETAIL_INSTANCE void detail::add_thin_outer_by_tiles<S>(const detail::Columns<S>&, const detail::Columns<S>&, \
+                                                               detail::MutableColumns<S>, Executor*);                \
+  LORA_DETAIL_INSTANCE void detail::add_low_rank_by_tiles<S>(const detail::Columns<S>&, const detail::Columns<S>&,   \
+                                                             detail::MutableColumns<S>, Executor*);                  \
+  LORA_DETAIL_INSTANCE std::shared_ptr<const AnyBase<S>::Interface> AnyBase<S>::hold(Packed<S>);                     \
+  LORA_DETAIL_INSTANCE std::unique_ptr<AnyAdapter<S>::Interface> AnyAdapter<S>::hold(Lora<S>);                       \
+  LORA_DETAIL_INSTANCE std::unique_ptr<AnyAdapter<S>::Interface> AnyAdapter<S>::hold(ResidualLora<S>);               \
+  LORA_DETAIL_INSTANCE std::unique_ptr<AnyAdapter<S>::Interface> AnyAdapter<S>::hold(FullWeight<S>);                 \
+  LORA_DETAIL_INSTANCE std::unique_ptr<AnyAdapter<S>::Interface> AnyAdapter<S>::hold(NoAdapter<S>);                  \
+  LORA_DETAIL_INSTANCE class Linear<S>;
+
+namespace lora::inline LORA_ABI {
+
+LORA_DETAIL_INSTANCES(float)
+LORA_DETAIL_INSTANCES(double)
+
+}  // namespace lora::inline LORA_ABI
+
+#undef LORA_DETAIL_INSTANCES
+#undef LORA_DETAIL_INSTANCE
