@@ -1,4 +1,4 @@
-// expect: read-only|not assignable|const value
+// expect: read-only|not assignable|const value|lvalue required
 #include "lora/adapters/adapted.hpp"
 #include "lora/adapters/lora.hpp"
 
