@@ -14,6 +14,7 @@
 #include <vector>
 
 using lora::Index;
+using lora_test::orthonormal;
 
 namespace {
 
@@ -40,13 +41,6 @@ std::vector<Spectrum> spectra() {
           {"flat", values([](double) { return 1.0; })}};
 }
 const std::vector<Index> ranks = {1, 3, 6};
-
-Eigen::MatrixXd orthonormal(const Eigen::MatrixXd& columns) {
-  const Eigen::HouseholderQR<Eigen::MatrixXd> qr(columns);
-  Eigen::MatrixXd Q = Eigen::MatrixXd::Identity(columns.rows(), columns.cols());
-  Q.applyOnTheLeft(qr.householderQ());
-  return Q;
-}
 
 /// A - A Q Q^T: what is left of A by the nearest matrix with these rows.   Q (n, r).
 Eigen::MatrixXd left_by(const Eigen::MatrixXd& A, const Eigen::MatrixXd& Q) { return A - (A * Q) * Q.transpose(); }

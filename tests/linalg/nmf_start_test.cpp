@@ -2,6 +2,7 @@
 
 #include "linalg/kinds.hpp"
 #include "support/catch.hpp"
+#include "support/nmf.hpp"
 
 #include "lora/linalg/factorizations/nmf.hpp"
 

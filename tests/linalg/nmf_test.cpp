@@ -3,6 +3,7 @@
 #include "examples/support/digits.hpp"
 #include "linalg/kinds.hpp"
 #include "support/catch.hpp"
+#include "support/nmf.hpp"
 
 #include <cmath>
 #include <limits>

@@ -5,4 +5,5 @@
 #include <string>
 #include <vector>
 
+#include "lora/compiled.hpp"  // IWYU pragma: keep
 #include "support/catch.hpp"

@@ -1,6 +1,11 @@
 #include "support/svd.hpp"
 
-template auto lora::detail::truncated_svd(const DenseOperator<float>&, const SvdOptions&, const Caller&,
-                                          std::string_view) -> TruncatedSvd<float>;
-template auto lora::detail::truncated_svd(const DenseOperator<double>&, const SvdOptions&, const Caller&,
-                                          std::string_view) -> TruncatedSvd<double>;
+LORA_TEST_SVD(template, float)
+LORA_TEST_SVD(template, double)
+
+Eigen::MatrixXd lora_test::orthonormal(const Eigen::MatrixXd& columns) {
+  const Eigen::HouseholderQR<Eigen::MatrixXd> qr(columns);
+  Eigen::MatrixXd Q = Eigen::MatrixXd::Identity(columns.rows(), columns.cols());
+  Q.applyOnTheLeft(qr.householderQ());
+  return Q;
+}

@@ -24,38 +24,10 @@ class FewColumns {
   using Thin = Eigen::Ref<Matrix<S>, 0, Eigen::OuterStride<>>;
 
   /// Y += A X     X (n, k),  Y (m, k), apart from X in memory
-  static void add(const Large& A, const Large& X, Thin Y) {
-    eigen_assert(A.cols() == X.rows() && Y.rows() == A.rows() && Y.cols() == X.cols());
-    if (!pays(A, X)) {
-      Y.noalias() += A * X;
-      return;
-    }
-    for_each_tile<true>(A, X, Y);
-    const Index rows = A.rows() % lanes;
-    const Index cols = A.cols() % depth;
-    if (rows > 0) Y.bottomRows(rows).noalias() += A.bottomRows(rows) * X;
-    if (cols > 0) {
-      const Index above = A.rows() - rows;
-      Y.topRows(above).noalias() += A.topRightCorner(above, cols) * X.bottomRows(cols);
-    }
-  }
+  static void add(const Large& A, const Large& X, Thin Y);
 
   /// Y = A^T X     X (m, k),  Y (n, k), apart from X in memory
-  static void transposed(const Large& A, const Large& X, Thin Y) {
-    eigen_assert(A.rows() == X.rows() && Y.rows() == A.cols() && Y.cols() == X.cols());
-    if (!pays(A, X)) {
-      Y.noalias() = A.transpose() * X;
-      return;
-    }
-    const Index rows = A.rows() % lanes;
-    const Index cols = A.cols() % depth;
-    Y.noalias() = A.bottomRows(rows).transpose() * X.bottomRows(rows);
-    for_each_tile<false>(A, X, Y);
-    if (cols > 0) {
-      const Index above = A.rows() - rows;
-      Y.bottomRows(cols).noalias() += A.topRightCorner(above, cols).transpose() * X.topRows(above);
-    }
-  }
+  static void transposed(const Large& A, const Large& X, Thin Y);
 
  private:
   using Simd = detail::Simd<S>;
@@ -136,5 +108,39 @@ class FewColumns {
     }
   }
 };
+
+template <class S>
+void FewColumns<S>::add(const Large& A, const Large& X, Thin Y) {
+  eigen_assert(A.cols() == X.rows() && Y.rows() == A.rows() && Y.cols() == X.cols());
+  if (!pays(A, X)) {
+    Y.noalias() += A * X;
+    return;
+  }
+  for_each_tile<true>(A, X, Y);
+  const Index rows = A.rows() % lanes;
+  const Index cols = A.cols() % depth;
+  if (rows > 0) Y.bottomRows(rows).noalias() += A.bottomRows(rows) * X;
+  if (cols > 0) {
+    const Index above = A.rows() - rows;
+    Y.topRows(above).noalias() += A.topRightCorner(above, cols) * X.bottomRows(cols);
+  }
+}
+
+template <class S>
+void FewColumns<S>::transposed(const Large& A, const Large& X, Thin Y) {
+  eigen_assert(A.rows() == X.rows() && Y.rows() == A.cols() && Y.cols() == X.cols());
+  if (!pays(A, X)) {
+    Y.noalias() = A.transpose() * X;
+    return;
+  }
+  const Index rows = A.rows() % lanes;
+  const Index cols = A.cols() % depth;
+  Y.noalias() = A.bottomRows(rows).transpose() * X.bottomRows(rows);
+  for_each_tile<false>(A, X, Y);
+  if (cols > 0) {
+    const Index above = A.rows() - rows;
+    Y.bottomRows(cols).noalias() += A.topRightCorner(above, cols).transpose() * X.topRows(above);
+  }
+}
 
 }  // namespace lora::inline LORA_ABI::detail

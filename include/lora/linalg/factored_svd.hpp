@@ -15,17 +15,17 @@
 #include "lora/core/error.hpp"
 #include "lora/core/scalar.hpp"
 #include "lora/linalg/detail/matrix_view.hpp"
+#include "lora/linalg/detail/thin_qr.hpp"
 #include "lora/linalg/exact_svd.hpp"
 #include "lora/linalg/factors.hpp"
 #include "lora/linalg/rank.hpp"
 #include "lora/linalg/svd_options.hpp"
 #include "lora/linalg/truncated_svd.hpp"
 
-#include <Eigen/QR>
-
 #include <algorithm>
 #include <cmath>
 #include <concepts>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -46,28 +46,7 @@ namespace detail {
 template <class S>
 class Compressed {
  public:
-  using Dense = Eigen::Matrix<S, Dynamic, Dynamic>;
-
-  Compressed(const Caller& who, const FactorView<S>& M) : who_(who) {
-    check_rows(who, "A", M.A.rows(), "B.cols()", M.B.cols());
-    if (!std::isfinite(M.scale)) {
-      fail<ValueError>(who, "the scale is " + std::to_string(M.scale) + ", expected a finite number");
-    }
-    const S for_B = scale_of(with_view(M.B, [&](const MatrixView<S>& B) { return largest_magnitude(who, "B", B); }));
-    const S for_A = scale_of(with_view(M.A, [&](const MatrixView<S>& A) { return largest_magnitude(who, "A", A); }));
-    left_.compute(for_B * M.B);
-    right_.compute(for_A * M.A.transpose());
-    // the rows below R are zero and left out
-    const Index p = std::min(M.rows(), M.rank());
-    const Index q = std::min(M.cols(), M.rank());
-    const Eigen::MatrixXd R1 = upper(left_, p);
-    const Eigen::MatrixXd R2 = upper(right_, q);
-    core_.noalias() = R1 * R2.transpose();
-    // by exponents: M.scale over one of the two may overflow, or lose digits, where over both it does not
-    core_ *= std::ldexp(M.scale, -(std::ilogb(for_B) + std::ilogb(for_A)));
-    if (!core_.allFinite() || !std::isfinite(norm()))
-      fail<ValueError>(who, "the product of the factors and their scale overflows");
-  }
+  Compressed(const Caller& who, const FactorView<S>& M);
 
   /// ||s B A||_F
   double norm() const { return core_.stableNorm(); }
@@ -76,32 +55,39 @@ class Compressed {
   /// The core is handed over: what needs it comes first.
   ExactSvd<double> core_svd() && { return ExactSvd<double>(std::move(core_)); }
 
-  TruncatedSvd<S> truncate(const SvdOptions& options) && {
-    validate(options, largest_rank(), who_);
-    TruncatedSvd<S> result = detail::truncate<S>(std::move(*this).core_svd(), options, who_);
-    result.U = expand(left_, result.U);
-    result.V = expand(right_, result.V);
-    return result;
-  }
+  TruncatedSvd<S> truncate(const SvdOptions& options) &&;
 
  private:
-  static Eigen::MatrixXd upper(const Eigen::HouseholderQR<Dense>& qr, Index rows) {
-    const Dense R = qr.matrixQR().topRows(rows).template triangularView<Eigen::Upper>();
-    return R.template cast<double>();
-  }
-
-  /// Q [columns; 0]
-  static Matrix<S> expand(const Eigen::HouseholderQR<Dense>& qr, const Matrix<S>& columns) {
-    Dense all = Dense::Zero(qr.rows(), columns.cols());
-    all.topRows(columns.rows()) = columns;
-    all.applyOnTheLeft(qr.householderQ());
-    return all;
-  }
-
   Caller who_;
-  Eigen::HouseholderQR<Dense> left_, right_;  // of B and of A^T
-  Eigen::MatrixXd core_;                      // R1 R2^T with all scales
+  std::optional<ThinQr<S>> left_, right_;  // of B and of A^T
+  Eigen::MatrixXd core_;                   // R1 R2^T with all scales
 };
+
+template <class S>
+Compressed<S>::Compressed(const Caller& who, const FactorView<S>& M) : who_(who) {
+  check_rows(who, "A", M.A.rows(), "B.cols()", M.B.cols());
+  if (!std::isfinite(M.scale)) {
+    fail<ValueError>(who, "the scale is " + std::to_string(M.scale) + ", expected a finite number");
+  }
+  const S for_B = scale_of(with_view(M.B, [&](const MatrixView<S>& B) { return largest_magnitude(who, "B", B); }));
+  const S for_A = scale_of(with_view(M.A, [&](const MatrixView<S>& A) { return largest_magnitude(who, "A", A); }));
+  left_.emplace(for_B * M.B);
+  right_.emplace(for_A * M.A.transpose());
+  core_.noalias() = left_->R() * right_->R().transpose();
+  // by exponents: M.scale over one of the two may overflow, or lose digits, where over both it does not
+  core_ *= std::ldexp(M.scale, -(std::ilogb(for_B) + std::ilogb(for_A)));
+  if (!core_.allFinite() || !std::isfinite(norm()))
+    fail<ValueError>(who, "the product of the factors and their scale overflows");
+}
+
+template <class S>
+TruncatedSvd<S> Compressed<S>::truncate(const SvdOptions& options) && {
+  validate(options, largest_rank(), who_);
+  TruncatedSvd<S> result = detail::truncate<S>(std::move(*this).core_svd(), options, who_);
+  result.U = left_->apply(result.U);
+  result.V = right_->apply(result.V);
+  return result;
+}
 
 }  // namespace detail
 

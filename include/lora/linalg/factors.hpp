@@ -104,6 +104,17 @@ Factors<S> concatenated(const Caller& who, const std::vector<WeightedFactors<S>>
   return sum;
 }
 
+template <class S>
+double inner_product(const FactorView<S>& M, const FactorView<S>& N) {
+  check_rows("inner_product", "A", M.A.rows(), "B.cols()", M.B.cols());
+  check_rows("inner_product", "A of the second", N.A.rows(), "B.cols()", N.B.cols());
+  check_rows("inner_product", "the second", N.rows(), "rows of the first", M.rows());
+  check_cols("inner_product", "the second", N.cols(), "columns of the first", M.cols());
+  const Eigen::MatrixXd left = M.B.template cast<double>().transpose() * N.B.template cast<double>();
+  const Eigen::MatrixXd right = M.A.template cast<double>() * N.A.template cast<double>().transpose();
+  return M.scale * N.scale * left.cwiseProduct(right).sum();
+}
+
 }  // namespace detail
 
 /// The sum of the products of equal entries of two matrices, trace(M^T N) = s t sum (B^T D) .* (A C^T) for N = t D C.
@@ -111,13 +122,7 @@ Factors<S> concatenated(const Caller& who, const std::vector<WeightedFactors<S>>
 template <FactoredMatrix First, FactoredMatrix Second>
   requires std::same_as<typename First::Scalar, typename Second::Scalar>
 double inner_product(const First& M, const Second& N) {
-  detail::check_rows("inner_product", "A", M.A.rows(), "B.cols()", M.B.cols());
-  detail::check_rows("inner_product", "A of the second", N.A.rows(), "B.cols()", N.B.cols());
-  detail::check_rows("inner_product", "the second", N.rows(), "rows of the first", M.rows());
-  detail::check_cols("inner_product", "the second", N.cols(), "columns of the first", M.cols());
-  const Eigen::MatrixXd left = M.B.template cast<double>().transpose() * N.B.template cast<double>();
-  const Eigen::MatrixXd right = M.A.template cast<double>() * N.A.template cast<double>().transpose();
-  return M.scale * N.scale * left.cwiseProduct(right).sum();
+  return detail::inner_product<typename First::Scalar>(M, N);
 }
 
 /// w_1 s_1 B_1 A_1 + w_2 s_2 B_2 A_2 + ...: B = [B_1 B_2 ...], A = [w_1 s_1 A_1; w_2 s_2 A_2; ...], of the sum of the

@@ -13,10 +13,9 @@
 
 #include "lora/core/error.hpp"
 #include "lora/linalg/detail/matrix_view.hpp"
+#include "lora/linalg/detail/thin_qr.hpp"
 #include "lora/linalg/factors.hpp"
 #include "lora/linalg/linear_operator.hpp"
-
-#include <Eigen/QR>
 
 #include <algorithm>
 #include <string>
@@ -36,9 +35,7 @@ Factors<S> leading_qr(const Caller& who, std::string_view name, const MatrixView
   const DenseOperator<S> matrix(A);
   Matrix<S> columns(A.rows(), rank);
   matrix.columns(0, columns);
-  const Eigen::HouseholderQR<Matrix<S>> qr(scale * columns);
-  Factors<S> result{Matrix<S>::Identity(A.rows(), rank), {}, 1};
-  result.B.applyOnTheLeft(qr.householderQ());
+  Factors<S> result{ThinQr<S>(scale * columns).Q(0, rank), {}, 1};
   Matrix<S> transposed(A.cols(), rank);
   matrix.apply_transposed(result.B, transposed);
   result.A = transposed.transpose();

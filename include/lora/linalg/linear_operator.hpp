@@ -6,9 +6,7 @@
 #include "lora/linalg/detail/matrix_view.hpp"
 
 #include <algorithm>
-#include <cmath>
 #include <concepts>
-#include <string_view>
 #include <utility>
 
 namespace lora::inline LORA_ABI {
@@ -110,35 +108,6 @@ class DifferenceOperator {
 
   DenseOperator<S> after_, before_;
 };
-
-namespace detail {
-
-/// Whether the entries are at hand. Not asked by the name of a member, which an operator of one's own may have too.
-template <class Operator>
-inline constexpr bool in_memory = std::same_as<Operator, DenseOperator<typename Operator::Scalar>>;
-
-/// max |a_ij|.   Throws ShapeError if A is empty, ValueError naming an entry that is not finite.
-template <LinearOperator Operator>
-auto largest_magnitude(const Caller& who, std::string_view name, const Operator& A) {
-  using S = typename Operator::Scalar;
-  if constexpr (in_memory<Operator>) {
-    return largest_magnitude(who, name, A.view());
-  } else {
-    check_not_empty(who, name, A.rows(), A.cols());
-    S largest = 0;
-    Matrix<S> column(A.rows(), 1);
-    for (Index j = 0; j < A.cols(); ++j) {
-      A.columns(j, column);
-      for (Index i = 0; i < column.size(); ++i) {
-        if (!std::isfinite(column(i))) fail_not_finite(who, name, i, j, column(i));
-      }
-      largest = std::max(largest, column.cwiseAbs().maxCoeff());
-    }
-    return largest;
-  }
-}
-
-}  // namespace detail
 
 static_assert(LinearOperator<DenseOperator<float>> && LinearOperator<DifferenceOperator<double>>);
 

@@ -11,6 +11,7 @@
 /// once in a program, and 9 s for each scalar.
 
 #include "lora/linalg/certificate.hpp"
+#include "lora/linalg/detail/any_operator.hpp"
 #include "lora/linalg/detail/matrix_view.hpp"
 #include "lora/linalg/detail/randomized_svd.hpp"
 #include "lora/linalg/exact_svd.hpp"
@@ -74,11 +75,10 @@ TruncatedSvd<S> truncate(const ExactSvd<double>& svd, const SvdOptions& options,
 
 /// The randomized method. Nothing if its core fails, if an energy or error needs so many directions that the exact
 /// method is the better one, or if the measured error is above what was asked for.   scale: of scale_of.
-template <LinearOperator Operator>
-auto try_randomized(const Operator& A, const SvdOptions& options, typename Operator::Scalar scale, const Caller& who)
-    -> std::optional<TruncatedSvd<typename Operator::Scalar>> {
-  using S = typename Operator::Scalar;
-  const ScaledOperator<Operator> scaled(A, scale);
+template <class S>
+std::optional<TruncatedSvd<S>> try_randomized(const AnyOperator<S>& A, const SvdOptions& options, S scale,
+                                              const Caller& who) {
+  const ScaledOperator<S> scaled(A, scale);
   const Index smaller = std::min(A.rows(), A.cols());
   const double norm = options.rank ? 0 : frobenius_norm(scaled);
   for (Index wanted = options.rank.value_or(32);; wanted *= 2) {
@@ -129,10 +129,9 @@ inline bool randomized_pays(const SvdOptions& options, Index rows, Index cols) {
 }
 
 /// name: what messages call A.
-template <LinearOperator Operator>
-auto truncated_svd(const Operator& A, const SvdOptions& options, const Caller& who, std::string_view name = "A")
-    -> TruncatedSvd<typename Operator::Scalar> {
-  using S = typename Operator::Scalar;
+template <class S>
+TruncatedSvd<S> truncated_svd(const AnyOperator<S>& A, const SvdOptions& options, const Caller& who,
+                              std::string_view name) {
   const S largest = largest_magnitude(who, name, A);
   validate(options, std::min(A.rows(), A.cols()), who);
   const bool randomize = options.method == SvdMethod::randomized ||
@@ -145,6 +144,11 @@ auto truncated_svd(const Operator& A, const SvdOptions& options, const Caller& w
   TruncatedSvd<S> result = truncate<S>(ExactSvd<double>(dense.template cast<double>()), options, who);
   result.fell_back = result.fell_back || randomize;
   return result;
+}
+
+template <LinearOperator Operator>
+auto truncated_svd(const Operator& A, const SvdOptions& options, const Caller& who, std::string_view name = "A") {
+  return truncated_svd<typename Operator::Scalar>(OperatorReference<Operator>(A), options, who, name);
 }
 
 }  // namespace detail

@@ -17,14 +17,14 @@
 /// arXiv:0909.4061, algorithm 5.1 and lemma 4.1.
 /// Compile time: that of truncated_svd.hpp, through which it is used.
 
+#include "lora/core/function_ref.hpp"
 #include "lora/core/random.hpp"
 #include "lora/kernels/few_columns.hpp"
 #include "lora/linalg/certificate.hpp"
+#include "lora/linalg/detail/any_operator.hpp"
+#include "lora/linalg/detail/thin_qr.hpp"
 #include "lora/linalg/exact_svd.hpp"
-#include "lora/linalg/linear_operator.hpp"
 #include "lora/linalg/svd_options.hpp"
-
-#include <Eigen/QR>
 
 #include <algorithm>
 #include <cmath>
@@ -34,12 +34,10 @@
 namespace lora::inline LORA_ABI::detail {
 
 /// A, brought near magnitude 1 by scaling what it is multiplied with: squares and powers neither overflow nor vanish.
-template <LinearOperator Operator>
+template <class S>
 class ScaledOperator {
  public:
-  using S = typename Operator::Scalar;
-
-  ScaledOperator(const Operator& A, S scale) : A_(A), scale_(scale) {}
+  ScaledOperator(const AnyOperator<S>& A, S scale) : A_(A), scale_(scale) {}
 
   Index rows() const { return A_.rows(); }
   Index cols() const { return A_.cols(); }
@@ -54,17 +52,17 @@ class ScaledOperator {
     return y;
   }
   /// f(first, block, of_rows) for consecutive blocks of columns, or of rows, transposed, where these lie in memory.
-  void for_each_block(auto&& f) const {
-    bool of_rows = false;
-    if constexpr (in_memory<Operator>) of_rows = A_.view().transposed;
+  void for_each_block(FunctionRef<void(Index, Matrix<S>&, bool)> f) const {
+    const MatrixView<S>* view = A_.in_memory();
+    const bool of_rows = view != nullptr && view->transposed;
     const Index length = of_rows ? cols() : rows();
     const Index count = of_rows ? rows() : cols();
     const Index width = std::clamp<Index>(65536 / length, 16, 128);  // of at most 256 KiB, if it can be
     Matrix<S> block;
     for (Index first = 0; first < count; first += width) {
       block.resize(length, std::min(width, count - first));
-      if constexpr (in_memory<Operator>) {
-        block = A_.view().stored.middleCols(first, block.cols());
+      if (view != nullptr) {
+        block = view->stored.middleCols(first, block.cols());
       } else {
         A_.columns(first, block);
       }
@@ -74,7 +72,7 @@ class ScaledOperator {
   }
 
  private:
-  const Operator& A_;
+  const AnyOperator<S>& A_;
   S scale_;
 };
 
@@ -82,10 +80,7 @@ class ScaledOperator {
 template <class S>
 Matrix<S> orthonormal(Matrix<S> columns) {
   const Index count = std::min(columns.rows(), columns.cols());
-  const Eigen::HouseholderQR<Matrix<S>> qr(std::move(columns));
-  Matrix<S> Q = Matrix<S>::Identity(qr.rows(), count);
-  Q.applyOnTheLeft(qr.householderQ());
-  return Q;
+  return ThinQr<S>(std::move(columns)).Q(0, count);
 }
 
 /// The SVD of A restricted to the directions P: U (m, K), sigma (K), V (n, K). All of the scaled A.
@@ -93,27 +88,17 @@ template <class S>
 class Sketch {
  public:
   /// Takes an orthonormal P (n, K) and A P (m, K), K <= min(m, n).
-  Sketch(Matrix<S> P, Matrix<S> AP) : P_(std::move(P)), qr_(std::move(AP)), core_(upper()) {}
+  Sketch(Matrix<S> P, Matrix<S> AP) : P_(std::move(P)), qr_(std::move(AP)), core_(qr_.R()) {}
 
   const Eigen::VectorXd& sigma() const { return core_.singular_values(); }
   bool verified() const { return core_.verified(); }
   /// The first `count` columns.
-  Matrix<S> U(Index count) const {
-    Matrix<S> U = Matrix<S>::Zero(qr_.rows(), count);
-    U.topRows(qr_.cols()) = core_.U(count).template cast<S>();
-    U.applyOnTheLeft(qr_.householderQ());
-    return U;
-  }
+  Matrix<S> U(Index count) const { return qr_.apply(core_.U(count).template cast<S>()); }
   Matrix<S> V(Index count) const { return P_ * core_.V(count).template cast<S>(); }
 
  private:
-  Eigen::MatrixXd upper() const {
-    const Matrix<S> R = qr_.matrixQR().topRows(qr_.cols()).template triangularView<Eigen::Upper>();
-    return R.template cast<double>();
-  }
-
   Matrix<S> P_;
-  Eigen::HouseholderQR<Matrix<S>> qr_;
+  ThinQr<S> qr_;
   ExactSvd<double> core_;  // of R, K x K
 };
 
@@ -123,16 +108,11 @@ template <class S>
 Matrix<S> continuation(const Eigen::Ref<const Matrix<S>>& Q, const Eigen::Ref<const Matrix<S>>& Y) {
   Matrix<S> both(Q.rows(), Q.cols() + Y.cols());
   both << Q, Y;
-  const Eigen::HouseholderQR<Matrix<S>> qr(std::move(both));
-  Matrix<S> next = Matrix<S>::Zero(Q.rows(), Y.cols());
-  next.middleRows(Q.cols(), Y.cols()).setIdentity();
-  next.applyOnTheLeft(qr.householderQ());
-  return next;
+  return ThinQr<S>(std::move(both)).Q(Q.cols(), Y.cols());
 }
 
-template <class Operator>
-auto sketch(const ScaledOperator<Operator>& A, Index k, int power_iterations, std::uint64_t seed) {
-  using S = typename Operator::Scalar;
+template <class S>
+Sketch<S> sketch(const ScaledOperator<S>& A, Index k, int power_iterations, std::uint64_t seed) {
   const Index smaller = std::min(A.rows(), A.cols());
   const Index all = power_iterations <= smaller / k ? power_iterations * k : smaller;
   Rng rng(seed);
@@ -151,22 +131,22 @@ auto sketch(const ScaledOperator<Operator>& A, Index k, int power_iterations, st
 }
 
 /// ||A||_F of the scaled A.
-template <class Operator>
-double frobenius_norm(const ScaledOperator<Operator>& A) {
+template <class S>
+double frobenius_norm(const ScaledOperator<S>& A) {
   double sum = 0;
   A.for_each_block(
-      [&](Index, const auto& block, bool) { sum += block.colwise().squaredNorm().template cast<double>().sum(); });
+      [&](Index, const Matrix<S>& block, bool) { sum += block.colwise().squaredNorm().template cast<double>().sum(); });
   return std::sqrt(sum);
 }
 
 /// The certificate of U diag(sigma) V^T for the scaled A.
-template <class Operator, class S>
-Certificate certify(const ScaledOperator<Operator>& A, const Matrix<S>& U, const Eigen::VectorXd& sigma,
-                    const Matrix<S>& V, std::uint64_t seed) {
+template <class S>
+Certificate certify(const ScaledOperator<S>& A, const Matrix<S>& U, const Eigen::VectorXd& sigma, const Matrix<S>& V,
+                    std::uint64_t seed) {
   const auto s = sigma.template cast<S>().eval();
   double norm = 0;
   double error = 0;
-  A.for_each_block([&](Index first, auto& block, bool of_rows) {
+  A.for_each_block([&](Index first, Matrix<S>& block, bool of_rows) {
     const Matrix<S>& left = of_rows ? V : U;
     const Matrix<S>& right = of_rows ? U : V;
     norm += block.colwise().squaredNorm().template cast<double>().sum();

@@ -1,0 +1,4 @@
+#include "support/nmf.hpp"
+
+LORA_TEST_NMF(template, float)
+LORA_TEST_NMF(template, double)
