@@ -56,7 +56,7 @@ Weights<lora::RowMajorParameter<float>> rows;
 std::unique_ptr<Encoder> encoder;
 
 /// What the system calls cost without waiting for the disk.
-struct Unsynced : lora::PosixFolders {
+struct Unsynced : lora::PosixFiles {
   static int sync(int) { return 0; }
 };
 

@@ -33,7 +33,6 @@
 
 // Adapters as directories of Hugging Face PEFT.
 #include "lora/io/adapter_kinds.hpp"
-#include "lora/io/atomic_folder.hpp"
 #include "lora/io/json_value.hpp"
 #include "lora/io/load_adapter.hpp"
 #include "lora/io/peft_blocks.hpp"

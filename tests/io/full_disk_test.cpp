@@ -150,7 +150,7 @@ TEST_CASE("What may not be written to stays, and the message says so") {
   CHECK(of_file == file.string() + ": cannot create a temporary file beside it: Permission denied");
   CHECK(of_adapter ==
         (adapter / lora_test::weights_name).string() + ": cannot create a temporary file beside it: Permission denied");
-  CHECK(of_new == (folder / "new").string() + ": cannot make a temporary folder beside it: Permission denied");
+  CHECK(of_new == (folder / "new").string() + ": cannot make the folder: Permission denied");
   CHECK(read_file(file) == "old");
   CHECK(number_in(adapter) == 1);
   fs::permissions(folder.path(), fs::perms::owner_all);

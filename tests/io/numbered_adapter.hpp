@@ -26,12 +26,13 @@ inline Layers<float> numbered(float number, lora::Index rows = 8) {
   return model;
 }
 
-/// The number of the adapter in a directory, 0 without one. Throws if it is not whole.
-inline float number_in(const fs::path& directory, lora::Index rows = 8) {
-  if (!fs::exists(directory / config_name)) return 0;
+/// The number of the adapter in a directory, 0 without one; from_weights: see PeftConfig. Throws if it is not whole.
+inline float number_in(const fs::path& directory, lora::Index rows = 8, bool* from_weights = nullptr) {
+  if (!fs::exists(directory / weights_name)) return 0;
   lora::Rng rng(1);
   Layers<float> model({{"fc", {.in = rows, .out = rows}}}, rng);
-  lora::load_adapter(model, directory);
+  const auto config = lora::load_adapter(model, directory);
+  if (from_weights != nullptr) *from_weights = config.from_weights;
   const auto& factors = model["fc"].adapters().at("default").as<lora::Lora<float>>();
   const auto number = static_cast<float>(factors.alpha);
   if ((factors.A.value.array() != number).any() || (factors.B.value.array() != number).any()) {

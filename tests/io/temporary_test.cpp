@@ -1,9 +1,9 @@
-// What killed saves leave behind goes with the next save; what others are writing, or is somebody's own, stays.
+// What killed saves leave behind goes with the next save in the folder; what others are writing, or is somebody's own,
+// stays.
 
 #include "lora/io/temporary.hpp"
-#include "io/numbered_adapter.hpp"
+#include "io/files.hpp"
 #include "lora/io/atomic_file.hpp"
-#include "lora/io/atomic_folder.hpp"
 #include "support/catch.hpp"
 
 #include <sys/stat.h>
@@ -11,8 +11,6 @@
 #include <utility>
 
 using lora::AtomicFile;
-using lora::AtomicFolder;
-using lora_test::numbered;
 using lora_test::read_file;
 using lora_test::TemporaryFolder;
 using lora_test::write_file;
@@ -26,27 +24,6 @@ void save_file(const fs::path& path) {
   AtomicFile<System> file(path);
   file.write("new");
   file.commit();
-}
-
-/// As a save that was killed leaves it: an adapter's files, and links to what else its directory had.
-fs::path left_folder(const TemporaryFolder& folder, const fs::path& adapter, const std::string& name) {
-  const auto left = folder / name;
-  fs::create_directories(left / "checkpoint-1" / "empty");
-  write_file(left / lora_test::config_name, "{}");
-  write_file(left / lora_test::weights_name, "half of i");
-  write_file(left / ".lora-1-2-4.tmp", "hal");
-  fs::create_hard_link(adapter / "README.md", left / "README.md");
-  fs::create_hard_link(adapter / "checkpoint-1" / "state", left / "checkpoint-1" / "state");
-  return left;
-}
-
-fs::path adapter_with_other_files(const TemporaryFolder& folder) {
-  const auto adapter = folder / "adapter";
-  lora::save_adapter(numbered(1), adapter);
-  fs::create_directories(adapter / "checkpoint-1" / "empty");
-  write_file(adapter / "README.md", "read me");
-  write_file(adapter / "checkpoint-1" / "state", "state");
-  return adapter;
 }
 
 }  // namespace
@@ -114,7 +91,7 @@ TEST_CASE("Where files cannot be locked, nothing is removed") {
 }
 
 TEST_CASE("A temporary that another save removes before it is locked is made again") {
-  struct Unlucky : lora::PosixFolders {
+  struct Unlucky : lora::PosixFiles {
     static int lock(int descriptor) {
       static int calls = 0;
       if (++calls % 2 == 0) return PosixFiles::lock(descriptor);
@@ -125,9 +102,7 @@ TEST_CASE("A temporary that another save removes before it is locked is made aga
   const TemporaryFolder folder;
   save_file<Unlucky>(folder / "file");
   CHECK(read_file(folder / "file") == "new");
-  AtomicFolder<Unlucky> made(folder / "made", {});
-  CHECK(made.commit());
-  CHECK(folder.names() == Names{"file", "made"});
+  CHECK(folder.names() == Names{"file"});
   const int gone = ::open(write_file(folder / "gone", "").c_str(), O_RDONLY);
   fs::remove(folder / "gone");
   CHECK(lora::PosixFiles::lock(gone) == -1);
@@ -135,60 +110,21 @@ TEST_CASE("A temporary that another save removes before it is locked is made aga
   ::close(gone);
 }
 
-TEST_CASE("A folder that nobody writes any more goes with the next save beside it, and loses nothing") {
-  const TemporaryFolder folder;
-  const auto adapter = adapter_with_other_files(folder);
-  left_folder(folder, adapter, ".lora-1-2-3.tmp");
-  write_file(folder / ".lora-1-2-5.tmp", "a file");
-  lora::save_adapter(numbered(2), adapter);
-  CHECK(folder.names() == Names{"adapter"});
-  CHECK(lora_test::number_in(adapter) == 2);
-  CHECK(read_file(adapter / "README.md") == "read me");
-  CHECK(read_file(adapter / "checkpoint-1" / "state") == "state");
-  CHECK(fs::is_directory(adapter / "checkpoint-1" / "empty"));
-}
-
-TEST_CASE("What is in a folder that was left behind and nowhere else stays there") {
-  const TemporaryFolder folder;
-  const auto adapter = adapter_with_other_files(folder);
-  const auto left = left_folder(folder, adapter, ".lora-1-2-3.tmp");
-  write_file(left / "checkpoint-1" / "only here", "precious");
-  fs::create_directory_symlink(adapter, left / "link");
-  lora::save_adapter(numbered(2), adapter);
-  CHECK(read_file(left / "checkpoint-1" / "only here") == "precious");
-  CHECK(fs::is_symlink(left / "link"));
-  CHECK_FALSE(fs::exists(left / lora_test::weights_name));
-  CHECK(lora_test::number_in(adapter) == 2);
-}
-
-TEST_CASE("A folder that is being written stays, and gets its name") {
-  const TemporaryFolder folder;
-  const auto adapter = adapter_with_other_files(folder);
-  AtomicFolder<> other(folder / "other", {lora_test::weights_name});
-  write_file(other.staged() / lora_test::weights_name, "other");
-  lora::save_adapter(numbered(2), adapter);
-  CHECK(other.commit());
-  CHECK(read_file(folder / "other" / lora_test::weights_name) == "other");
-  CHECK(folder.names() == Names{"adapter", "other"});
-}
-
-TEST_CASE("A folder that is put into place while it is looked at is not taken for left behind") {
+TEST_CASE("A file that is put into place while it is looked at is not taken for left behind") {
   static fs::path watched, live;
-  struct PutsIntoPlace : lora::PosixFolders {
+  struct PutsIntoPlace : lora::PosixFiles {
     // Between opening what has a temporary name and locking it.
     static int lock(int descriptor) {
-      if (!watched.empty()) PosixFolders::exchange(std::exchange(watched, {}).c_str(), live.c_str());
+      if (!watched.empty()) fs::rename(std::exchange(watched, {}), live);
       return PosixFiles::lock(descriptor);
     }
   };
   const TemporaryFolder folder;
-  const auto adapter = adapter_with_other_files(folder);
-  watched = left_folder(folder, adapter, ".lora-1-2-3.tmp");
   live = folder / "live";
-  fs::create_directory(live);
-  AtomicFolder<PutsIntoPlace> made(folder / "made", {lora_test::config_name, lora_test::weights_name});
-  CHECK(read_file(folder / "live" / lora_test::weights_name) == "half of i");
-  CHECK(read_file(folder / "live" / "README.md") == "read me");
+  watched = write_file(folder / ".lora-1-2-3.tmp", "new");
+  save_file<PutsIntoPlace>(folder / "file");
+  CHECK(read_file(live) == "new");
+  CHECK(folder.names() == Names{"file", "live"});
 }
 
 TEST_CASE("What another user left behind stays") {

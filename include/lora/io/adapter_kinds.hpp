@@ -40,13 +40,10 @@ inline constexpr std::array<std::string_view, 10> general_keys{
     "auto_mapping", "base_model_name_or_path", "bias",      "inference_mode", "modules_to_save", "peft_type",
     "peft_version", "target_modules",          "task_type", "revision"};
 
-/// adapter_config.json as its keys and the texts of their values, nothing else of it read.
-inline PeftConfig read_any_config(const std::filesystem::path& path) {
-  const std::string who = path.string();
-  const FileBytes bytes = FileBytes::open(path, FileAccess::read);
-  const JsonValue root = read_json_value(
-      who, {reinterpret_cast<const char*>(bytes.bytes().data()), bytes.bytes().size()}, peft_config_limits);
-  if (root.kind != JsonValue::Kind::object) fail<FormatError>(std::string_view(who), "is no JSON object");
+/// A config as its keys and the texts of their values, nothing else of it read.
+inline PeftConfig parse_any_config(std::string_view who, std::string_view text) {
+  const JsonValue root = read_json_value(who, text, peft_config_limits);
+  if (root.kind != JsonValue::Kind::object) fail<FormatError>(who, "is no JSON object");
   PeftConfig config;
   for (std::size_t i = 0; i < root.items.size(); ++i) config.source[root.names[i]] = python_json(root.items[i], 1);
   return config;
@@ -140,35 +137,30 @@ void load_kind(T& model, const PeftFiles& files, std::string_view name) {
 
 }  // namespace detail
 
-/// load_adapter for files of LORA and of the given kinds. Selected alone afterwards. Throws what load_adapter throws,
-/// and ConfigError for a peft_type that is none of them, or a setting that its kind does not know, by its name; the
-/// model is unchanged then.
+/// load_adapter for files of LORA and of the given kinds. Selected alone afterwards. Returns the file's config; of
+/// another kind than LORA it has `source` and `from_weights` only. Throws what load_adapter throws, and ConfigError for
+/// a peft_type that is none of them, or a setting that its kind does not know, by its name; the model is unchanged
+/// then.
 template <class T, class... Configs>
-void load_adapter(T& model, const std::filesystem::path& directory, AdapterKinds<Configs...>,
-                  std::string_view name = "default") {
+PeftConfig load_adapter(T& model, const std::filesystem::path& directory, AdapterKinds<Configs...>,
+                        std::string_view name = "default") {
   visit_adaptable(std::as_const(model), [&](const Path&, const auto& layer) { layer.adapters().check_new_name(name); });
-  auto folder = detail::peft_folder(directory, name, "load_adapter");
-  std::error_code ignored;
-  if (!std::filesystem::exists(folder / detail::peft_config_name, ignored)) folder = directory;
-  const std::string type = detail::read_any_config(folder / detail::peft_config_name).source["peft_type"];
-  if (type == "\"LORA\"") {
-    load_adapter(model, directory, name);
-    return;
-  }
+  const auto folder = detail::peft_folder_to_load(directory, name, "load_adapter");
+  detail::PeftFiles files = detail::open_peft(
+      folder, [](std::string_view who, std::string_view text) { return detail::parse_any_config(who, text); });
+  const std::string type = files.config.source["peft_type"];
+  if (type == "\"LORA\"") return load_adapter(model, directory, name);
   bool loaded = false;
   const auto load = [&]<class C>(const C*) {
     if (loaded || type != '"' + std::string(C::template Kind<float>::peft_type) + '"') return;
-    const detail::PeftFiles files =
-        detail::open_peft(folder, [](const std::filesystem::path& path) { return detail::read_any_config(path); });
     detail::load_kind<C>(model, files, name);
     loaded = true;
   };
   (load(static_cast<const Configs*>(nullptr)), ...);
-  if (loaded) return;
+  if (loaded) return std::move(files.config);
   std::string known = "\"LORA\"";
   ((known += ", \"" + std::string(Configs::template Kind<float>::peft_type) + "\""), ...);
-  const std::string who = (folder / detail::peft_config_name).string();
-  detail::fail<ConfigError>(std::string_view(who),
+  detail::fail<ConfigError>(std::string_view(files.config_path),
                             "peft_type is " + (type.empty() ? "missing" : type) + ", expected one of " + known);
 }
 

@@ -70,13 +70,19 @@ class AtomicFile {
   }
   void write(std::string_view text) { write(std::as_bytes(std::span(text))); }
 
-  /// Puts the file into its place. If only the last step fails, forcing the folder to the disk, the new file is in
-  /// place, whole, and the message says so: after a power failure it may be the old one again.
-  void commit() {
+  /// Everything that can fail but the renaming: of two files that belong together, both are prepared first.
+  void prepare() {
+    if (!file_) return;
     flush();
     if (detail::uninterrupted([&] { return System::sync(file_.get()); }) != 0) fail("force it to the disk", errno);
     // What close reports is the last chance to hear of a failed write; interrupted, it has closed all the same.
     if (file_.close() != 0 && errno != EINTR) fail("close it", errno);
+  }
+
+  /// Puts the file into its place. If only the last step fails, forcing the folder to the disk, the new file is in
+  /// place, whole, and the message says so: after a power failure it may be the old one again.
+  void commit() {
+    prepare();
     const std::string name = path_.filename().string();
     if (System::rename_at(folder_.get(), temporary_.c_str(), name.c_str()) != 0) {
       fail("rename " + temporary_ + " to it", errno);

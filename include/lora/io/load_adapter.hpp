@@ -149,6 +149,9 @@ void targets_from_file(const T& model, PeftFiles& files) {
 /// base is frozen. Returns its config, for save_adapter. An adapter other than "default" is in the sub-directory of its
 /// name, or, if there is none, in the directory itself.
 ///
+/// Weights that save_adapter wrote carry the settings that they were saved with. Where adapter_config.json beside them
+/// is missing or says something else, theirs hold, and the config that is returned says so (from_weights).
+///
 /// The tensors of the file have to be those that the config gives to this model, no more and no less: MismatchError
 /// lists all that are missing, unexpected or misshapen. F64, F32, F16 and BF16 are converted to the model's scalar.
 /// Throws FileError, FormatError for files that are not valid, ConfigError for a setting that cannot be applied, by its
@@ -160,10 +163,7 @@ PeftConfig load_adapter(T& model, const std::filesystem::path& directory, std::s
     static_assert(detail::require_peft_layer<std::remove_cvref_t<decltype(layer)>>());
     layer.adapters().check_new_name(name);
   });
-  auto folder = detail::peft_folder(directory, name, "load_adapter");
-  std::error_code ignored;
-  if (!std::filesystem::exists(folder / detail::peft_config_name, ignored)) folder = directory;
-  detail::PeftFiles files = detail::open_peft(folder);
+  detail::PeftFiles files = detail::open_peft(detail::peft_folder_to_load(directory, name, "load_adapter"));
   if (files.config.targets.modules.empty()) detail::targets_from_file(model, files);
   const auto matches = detail::peft_matches_in_file(
       model, files.config, std::string_view(files.config_path),

@@ -42,6 +42,9 @@ struct PeftConfig {
   bool fan_in_fan_out = false;
   /// All keys of the file that this was read from, each with the JSON text of its value.
   std::map<std::string, std::string> source = {};
+  /// What load_adapter says of a directory whose adapter_config.json is missing, or is not the one that its weights
+  /// were saved with, as after a save that was killed, or a change by hand: these settings are the weights' own.
+  bool from_weights = false;
 };
 
 namespace detail {
@@ -194,19 +197,28 @@ inline PeftConfig parse_peft_config(std::string_view who, std::string_view text)
   return detail::peft_config_of(who, read_json_value(who, text, detail::peft_config_limits));
 }
 
+namespace detail {
+
+inline std::string read_peft_config_text(const std::filesystem::path& file) {
+  std::error_code ignored;
+  const std::string who = file.string();
+  const auto size = std::filesystem::file_size(file, ignored);
+  if (!ignored && size > peft_config_limits.bytes) {
+    fail<FormatError>(std::string_view(who), "has " + std::to_string(size) + " bytes, expected at most " +
+                                                 std::to_string(peft_config_limits.bytes));
+  }
+  // Read rather than mapped: Python writes it in place, and a mapped file that is cut off kills the process.
+  const FileBytes bytes = FileBytes::open(file, FileAccess::read);
+  return {reinterpret_cast<const char*>(bytes.bytes().data()), bytes.bytes().size()};
+}
+
+}  // namespace detail
+
 /// The same from a file, or from adapter_config.json in a folder. Throws FileError too.
 inline PeftConfig read_peft_config(const std::filesystem::path& path) {
   std::error_code ignored;
   const auto file = std::filesystem::is_directory(path, ignored) ? path / detail::peft_config_name : path;
-  const std::string who = file.string();
-  const auto size = std::filesystem::file_size(file, ignored);
-  if (!ignored && size > detail::peft_config_limits.bytes) {
-    detail::fail<FormatError>(std::string_view(who), "has " + std::to_string(size) + " bytes, expected at most " +
-                                                         std::to_string(detail::peft_config_limits.bytes));
-  }
-  // Read rather than mapped: Python writes it in place, and a mapped file that is cut off kills the process.
-  const FileBytes bytes = FileBytes::open(file, FileAccess::read);
-  return parse_peft_config(who, {reinterpret_cast<const char*>(bytes.bytes().data()), bytes.bytes().size()});
+  return parse_peft_config(file.string(), detail::read_peft_config_text(file));
 }
 
 /// The text of adapter_config.json. Throws ValueError for a number that is not finite.

@@ -19,14 +19,15 @@
 #include "lora/io/mismatch.hpp"
 #include "lora/io/peft_config.hpp"
 
-#include <algorithm>
 #include <array>
 #include <concepts>
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <utility>
 
 namespace lora::inline LORA_ABI {
@@ -34,7 +35,10 @@ namespace lora::inline LORA_ABI {
 namespace detail {
 
 inline constexpr std::string_view peft_prefix = "base_model.model.";
-inline constexpr const char* peft_digest_name = "lora_config";
+/// Settings that leave the meaning of the tensors as it is.
+inline constexpr std::array<const char*, 7> peft_remarks{
+    "auto_mapping", "base_model_name_or_path", "inference_mode", "lora_dropout", "peft_version", "revision",
+    "task_type"};
 
 inline std::string peft_key(std::string_view path, std::string_view part) {
   return std::string(peft_prefix) + std::string(path) + "." + std::string(part);
@@ -47,6 +51,17 @@ inline std::filesystem::path peft_folder(const std::filesystem::path& folder, st
     fail<NameError>(who, "the adapter name " + shown(name) + " cannot be the name of a folder");
   }
   return name == "default" ? folder : folder / name;
+}
+
+/// The same to load from: an adapter that has no folder of its name is in what was given.
+inline std::filesystem::path peft_folder_to_load(const std::filesystem::path& folder, std::string_view name,
+                                                 const Caller& who) {
+  std::error_code ignored;
+  const auto own = peft_folder(folder, name, who);
+  for (const char* file : {peft_config_name, peft_weights_name}) {
+    if (std::filesystem::exists(own / file, ignored)) return own;
+  }
+  return folder;
 }
 
 /// A layer whose adapters can be saved and loaded.
@@ -66,25 +81,12 @@ constexpr bool require_peft_layer() {
   return true;
 }
 
-/// Of the settings that give the tensors their meaning: FNV-1a, 64 bits, in hexadecimal digits.
-inline std::string peft_digest(const PeftConfig& config) {
-  constexpr std::array<std::string_view, 7> without{
-      "auto_mapping", "base_model_name_or_path", "inference_mode", "lora_dropout", "peft_version", "revision",
-      "task_type"};
-  std::uint64_t value = 14695981039346656037ull;
-  const auto add = [&](std::string_view text) {
-    for (const char letter : text) value = (value ^ static_cast<unsigned char>(letter)) * 1099511628211ull;
-    value = value * 1099511628211ull;
-  };
-  for (const auto& [key, text] : config.source) {
-    if (std::find(without.begin(), without.end(), key) != without.end()) continue;
-    add(key);
-    add(text);
-  }
-  constexpr std::string_view digits = "0123456789abcdef";
-  std::string text;
-  for (int shift = 60; shift >= 0; shift -= 4) text += digits[value >> shift & 15];
-  return text;
+/// The settings that say what the tensors mean, as JSON: what the weights carry in their metadata, under this name.
+inline constexpr const char* peft_meaning_name = "lora_config";
+inline std::string peft_meaning(const PeftConfig& config) {
+  std::map<std::string, std::string> settings = config.source;
+  for (const char* key : peft_remarks) settings.erase(key);
+  return json_object(settings);
 }
 
 }  // namespace detail

@@ -1,14 +1,16 @@
 #pragma once
-/// Opening the two files of a PEFT adapter as one thing, also while another is put into its place.
+/// Opening the two files of a PEFT adapter as one thing, also while another is put into its place, or after a save
+/// that was killed between the two.
 
+#include "lora/core/function_ref.hpp"
 #include "lora/io/file_error.hpp"
 #include "lora/io/peft_config.hpp"
 #include "lora/io/peft_files.hpp"
 #include "lora/io/peft_support.hpp"
-#include "lora/io/posix.hpp"
 #include "lora/io/safetensors.hpp"
 
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <system_error>
@@ -22,65 +24,53 @@ struct PeftFiles {
   std::string config_path, weights_path;
 };
 
-/// The config file that is at a path now. Its number is no other's for as long as this holds it open.
-class HeldFile {
- public:
-  explicit HeldFile(const std::filesystem::path& path)
-      : file_(uninterrupted([&] {
-          return PosixFiles::open_at(AT_FDCWD, path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0);
-        })) {}
+using ParsePeftConfig = FunctionRef<PeftConfig(std::string_view who, std::string_view text)>;
 
-  bool is_at(const std::filesystem::path& path) const {
-    struct ::stat here, there;
-    if (::stat(path.c_str(), &there) != 0) return !file_;
-    return file_ && PosixFiles::status(file_.get(), &here) == 0 && here.st_dev == there.st_dev &&
-           here.st_ino == there.st_ino;
-  }
-
- private:
-  Descriptor<PosixFiles> file_;
-};
-
-/// Both files, of one adapter: if another was put in its place between opening the one and the other, both are opened
-/// again. Throws FormatError for weights that were written for another config.
-inline PeftFiles open_peft(const std::filesystem::path& folder,
-                           FunctionRef<PeftConfig(const std::filesystem::path&)> read_config) {
+/// Both files. Weights that save_adapter wrote say themselves what they mean: where the config beside them says
+/// something else, or is missing, theirs is taken, with the remarks of the one beside them, and says so.
+inline PeftFiles open_peft(const std::filesystem::path& folder, ParsePeftConfig parse) {
   const auto config_path = folder / peft_config_name, weights_path = folder / peft_weights_name;
-  for (int attempts = 100;; --attempts) {
-    const HeldFile config_file(config_path);
-    try {
-      PeftConfig config = read_config(config_path);
-      std::error_code ignored;
-      if (!std::filesystem::exists(weights_path, ignored) &&
-          std::filesystem::exists(folder / "adapter_model.bin", ignored)) {
-        const std::string who = folder.string();
-        fail<FileError>(std::string_view(who),
-                        "there is an adapter_model.bin, a pickle, which can run any program, but no "
-                        "adapter_model.safetensors; save it in PEFT with safe_serialization=True");
+  // The config first: it is put into place last, so the weights that are found then are of its age, or newer and bring
+  // their own settings.
+  std::optional<PeftConfig> config;
+  std::error_code ignored;
+  const bool has_weights = std::filesystem::exists(weights_path, ignored);
+  if (std::filesystem::exists(config_path, ignored) || !has_weights) {
+    const std::string who = config_path.string();
+    config = parse(who, read_peft_config_text(config_path));
+  }
+  if (!has_weights && std::filesystem::exists(folder / "adapter_model.bin", ignored)) {
+    const std::string who = folder.string();
+    fail<FileError>(std::string_view(who),
+                    "there is an adapter_model.bin, a pickle, which can run any program, but no "
+                    "adapter_model.safetensors; save it in PEFT with safe_serialization=True");
+  }
+  Safetensors weights = Safetensors::open(weights_path, {.access = FileAccess::read});
+  const auto meaning = weights.metadata().find(peft_meaning_name);
+  if (meaning != weights.metadata().end()) {
+    const std::string who = weights_path.string() + ", its " + peft_meaning_name;
+    PeftConfig own = parse(who, meaning->second);
+    if (!config || peft_meaning(*config) != peft_meaning(own)) {
+      if (config) {
+        for (const char* key : peft_remarks) {
+          if (const auto remark = config->source.find(key); remark != config->source.end()) own.source.insert(*remark);
+        }
+        own = parse(who, json_object(own.source));
       }
-      PeftFiles files{std::move(config), Safetensors::open(weights_path, {.access = FileAccess::read}),
-                      config_path.string(), weights_path.string()};
-      if (!config_file.is_at(config_path) && attempts > 0) continue;
-      const auto digest = files.weights.metadata().find(peft_digest_name);
-      if (digest != files.weights.metadata().end() && digest->second != peft_digest(files.config)) {
-        fail<FormatError>(std::string_view(files.weights_path),
-                          "was written for another config than the " + std::string(peft_config_name) +
-                              " beside it: saving was interrupted, or the config was changed since; save the adapter "
-                              "again");
-      }
-      return files;
-    } catch (const Error&) {
-      if (attempts > 0 && !config_file.is_at(config_path)) continue;
-      throw;
+      own.from_weights = true;
+      config = std::move(own);
     }
   }
+  if (!config)
+    config = parse(config_path.string(), read_peft_config_text(config_path));  // which says that it is missing
+  return {std::move(*config), std::move(weights), config_path.string(), weights_path.string()};
 }
 
 /// The same for an adapter of LORA.
 inline PeftFiles open_peft(const std::filesystem::path& folder) {
-  return open_peft(folder, [](const std::filesystem::path& path) {
-    PeftConfig config = read_peft_config(path);
-    check_supported(path.string(), config);
+  return open_peft(folder, [](std::string_view who, std::string_view text) {
+    PeftConfig config = parse_peft_config(who, text);
+    check_supported(who, config);
     return config;
   });
 }

@@ -39,7 +39,6 @@ struct PosixFiles {
   static int close(int descriptor) { return ::close(descriptor); }
   static int rename_at(int folder, const char* from, const char* to) { return ::renameat(folder, from, folder, to); }
   static int unlink_at(int folder, const char* path) { return ::unlinkat(folder, path, 0); }
-  static int remove_folder_at(int folder, const char* path) { return ::unlinkat(folder, path, AT_REMOVEDIR); }
   static int duplicate(int descriptor) { return ::fcntl(descriptor, F_DUPFD_CLOEXEC, 0); }
   /// Until this descriptor and its duplicates are closed, nobody else can lock the file. Fails with EWOULDBLOCK if
   /// somebody else has locked it, or if it has no name any more.

@@ -9,7 +9,7 @@
 /// Layers are called by their paths in the model, so a model whose paths are those of the PyTorch model fits it.
 
 #include "lora/adapters/residual_lora.hpp"
-#include "lora/io/atomic_folder.hpp"
+#include "lora/io/atomic_file.hpp"
 #include "lora/io/peft_config.hpp"
 #include "lora/io/peft_describe.hpp"
 #include "lora/io/peft_files.hpp"
@@ -19,10 +19,13 @@
 #include "lora/model/adaptable.hpp"
 #include "lora/model/attach.hpp"
 
+#include <cstddef>
 #include <filesystem>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -185,26 +188,24 @@ std::vector<TensorToSave> peft_tensors(const T& model, const PeftConfig& config,
 
 namespace detail {
 
-/// The two files, together.
+/// The two files: both are written and on the disk before the first is put into its place, and that is the weights,
+/// which carry the settings that give them their meaning.
 template <class System>
-void write_peft(const std::filesystem::path& path, const PeftConfig& config, const std::vector<TensorToSave>& tensors) {
-  const std::string json = json_object(config.source);
-  const auto write_to = [&](const std::filesystem::path& to, const Metadata& metadata) {
-    save_safetensors<System>(to / peft_weights_name, tensors, metadata);
-    AtomicFile<System> file(to / peft_config_name);
-    file.write(json);
-    file.commit();
-  };
-  // The pickle that older versions wrote would be another adapter beside the new one.
-  AtomicFolder<System> folder(path, {peft_config_name, peft_weights_name, "adapter_model.bin"});
-  const Metadata metadata{{"format", "pt"}};
-  if (folder.can_stage()) {
-    write_to(folder.staged(), metadata);
-    if (folder.commit()) return;
-  }
-  Metadata with_digest = metadata;
-  with_digest.emplace(peft_digest_name, peft_digest(config));
-  write_to(folder.folder(), with_digest);
+void write_peft(const std::filesystem::path& folder, const PeftConfig& config,
+                const std::vector<TensorToSave>& tensors) {
+  check_path(folder);
+  std::error_code error;
+  std::filesystem::create_directories(folder, error);
+  if (error && !std::filesystem::is_directory(folder)) fail_system(folder, "make the folder", error.value());
+  AtomicFile<System> weights(folder / peft_weights_name);
+  write_safetensors([&](std::span<const std::byte> bytes) { weights.write(bytes); }, tensors,
+                    {{"format", "pt"}, {peft_meaning_name, peft_meaning(config)}});
+  AtomicFile<System> settings(folder / peft_config_name);
+  settings.write(json_object(config.source));
+  weights.prepare();
+  settings.prepare();
+  weights.commit();
+  settings.commit();
 }
 
 /// The type of the adapter's parts if it is not LORA; empty if it is, or if it has none of its own.
@@ -284,10 +285,11 @@ void save_kind(const T& model, const std::filesystem::path& path, const std::str
 
 }  // namespace detail
 
-/// Writes adapter_config.json and adapter_model.safetensors, together: whatever fails, and whenever the process is
-/// killed, the directory holds the old adapter or the new one. Other files in it stay. Where the system cannot exchange
-/// directories, the weights carry a digest of their config, so that load_adapter refuses a pair that does not belong
-/// together.
+/// Writes adapter_model.safetensors and adapter_config.json, each atomically, and nothing else in the directory:
+/// whatever fails, and whenever the process is killed, load_adapter finds the old adapter or the new one, whole. The
+/// weights are put into place first and carry the settings that give them their meaning (in the metadata, under
+/// "lora_config"), so a kill between the two leaves new weights beside an old config, and load_adapter goes by the
+/// weights. PEFT reads no metadata and would take the old config with the new weights: save again before you go there.
 ///
 /// Without options.config the config is new: its target_modules are the full paths of the layers with factors, r and
 /// lora_alpha those of most layers, rank_pattern and alpha_pattern those of the others. rsLoRA becomes lora_alpha =
@@ -299,7 +301,7 @@ void save_kind(const T& model, const std::filesystem::path& path, const std::str
 ///
 /// Throws NameError without an adapter of this name; ConfigError or NameError for what PEFT cannot express, such as two
 /// dropouts; FileError with the path and the step. Cost: one pass over the adapter's numbers.
-template <class T, class System = PosixFolders>
+template <class T, class System = PosixFiles>
 void save_adapter(const T& model, const std::filesystem::path& directory, const SaveAdapterOptions& options = {}) {
   constexpr const char* who = "save_adapter";
   detail::check_has_adapter(model, who, options.name);

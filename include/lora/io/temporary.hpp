@@ -1,6 +1,5 @@
 #pragma once
-/// The temporary files and folders of saves: what they are called, and what becomes of those that a killed process
-/// leaves behind.
+/// The temporary files of saves: what they are called, and what becomes of those that a killed process leaves behind.
 ///
 /// They are named .lora-PROCESS-TIME-COUNT.tmp. Whoever writes one holds a lock on it (flock), which ends with the
 /// process. The next save in the same folder removes those that nobody holds; other users' stay, and so do all of them
@@ -10,7 +9,6 @@
 
 #include <dirent.h>
 
-#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <chrono>
@@ -58,46 +56,18 @@ inline std::vector<std::string> names_in(int folder) {
   return names;
 }
 
-/// Removes the `own` files of a folder that was left behind, its temporaries, and what has another name elsewhere: it
-/// was linked from the folder that was saved to. Anything else stays, and the folders it is in.
+/// Removes from an open folder the temporary files that nobody holds.
 template <class System>
-void empty_left_folder(int folder, const std::vector<std::string>& own) {
-  for (const std::string& name : names_in(folder)) {
-    struct ::stat status;
-    if (System::status_at(folder, name.c_str(), &status) != 0) continue;
-    if (S_ISDIR(status.st_mode)) {
-      constexpr int flags = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
-      const Descriptor<System> below(uninterrupted([&] { return System::open_at(folder, name.c_str(), flags, 0); }));
-      if (below) empty_left_folder<System>(below.get(), {});
-      System::remove_folder_at(folder, name.c_str());
-    } else if (status.st_nlink > 1 || is_temporary(name) || std::find(own.begin(), own.end(), name) != own.end()) {
-      System::unlink_at(folder, name.c_str());
-    }
-  }
-}
-
-/// Removes from an open folder the temporary files that nobody holds; and, if `own` is given, the folders, in which
-/// saves write files of these names.
-template <class System>
-void remove_left_behind(int folder, const std::vector<std::string>* own = nullptr) {
+void remove_left_behind(int folder) {
   for (const std::string& name : names_in(folder)) {
     if (!is_temporary(name)) continue;
     // Never through links, and nothing of somebody else's: folders such as /tmp are everyone's.
     constexpr int flags = O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC;
     const Descriptor<System> left(uninterrupted([&] { return System::open_at(folder, name.c_str(), flags, 0); }));
-    struct ::stat held, named;
+    struct ::stat held;
     if (!left || System::status(left.get(), &held) != 0 || held.st_uid != ::geteuid()) continue;
-    const bool is_folder = S_ISDIR(held.st_mode);
-    if (!S_ISREG(held.st_mode) && !(is_folder && own != nullptr)) continue;
-    if (uninterrupted([&] { return System::lock(left.get()); }) != 0) continue;
-    // What was opened may meanwhile have been put into place, and be held no more.
-    if (System::status_at(folder, name.c_str(), &named) != 0 || named.st_ino != held.st_ino) continue;
-    if (is_folder) {
-      empty_left_folder<System>(left.get(), *own);
-      System::remove_folder_at(folder, name.c_str());
-    } else {
-      System::unlink_at(folder, name.c_str());
-    }
+    if (!S_ISREG(held.st_mode) || uninterrupted([&] { return System::lock(left.get()); }) != 0) continue;
+    System::unlink_at(folder, name.c_str());  // what has been put into place since it was opened has another name
   }
 }
 
