@@ -2,7 +2,11 @@
 # Builds and runs a benchmark; sets up what is missing first.
 #   benchmarks/run.sh [NAME] [--out DIR] [flags of the benchmark]
 #   benchmarks/run.sh [NAME] --peer [--out DIR] [flags]     against other libraries, installed from PyPI into build/peers
-# NAME is one of benchmarks/*.cpp, savings if left out; with --peer one of benchmarks/peers/*.py, training if left out.
+# NAME is one of benchmarks/*.cpp, savings if left out; with --peer one of benchmarks/peers/*.py, training if left out:
+#   training   a step, and inference with one adapter: PyTorch and PEFT
+#   mixed      inference of a batch whose samples have adapters of their own: PEFT's adapter_names
+#   lowrank    low-rank mathematics: scikit-learn, PyTorch, NumPy, PEFT
+#   files      safetensors and adapters: the reference implementation, PEFT
 # Results go to build/out/NAME, or with --peer to build/out/NAME_peer, unless --out says otherwise.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../.ci/setup.sh"

@@ -3,6 +3,7 @@
 import argparse
 import ctypes
 import json
+import os
 import platform
 import random
 import statistics
@@ -37,6 +38,29 @@ class Library:
                 raise RuntimeError(f"{name} failed")
 
         return call
+
+
+def busy_share(seconds=0.5):
+    """The share of all processors that other programs take."""
+
+    def read():
+        values = [int(v) for v in open("/proc/stat").readline().split()[1:8]]
+        return sum(values), values[3] + values[4]
+
+    before, own = read(), time.process_time()
+    time.sleep(seconds)
+    after = read()
+    total = max(1, after[0] - before[0])
+    mine = (time.process_time() - own) / seconds / os.cpu_count()
+    return max(0.0, 1 - (after[1] - before[1]) / total - mine)
+
+
+def wait_for_idle(limit=60):
+    """Waits until other programs take less than a tenth of one processor; the share they take in the end."""
+    start = time.monotonic()
+    while (busy := busy_share()) > 0.1 / os.cpu_count() and time.monotonic() - start < limit:
+        time.sleep(1)
+    return busy
 
 
 def interleaved(functions, repetitions=11, seconds=60.0, before=None):
