@@ -1,10 +1,10 @@
 // Eckart and Young's theorem, attacked: no matrix of rank r that a search finds is nearer than the truncation.
 
-#include "linalg/kinds.hpp"
 #include "lora/linalg/factored_svd.hpp"
 #include "lora/linalg/rank.hpp"
 #include "lora/linalg/truncated_svd.hpp"
 #include "support/catch.hpp"
+#include "support/hard_matrices.hpp"
 
 #include <algorithm>
 #include <cmath>

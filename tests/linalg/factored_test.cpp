@@ -1,8 +1,8 @@
 #include "lora/linalg/factored_svd.hpp"
 
-#include "linalg/kinds.hpp"
 #include "lora/linalg/rank.hpp"
 #include "support/catch.hpp"
+#include "support/hard_matrices.hpp"
 
 #include <limits>
 #include <type_traits>

@@ -1,7 +1,7 @@
 #include "lora/linalg/leading_qr.hpp"
 
-#include "linalg/kinds.hpp"
 #include "support/catch.hpp"
+#include "support/hard_matrices.hpp"
 
 #include <limits>
 #include <type_traits>

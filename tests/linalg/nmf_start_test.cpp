@@ -1,7 +1,7 @@
 #include "lora/linalg/factorizations/detail/nmf_start.hpp"
 
-#include "linalg/kinds.hpp"
 #include "support/catch.hpp"
+#include "support/hard_matrices.hpp"
 #include "support/nmf.hpp"
 
 #include "lora/linalg/factorizations/nmf.hpp"

@@ -1,8 +1,8 @@
 #include "lora/linalg/factorizations/nmf.hpp"
 
 #include "examples/support/digits.hpp"
-#include "linalg/kinds.hpp"
 #include "support/catch.hpp"
+#include "support/hard_matrices.hpp"
 #include "support/nmf.hpp"
 
 #include <cmath>

@@ -1,7 +1,7 @@
 #include "lora/linalg/factorizations/pca.hpp"
 
-#include "linalg/kinds.hpp"
 #include "support/catch.hpp"
+#include "support/hard_matrices.hpp"
 
 #include <type_traits>
 #include <vector>

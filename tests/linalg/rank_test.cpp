@@ -1,9 +1,9 @@
 #include "lora/linalg/rank.hpp"
 
-#include "linalg/kinds.hpp"
 #include "lora/linalg/factorizations/pivoted.hpp"
 #include "lora/linalg/truncated_svd.hpp"
 #include "support/catch.hpp"
+#include "support/hard_matrices.hpp"
 
 #include <numeric>
 

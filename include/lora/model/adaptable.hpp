@@ -7,6 +7,8 @@
 
 #include <concepts>
 #include <optional>
+#include <set>
+#include <string>
 #include <string_view>
 #include <type_traits>
 
@@ -60,16 +62,16 @@ Index change_adaptable(const Caller& who, T& model, F&& f) {
 template <class T>
 void check_has_adapter(const T& model, const Caller& who, std::string_view name) {
   bool found = false, any = false;
-  std::vector<std::string> names;
   visit_adaptable(model, [&](const Path&, const auto& layer) {
     any = true;
     found = found || layer.adapters().contains(name);
-    for (const auto& member : layer.adapters().members()) {
-      if (std::find(names.begin(), names.end(), member->name) == names.end()) names.push_back(member->name);
-    }
   });
   if (found) return;
   if (!any) fail<NameError>(who, "the model has no layer that takes adapters");
+  std::set<std::string> names;  // only now: a server asks for each of a thousand adapters
+  visit_adaptable(model, [&](const Path&, const auto& layer) {
+    for (const auto& member : layer.adapters().members()) names.insert(member->name);
+  });
   std::string known;
   for (const std::string& one : names) known += (known.empty() ? "" : ", ") + in_quotes(one);
   fail<NameError>(who, "no layer of the model has an adapter " + in_quotes(name) + ", expected " +

@@ -1,4 +1,4 @@
-#include "linalg/kinds.hpp"
+#include "support/hard_matrices.hpp"
 
 #include <algorithm>
 #include <cmath>
