@@ -12,6 +12,7 @@
 #include <catch2/matchers/catch_matchers_exception.hpp>
 #include <catch2/matchers/catch_matchers_floating_point.hpp>
 #include <catch2/matchers/catch_matchers_string.hpp>
+using Catch::Approx;  // version 2 does so itself
 #else
 #include <catch2/catch.hpp>
 #endif
