@@ -7,6 +7,7 @@
 #include "support/laws.hpp"
 
 #include <cstring>
+#include <limits>
 #include <memory>
 #include <vector>
 
@@ -30,6 +31,10 @@ void check_moves(const lora::AnyBase<S>& base) {
     return std::pair(y, dx);
   };
   const auto expected = products(base);
+  const Matrix<S> dense = base.dense();
+  const S rounding = 4 * std::numeric_limits<S>::epsilon() * static_cast<S>(base.rows() + base.cols());
+  CHECK((expected.first - dense * x).norm() <= rounding * dense.norm() * x.norm());
+  CHECK((expected.second - dense.transpose() * dy).norm() <= rounding * dense.norm() * dy.norm());
   const lora::SharedBytes block = base.storage();
   CHECK(block.size == static_cast<std::size_t>(base.bytes()));
   auto memory = std::make_shared<std::vector<std::byte>>(block.size + sizeof(S));
