@@ -76,10 +76,11 @@ inline std::string peft_digest(const PeftConfig& config) {
     for (const char letter : text) value = (value ^ static_cast<unsigned char>(letter)) * 1099511628211ull;
     value = value * 1099511628211ull;
   };
-  for (const auto& [key, text] : config.source) {
+  const nlohmann::json sorted = config.source;
+  for (const auto& [key, setting] : sorted.items()) {
     if (std::find(without.begin(), without.end(), key) != without.end()) continue;
     add(key);
-    add(text);
+    add(setting.dump());
   }
   constexpr std::string_view digits = "0123456789abcdef";
   std::string text;

@@ -13,6 +13,7 @@
 #include <string_view>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 namespace lora::inline LORA_ABI::detail {
 
@@ -76,11 +77,11 @@ inline PeftFiles open_peft(const std::filesystem::path& folder,
   }
 }
 
-/// The same for an adapter of LORA.
-inline PeftFiles open_peft(const std::filesystem::path& folder) {
-  return open_peft(folder, [](const std::filesystem::path& path) {
+/// The same for an adapter of LORA; see check_settings for `ignore`.
+inline PeftFiles open_peft(const std::filesystem::path& folder, const std::vector<std::string>& ignore) {
+  return open_peft(folder, [&](const std::filesystem::path& path) {
     PeftConfig config = read_peft_config(path);
-    check_supported(path.string(), config);
+    check_supported(path.string(), config, ignore);
     return config;
   });
 }
