@@ -266,6 +266,8 @@ TEST_CASE("Limits can be set") {
   CHECK(error_of(file, {.tensors = 1}) == "f: has more than 1 tensors");
   CHECK(error_of(file, {.dimensions = 1}) == R"(f: tensor "b": has more than 1 dimensions)");
   CHECK_THAT(error_of(file, {.header_bytes = 20}), contains("expected at most 20"));
+  CHECK(error_of(file, {.values = 16}) == "");
+  CHECK(error_of(file, {.values = 15}) == "f: its JSON has more than 15 values");
   const auto metadata = safetensors(R"({"__metadata__":{"a":"","b":""}})");
   CHECK(error_of(metadata, {.metadata_entries = 2}) == "");
   CHECK(error_of(metadata, {.metadata_entries = 1}) == "f: __metadata__ has more than 1 entries");

@@ -186,6 +186,14 @@ TEST_CASE("Settings that change no output are accepted whatever they say") {
   }
 }
 
+TEST_CASE("A config of PEFT 0.2, as early adapters have it") {
+  const std::string early = R"("base_model_name_or_path": "decapoda-research/llama-7b-hf", "bias": "none",
+      "fan_in_fan_out": false, "inference_mode": true, "lora_alpha": 16, "lora_dropout": 0.05, "merge_weights": false,
+      "modules_to_save": null, "r": 8, "target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM", )";
+  CHECK(unsupported(early + R"("enable_lora": null)").empty());
+  CHECK_THAT(unsupported(early + R"("enable_lora": [true, false, true])"), contains("\"enable_lora\" is a list"));
+}
+
 TEST_CASE("What is applied cannot be ignored") {
   for (const std::string key : {"r", "lora_alpha", "target_modules", "use_rslora", "base_model_name_or_path"}) {
     CHECK(unsupported("\"r\": 4", {key}) ==

@@ -8,8 +8,8 @@
 /// or overlap, so no two share a byte and none reaches outside.
 ///
 /// Whatever this accepts, the reference implementation accepts. It refuses a little more: a name twice in one object
-/// (the reference lets the last one win), an entry written as an array, and what exceeds SafetensorsLimits, 2 million
-/// values or the depth of 8.
+/// (the reference lets the last one win), an entry written as an array, and what exceeds SafetensorsLimits or the depth
+/// of 8.
 /// Source: huggingface/safetensors, README.md and safetensors/src/tensor.rs.
 
 #include "lora/io/dtype.hpp"
@@ -35,6 +35,7 @@ using Metadata = std::map<std::string, std::string, std::less<>>;
 
 struct SafetensorsLimits {
   std::size_t header_bytes = 32'000'000;  // the reference implementation has 100 MB
+  std::size_t values = 2'000'000;         // of its JSON: 6 for a tensor and 1 for each dimension
   std::size_t tensors = 1'000'000;
   std::size_t dimensions = 64;
   std::size_t metadata_entries = 100'000;
@@ -82,14 +83,16 @@ inline SafetensorsHeader::Entry tensor_entry(std::string_view who, const std::st
   const auto& text = dtype_name.get_ref<const std::string&>();
   const auto dtype = find_dtype(text);
   if (!dtype) refuse("has the unknown dtype " + shown(text));
-  const Json::array_t& shape = integers("shape");
-  if (shape.size() > limits.dimensions) {
+  const Json::array_t& dimensions = integers("shape");
+  if (dimensions.size() > limits.dimensions) {
     refuse("has more than " + std::to_string(limits.dimensions) + " dimensions");
   }
+  std::vector<std::uint64_t> shape(dimensions.size());
+  for (std::size_t i = 0; i < shape.size(); ++i) shape[i] = dimensions[i].get<std::uint64_t>();
   const Json::array_t& offsets = integers("data_offsets");
   if (offsets.size() > 2) refuse("data_offsets has more than 2 numbers");
   if (offsets.size() < 2) refuse("data_offsets has " + std::to_string(offsets.size()) + " numbers, expected 2");
-  return {name, *dtype, {shape.begin(), shape.end()}, offsets[0].get<std::uint64_t>(), offsets[1].get<std::uint64_t>()};
+  return {name, *dtype, std::move(shape), offsets[0].get<std::uint64_t>(), offsets[1].get<std::uint64_t>()};
 }
 
 inline Metadata metadata_entries(std::string_view who, const Json& value, const SafetensorsLimits& limits) {
@@ -190,7 +193,7 @@ inline SafetensorsHeader read_safetensors_header(std::string_view who, std::span
   }
   const auto text = file.subspan(prefix, static_cast<std::size_t>(size));
   const detail::Json root = detail::parse_json(who, {reinterpret_cast<const char*>(text.data()), text.size()},
-                                               {.bytes = limits.header_bytes});
+                                               {.bytes = limits.header_bytes, .values = limits.values});
   SafetensorsHeader header = detail::header_entries(who, root, limits);
   header.data_start = prefix + text.size();
   detail::check_layout(who, header.tensors, file.size() - header.data_start);

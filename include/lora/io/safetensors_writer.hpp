@@ -80,9 +80,9 @@ inline std::string safetensors_start(const std::vector<const TensorToSave*>& ten
     json.append(1, ',').append(std::to_string(position)).append("]}");
   }
   json += '}';
-  if (values > JsonLimits{}.values) {
+  if (values > SafetensorsLimits{}.values) {
     fail<FormatError>(who, "names, shapes and metadata are " + std::to_string(values) + " values, expected at most " +
-                               std::to_string(JsonLimits{}.values));
+                               std::to_string(SafetensorsLimits{}.values));
   }
   json.resize((json.size() + 7) / 8 * 8, ' ');
   if (json.size() > SafetensorsLimits{}.header_bytes) {
