@@ -89,6 +89,12 @@ TEST_CASE("A file of LORA goes through the same call; what is of no known kind, 
   CHECK_THROWS_AS(lora::load_adapter(smaller, folder / "shift", Kinds()), lora::MismatchError);
   CHECK(lora::tensor_names(fresh) == names);
 
+  // a config that is no config
+  lora_test::write_file(folder / "shift" / "adapter_config.json", "[]");
+  CHECK_THROWS_AS(lora::load_adapter(fresh, folder / "shift", Kinds()), lora::FormatError);
+  lora_test::fs::resize_file(folder / "shift" / "adapter_config.json", 1ull << 40);
+  CHECK_THROWS_AS(lora::load_adapter(fresh, folder / "shift", Kinds()), lora::FormatError);  // without reading it
+
   // two kinds under one name
   Net mixed = new_net();
   mixed.layers()[0].attach("default", ShiftConfig{}, rng);

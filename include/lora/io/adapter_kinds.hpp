@@ -41,11 +41,9 @@ inline constexpr std::array<std::string_view, 8> general_settings{
 
 /// adapter_config.json as its settings, none of them looked at.
 inline PeftConfig read_any_config(const std::filesystem::path& path) {
-  const std::string who = path.string();
-  const FileBytes bytes = FileBytes::open(path, FileAccess::read);
   PeftConfig config;
-  config.source =
-      parse_json(who, {reinterpret_cast<const char*>(bytes.bytes().data()), bytes.bytes().size()}, peft_config_limits);
+  config.source = read_settings(path);
+  const std::string who = path.string();
   if (!config.source.is_object()) fail<FormatError>(std::string_view(who), "is no JSON object");
   return config;
 }

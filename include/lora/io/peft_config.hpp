@@ -148,6 +148,21 @@ inline Json peft_settings_of(const PeftConfig& config) {
   return settings;
 }
 
+/// A file of settings as a tree. It is read rather than mapped: Python writes it in place, and a mapped file that is
+/// cut off kills the process.
+inline Json read_settings(const std::filesystem::path& file) {
+  const std::string who = file.string();
+  std::error_code ignored;
+  const auto size = std::filesystem::file_size(file, ignored);
+  if (!ignored && size > peft_config_limits.bytes) {
+    fail<FormatError>(std::string_view(who), "has " + std::to_string(size) + " bytes, expected at most " +
+                                                 std::to_string(peft_config_limits.bytes));
+  }
+  const FileBytes bytes = FileBytes::open(file, FileAccess::read);
+  return parse_json(who, {reinterpret_cast<const char*>(bytes.bytes().data()), bytes.bytes().size()},
+                    peft_config_limits);
+}
+
 }  // namespace detail
 
 /// A config from its text; `who` stands in messages. Throws FormatError for what is not JSON, a setting of another type
@@ -160,15 +175,7 @@ inline PeftConfig parse_peft_config(std::string_view who, std::string_view text)
 inline PeftConfig read_peft_config(const std::filesystem::path& path) {
   std::error_code ignored;
   const auto file = std::filesystem::is_directory(path, ignored) ? path / detail::peft_config_name : path;
-  const std::string who = file.string();
-  const auto size = std::filesystem::file_size(file, ignored);
-  if (!ignored && size > detail::peft_config_limits.bytes) {
-    detail::fail<FormatError>(std::string_view(who), "has " + std::to_string(size) + " bytes, expected at most " +
-                                                         std::to_string(detail::peft_config_limits.bytes));
-  }
-  // Read rather than mapped: Python writes it in place, and a mapped file that is cut off kills the process.
-  const FileBytes bytes = FileBytes::open(file, FileAccess::read);
-  return parse_peft_config(who, {reinterpret_cast<const char*>(bytes.bytes().data()), bytes.bytes().size()});
+  return detail::peft_config_of(file.string(), detail::read_settings(file));
 }
 
 /// The text of adapter_config.json. Throws ValueError for a number that is not finite or a text that is not UTF-8.
