@@ -15,12 +15,10 @@
 #include "lora/io/temporary.hpp"
 
 // JSON that nobody has to trust.
-#include "lora/io/json_reader.hpp"
-#include "lora/io/json_text.hpp"
+#include "lora/io/json.hpp"
 
 // Safetensors, both ways.
 #include "lora/io/safetensors.hpp"
-#include "lora/io/safetensors_entries.hpp"
 #include "lora/io/safetensors_header.hpp"
 #include "lora/io/safetensors_writer.hpp"
 #include "lora/io/sharded.hpp"
@@ -33,7 +31,6 @@
 
 // Adapters as directories of Hugging Face PEFT.
 #include "lora/io/adapter_kinds.hpp"
-#include "lora/io/json_value.hpp"
 #include "lora/io/load_adapter.hpp"
 #include "lora/io/peft_blocks.hpp"
 #include "lora/io/peft_config.hpp"

@@ -291,9 +291,8 @@ def check_from_us(program, folder):
         here = folder / f"from_us_{name}"
         here.mkdir()
         save_file(base, here / "base.safetensors")
-        extra = [f"compatible_with={peft.__version__}"] if VERSION < STRUCTURAL else []
         run(program, "float", "save", here / "base.safetensors", here / "adapter", here / "out.safetensors",
-            *settings.split(), *extra)  # fmt: skip
+            *settings.split())  # fmt: skip
         before = {path: module(base[path + ".input"]).detach() for path, module in linear_layers(model)}
         model = peft.PeftModel.from_pretrained(model, here / "adapter").eval()
         theirs = outputs_of(model, base)

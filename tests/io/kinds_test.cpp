@@ -14,6 +14,7 @@
 
 namespace {
 
+using lora_test::contains;
 using lora_test::NormsConfig;
 using lora_test::read_file;
 using lora_test::ShiftConfig;
@@ -82,11 +83,22 @@ TEST_CASE("A file of LORA goes through the same call; what is of no known kind, 
   std::string json = read_file(folder / "shift" / "adapter_config.json");
   json.insert(1, "\"future\": 1,");
   lora_test::write_file(folder / "future" / "adapter_config.json", json);
-  CHECK_THROWS_AS(lora::load_adapter(fresh, folder / "future", Kinds()), lora::ConfigError);
+  CHECK_THROWS_WITH(lora::load_adapter(fresh, folder / "future", Kinds()),
+                    contains("\"future\" is 1, which this version cannot apply"));
+  CHECK_THROWS_AS(lora::load_adapter(fresh, folder / "future", Kinds(), {.ignore = {"strength"}}), lora::ConfigError);
+  Net ignoring = new_net();
+  lora::load_adapter(ignoring, folder / "future", Kinds(), {.name = "mine", .ignore = {"future"}});
+  CHECK(ignoring.layers()[0].adapters().contains("mine"));
   lora::Rng same(1);
   Net smaller({5, 4, 3}, same);
   CHECK_THROWS_AS(lora::load_adapter(smaller, folder / "shift", Kinds()), lora::MismatchError);
   CHECK(lora::tensor_names(fresh) == names);
+
+  // a config that is no config
+  lora_test::write_file(folder / "shift" / "adapter_config.json", "[]");
+  CHECK_THROWS_AS(lora::load_adapter(fresh, folder / "shift", Kinds()), lora::FormatError);
+  lora_test::fs::resize_file(folder / "shift" / "adapter_config.json", 1ull << 40);
+  CHECK_THROWS_AS(lora::load_adapter(fresh, folder / "shift", Kinds()), lora::FormatError);  // without reading it
 
   // two kinds under one name
   Net mixed = new_net();

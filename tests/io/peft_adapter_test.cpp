@@ -253,7 +253,7 @@ TEST_CASE("What PEFT cannot express is refused before anything is written") {
   CHECK(folder.names().empty());
 }
 
-TEST_CASE("Names that confuse PEFT 0.7.1 are fine today, and refused when it is asked for") {
+TEST_CASE("Names of layers that PEFT itself uses in keys") {
   const TemporaryFolder folder;
   lora::Rng rng(1);
   for (const std::string name : {"lora_A", "weight_proj", "bias", "default", "x.lora_B.y"}) {
@@ -264,9 +264,6 @@ TEST_CASE("Names that confuse PEFT 0.7.1 are fine today, and refused when it is 
     Layers<float> other({{name, {.in = 2, .out = 2}}, {"q", {.in = 2, .out = 2}}}, rng);
     lora::load_adapter(other, folder / "a");
     CHECK(other[name].delta() == model[name].delta());
-    const auto error =
-        message_of<lora::NameError>([&] { lora::save_adapter(model, folder / "b", {.compatible_with = "0.7.1"}); });
-    CHECK(error.empty() == (name == "bias" || name == "default"));
   }
 }
 
@@ -355,7 +352,7 @@ TEST_CASE("Settings that cannot be applied are refused, and files that are not t
   const std::string only_fc1 = ", \"exclude_modules\": [\"block.fc1\"]";
   CHECK_THAT(
       loading_error(model, by_hand(folder, only_fc1 + ", \"use_dora\": true")),
-      contains("adapter_config.json: use_dora is true, which this version cannot apply; merge the adapter first"));
+      contains("adapter_config.json: \"use_dora\" is true, which this version cannot apply; merge the adapter first"));
   CHECK_THAT(loading_error(model, by_hand(folder, only_fc1 + ", \"lora_alpha\": 1e300")), contains("overflows"));
   CHECK_THAT(loading_error(model, by_hand(folder, ", \"target_modules\": [\"q\"]").parent_path() / "none"),
              contains("No such file"));
@@ -366,6 +363,30 @@ TEST_CASE("Settings that cannot be applied are refused, and files that are not t
   lora_test::fs::rename(adapter / weights_name, adapter / "adapter_model.bin");
   CHECK_THAT(loading_error(model, adapter), contains("a pickle, which can run any program"));
   CHECK(loading_error(model, by_hand(folder, only_fc1)).empty());
+}
+
+TEST_CASE("Settings that are ignored are neither applied nor saved again; all others are still refused") {
+  const TemporaryFolder folder;
+  auto model = small_model<float>(), plain = small_model<float>();
+  const std::string only_fc1 = ", \"exclude_modules\": [\"block.fc1\"], \"lora_alpha\": 4";
+  lora::load_adapter(plain, by_hand(folder, only_fc1));
+  const auto adapter =
+      by_hand(folder, only_fc1 + ", \"use_dora\": true, \"init_lora_weights\": \"pissa\", \"future\": 1");
+  CHECK_THAT(loading_error(model, adapter),
+             contains(R"(load_adapter(model, directory, {.ignore = {"use_dora", "init_lora_weights", "future"}}))"));
+  CHECK_THROWS_AS(lora::load_adapter(model, adapter, {.ignore = {"use_dora", "future"}}), lora::ConfigError);
+  CHECK_THROWS_AS(lora::load_adapter(model, adapter, {.ignore = {"r", "use_dora", "future", "init_lora_weights"}}),
+                  lora::ConfigError);
+  const auto config =
+      lora::load_adapter(model, adapter, {.name = "new", .ignore = {"use_dora", "future", "init_lora_weights"}});
+  CHECK(model["fc1"].delta() == plain["fc1"].delta());
+  lora::save_adapter(model, folder / "again", {.name = "new", .config = config});
+  const auto again = lora::read_peft_config(folder / "again" / "new");
+  CHECK_FALSE(again.source.contains("use_dora"));
+  CHECK_FALSE(again.source.contains("future"));
+  CHECK(again.source.contains("exclude_modules"));
+  lora::PeftConfig unknown = lora::read_peft_config(adapter);
+  CHECK_THROWS_AS(lora::save_adapter(model, folder / "not", {.name = "new", .config = unknown}), lora::ConfigError);
 }
 
 TEST_CASE("target_modules null: the layers that the file has") {
@@ -433,19 +454,15 @@ TEST_CASE("A config that was loaded stays as it was until the model says somethi
   const TemporaryFolder folder;
   auto model = small_model<float>();
   const auto adapter =
-      by_hand(folder, ", \"exclude_modules\": [\"block.fc1\"], \"use_rslora\": true, \"future\": [1, {}]");
+      by_hand(folder, ", \"exclude_modules\": [\"block.fc1\"], \"use_rslora\": true, \"loftq_config\": [1, {}]");
   const auto config = lora::load_adapter(model, adapter);
   lora::save_adapter(model, folder / "b", {.config = config});
   const std::string same = read_file(folder / "b" / config_name);
-  CHECK_THAT(same, contains("\"future\": [\n    1,\n    {}\n  ]"));
+  CHECK_THAT(same, contains("\"loftq_config\": [\n    1,\n    {}\n  ]"));
   CHECK_THAT(same, contains("\"use_rslora\": true"));
   CHECK_THAT(same, contains("\"exclude_modules\": [\n    \"block.fc1\"\n  ]"));
   lora::save_adapter(model, folder / "c", {.config = config, .base_model_name_or_path = "x", .task_type = "CAUSAL_LM"});
   CHECK_THAT(read_file(folder / "c" / config_name), contains("\"base_model_name_or_path\": \"x\""));
-  CHECK_THAT(message_of<lora::ConfigError>(
-                 [&] { lora::save_adapter(model, folder / "d", {.config = config, .compatible_with = "0.7.1"}); }),
-             contains("\"future\" is a list, which PEFT 0.7.1 does not know"));
-  CHECK_FALSE(lora_test::fs::exists(folder / "d"));
 
   // rsLoRA is said in the old way, and the new layer is listed.
   lora::Rng rng(1);
@@ -454,7 +471,7 @@ TEST_CASE("A config that was loaded stays as it was until the model says somethi
   const auto changed = lora::read_peft_config(folder / "e");
   CHECK(changed.targets.modules == lora::ModuleNames("fc1|fc2"));
   CHECK(changed.lora.scaling == lora::Scaling::alpha_over_rank);
-  CHECK(changed.source.at("future") == config.source.at("future"));
+  CHECK(changed.source.at("loftq_config") == config.source.at("loftq_config"));
   auto other = small_model<float>();
   lora::load_adapter(other, folder / "e");
   CHECK(other["fc1"].delta() == model["fc1"].delta());
@@ -476,22 +493,6 @@ TEST_CASE("A new config says what it is given, as far as the layers and PEFT 0.7
   const auto other = lora::read_peft_config(folder / "b");
   CHECK(other.source.size() == 21);
   CHECK(other.targets.modules.names() == std::vector<std::string>{"fc1", "fc2", "block.fc1"});
-}
-
-TEST_CASE("For PEFT 0.7.1 a loaded rsLoRA is folded too") {
-  const TemporaryFolder folder;
-  auto model = small_model<float>();
-  const auto adapter = by_hand(folder, ", \"use_rslora\": true, \"lora_alpha\": 4");
-  std::string text = read_file(adapter / config_name);
-  text.replace(text.find("[\"fc1\"]"), 7, "\"fc1\"");  // the whole name
-  lora_test::write_file(adapter / config_name, text);
-  const auto config = lora::load_adapter(model, adapter);
-  lora::save_adapter(model, folder / "old", {.config = config, .compatible_with = "0.7.1"});
-  const auto old = lora::read_peft_config(folder / "old");
-  CHECK(old.source.count("use_rslora") == 0);
-  auto other = small_model<float>();
-  lora::load_adapter(other, folder / "old");
-  CHECK(other["fc1"].delta() == model["fc1"].delta());
 }
 
 TEST_CASE("fan_in_fan_out: a full weight may be stored (in, out), unless nobody can know") {

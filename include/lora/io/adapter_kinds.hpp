@@ -15,7 +15,6 @@
 #include "lora/io/load_adapter.hpp"
 #include "lora/io/save_adapter.hpp"
 
-#include <algorithm>
 #include <array>
 #include <concepts>
 #include <filesystem>
@@ -35,28 +34,26 @@ struct AdapterKinds {};
 
 namespace detail {
 
-/// Keys that say nothing about the numbers of an adapter of another kind than LORA, or what is read elsewhere.
-inline constexpr std::array<std::string_view, 10> general_keys{
-    "auto_mapping", "base_model_name_or_path", "bias",      "inference_mode", "modules_to_save", "peft_type",
-    "peft_version", "target_modules",          "task_type", "revision"};
+/// What is read of a config of another kind than LORA, beside the settings of the kind.
+inline constexpr std::array<std::string_view, 8> general_settings{
+    "base_model_name_or_path", "bias",     "inference_mode", "modules_to_save", "peft_type", "revision",
+    "target_modules",          "task_type"};
 
-/// A config as its keys and the texts of their values, nothing else of it read.
-inline PeftConfig parse_any_config(std::string_view who, std::string_view text) {
-  const JsonValue root = read_json_value(who, text, peft_config_limits);
-  if (root.kind != JsonValue::Kind::object) fail<FormatError>(who, "is no JSON object");
+/// A config as its settings, none of them looked at.
+inline PeftConfig any_config_of(std::string_view who, const Json& settings) {
+  if (!settings.is_object()) fail<FormatError>(who, "is no JSON object");
   PeftConfig config;
-  for (std::size_t i = 0; i < root.items.size(); ++i) config.source[root.names[i]] = python_json(root.items[i], 1);
+  config.source = settings;
   return config;
 }
 
 /// A config of this kind from the settings of a file. Throws FormatError for one of another type, ConfigError for one
 /// that the kind does not list.
 template <class C>
-C config_from(const PeftConfig& file, const std::string& who) {
-  const JsonValue root = read_json_value(who, json_object(file.source), peft_config_limits);
-  const PeftSettings settings(who, root);
+C config_from(const PeftConfig& file, const std::string& who, const std::vector<std::string>& ignore) {
+  const PeftSettings settings(who, file.source);
   C config{};
-  std::vector<std::string> known;
+  std::vector<std::string_view> known(general_settings.begin(), general_settings.end());
   if constexpr (requires { C::settings(config, [](const char*, auto&) {}); }) {
     C::settings(config, [&](const char* key, auto& value) {
       using T = std::remove_cvref_t<decltype(value)>;
@@ -72,13 +69,7 @@ C config_from(const PeftConfig& file, const std::string& who) {
       }
     });
   }
-  for (const std::string& key : root.names) {
-    const bool general = std::find(general_keys.begin(), general_keys.end(), key) != general_keys.end();
-    if (general || std::find(known.begin(), known.end(), key) != known.end() || settings.find(key.c_str()) == nullptr) {
-      continue;
-    }
-    fail<ConfigError>(std::string_view(who), key + " is set, which this kind of adapter does not know");
-  }
+  check_settings(who, file.source, known, ignore);
   return config;
 }
 
@@ -91,10 +82,9 @@ std::vector<std::uint64_t> shape_in_file(const AdapterTensor<S>& tensor) {
 
 /// Attaches what the file has, of the kind of this config. Nothing has changed if it throws.
 template <class C, class T>
-void load_kind(T& model, const PeftFiles& files, std::string_view name) {
-  const C config = config_from<C>(files.config, files.config_path);
-  const JsonValue root = read_json_value(files.config_path, json_object(files.config.source), peft_config_limits);
-  const PeftSettings settings(files.config_path, root);
+void load_kind(T& model, const PeftFiles& files, const LoadAdapterOptions& options) {
+  const C config = config_from<C>(files.config, files.config_path, options.ignore);
+  const PeftSettings settings(files.config_path, files.config.source);
   const Caller who(files.config_path);
   if (settings.text("bias").value_or("none") != "none") {
     fail<ConfigError>(who, "bias is set, expected \"none\" for a kind of adapter that is not LORA");
@@ -127,7 +117,7 @@ void load_kind(T& model, const PeftFiles& files, std::string_view name) {
         value = files.weights.template read<S>(peft_key(own.path, tensor.name)).reshaped(value.rows(), value.cols());
       });
     });
-    changes.emplace_back([&layer, made, name] { layer.attach(name, std::move(*made)); });
+    changes.emplace_back([&layer, &options, made] { layer.attach(options.name, std::move(*made)); });
   });
   check.finish(files.weights_path);
   for (const auto& read : reads) read();  // all of them before the first layer changes
@@ -139,29 +129,37 @@ void load_kind(T& model, const PeftFiles& files, std::string_view name) {
 
 /// load_adapter for files of LORA and of the given kinds. Selected alone afterwards. Returns the file's config; of
 /// another kind than LORA it has `source` and `from_weights` only. Throws what load_adapter throws, and ConfigError for
-/// a peft_type that is none of them, or a setting that its kind does not know, by its name; the model is unchanged
+/// a peft_type that is none of them, or settings that its kind does not know, by their names; the model is unchanged
 /// then.
 template <class T, class... Configs>
 PeftConfig load_adapter(T& model, const std::filesystem::path& directory, AdapterKinds<Configs...>,
-                        std::string_view name = "default") {
-  visit_adaptable(std::as_const(model), [&](const Path&, const auto& layer) { layer.adapters().check_new_name(name); });
-  const auto folder = detail::peft_folder_to_load(directory, name, "load_adapter");
+                        const LoadAdapterOptions& options = {}) {
+  visit_adaptable(std::as_const(model),
+                  [&](const Path&, const auto& layer) { layer.adapters().check_new_name(options.name); });
+  const auto folder = detail::peft_folder_to_load(directory, options.name, "load_adapter");
   detail::PeftFiles files = detail::open_peft(
-      folder, [](std::string_view who, std::string_view text) { return detail::parse_any_config(who, text); });
-  const std::string type = files.config.source["peft_type"];
-  if (type == "\"LORA\"") return load_adapter(model, directory, name);
+      folder, [](std::string_view who, const detail::Json& settings) { return detail::any_config_of(who, settings); });
+  const std::string type = detail::PeftSettings(files.config_path, files.config.source).text("peft_type").value_or("");
+  if (type == "LORA") return load_adapter(model, directory, options);
   bool loaded = false;
   const auto load = [&]<class C>(const C*) {
-    if (loaded || type != '"' + std::string(C::template Kind<float>::peft_type) + '"') return;
-    detail::load_kind<C>(model, files, name);
+    if (loaded || type != C::template Kind<float>::peft_type) return;
+    detail::load_kind<C>(model, files, options);
     loaded = true;
   };
   (load(static_cast<const Configs*>(nullptr)), ...);
   if (loaded) return std::move(files.config);
   std::string known = "\"LORA\"";
   ((known += ", \"" + std::string(Configs::template Kind<float>::peft_type) + "\""), ...);
-  detail::fail<ConfigError>(std::string_view(files.config_path),
-                            "peft_type is " + (type.empty() ? "missing" : type) + ", expected one of " + known);
+  detail::fail<ConfigError>(
+      std::string_view(files.config_path),
+      "peft_type is " + (type.empty() ? "missing" : detail::shown(type)) + ", expected one of " + known);
+}
+
+template <class T, class... Configs>
+PeftConfig load_adapter(T& model, const std::filesystem::path& directory, AdapterKinds<Configs...> kinds,
+                        std::string_view name) {
+  return load_adapter(model, directory, kinds, LoadAdapterOptions{.name = std::string(name)});
 }
 
 }  // namespace lora::inline LORA_ABI

@@ -30,6 +30,14 @@
 
 namespace lora::inline LORA_ABI {
 
+struct LoadAdapterOptions {
+  /// What the adapter is called in the model.
+  std::string name = "default";
+  /// Keys of adapter_config.json that are left out where they would be refused, such as {"use_dora"}: the model then
+  /// computes without them, and the config that is returned does not have them.
+  std::vector<std::string> ignore = {};
+};
+
 namespace detail {
 
 /// What a config gives to one layer, and how its tensors lie in the file.
@@ -154,16 +162,19 @@ void targets_from_file(const T& model, PeftFiles& files) {
 ///
 /// The tensors of the file have to be those that the config gives to this model, no more and no less: MismatchError
 /// lists all that are missing, unexpected or misshapen. F64, F32, F16 and BF16 are converted to the model's scalar.
-/// Throws FileError, FormatError for files that are not valid, ConfigError for a setting that cannot be applied, by its
-/// name, NameError for an adapter name that is taken, or names that no layer has. With any of these the model is
-/// unchanged.
+/// Throws FileError, FormatError for files that are not valid, ConfigError with the names of all settings that are
+/// neither applied nor harmless (peft_support.hpp lists both), NameError for an adapter name that is taken, or names
+/// that no layer has. With any of these the model is unchanged.
 template <class T>
-PeftConfig load_adapter(T& model, const std::filesystem::path& directory, std::string_view name = "default") {
+PeftConfig load_adapter(T& model, const std::filesystem::path& directory, const LoadAdapterOptions& options = {}) {
+  const std::string& name = options.name;
   visit_adaptable(std::as_const(model), [&](const Path&, const auto& layer) {
     static_assert(detail::require_peft_layer<std::remove_cvref_t<decltype(layer)>>());
     layer.adapters().check_new_name(name);
   });
-  detail::PeftFiles files = detail::open_peft(detail::peft_folder_to_load(directory, name, "load_adapter"));
+  detail::PeftFiles files =
+      detail::open_peft(detail::peft_folder_to_load(directory, name, "load_adapter"), options.ignore);
+  for (const std::string& key : options.ignore) files.config.source.erase(key);
   if (files.config.targets.modules.empty()) detail::targets_from_file(model, files);
   const auto matches = detail::peft_matches_in_file(
       model, files.config, std::string_view(files.config_path),
@@ -195,6 +206,11 @@ PeftConfig load_adapter(T& model, const std::filesystem::path& directory, std::s
   for (const auto& change : changes) change();
   freeze_base(model);
   return std::move(files.config);
+}
+
+template <class T>
+PeftConfig load_adapter(T& model, const std::filesystem::path& directory, std::string_view name) {
+  return load_adapter(model, directory, LoadAdapterOptions{.name = std::string(name)});
 }
 
 }  // namespace lora::inline LORA_ABI

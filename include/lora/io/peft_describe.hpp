@@ -5,7 +5,7 @@
 /// LoraModel._create_and_replace.
 
 #include "lora/adapters/lora_config.hpp"
-#include "lora/io/json_value.hpp"
+#include "lora/io/json.hpp"
 #include "lora/io/peft_layers.hpp"
 #include "lora/model/pattern.hpp"
 
@@ -149,8 +149,8 @@ inline void describe_layers(const std::vector<PeftLayer>& layers, const std::vec
     bias_beside = bias_beside || layer.own_bias;
     if (first == nullptr) first = &layer;
     if (layer.dropout == first->dropout) continue;
-    fail<ConfigError>(who, "layer " + in_quotes(first->path) + " has dropout " + python_float(first->dropout) +
-                               ", layer " + in_quotes(layer.path) + " " + python_float(layer.dropout) +
+    fail<ConfigError>(who, "layer " + in_quotes(first->path) + " has dropout " + Json(first->dropout).dump() +
+                               ", layer " + in_quotes(layer.path) + " " + Json(layer.dropout).dump() +
                                "; PEFT has one lora_dropout for all");
   }
   if (adapted.empty()) {

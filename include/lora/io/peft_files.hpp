@@ -23,7 +23,6 @@
 #include <concepts>
 #include <cstdint>
 #include <filesystem>
-#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -84,9 +83,9 @@ constexpr bool require_peft_layer() {
 /// The settings that say what the tensors mean, as JSON: what the weights carry in their metadata, under this name.
 inline constexpr const char* peft_meaning_name = "lora_config";
 inline std::string peft_meaning(const PeftConfig& config) {
-  std::map<std::string, std::string> settings = config.source;
+  nlohmann::json settings = config.source;  // by name
   for (const char* key : peft_remarks) settings.erase(key);
-  return json_object(settings);
+  return settings.dump();
 }
 
 }  // namespace detail

@@ -15,6 +15,7 @@
 #include <string_view>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 namespace lora::inline LORA_ABI::detail {
 
@@ -24,11 +25,11 @@ struct PeftFiles {
   std::string config_path, weights_path;
 };
 
-using ParsePeftConfig = FunctionRef<PeftConfig(std::string_view who, std::string_view text)>;
+using PeftConfigOf = FunctionRef<PeftConfig(std::string_view who, const Json& settings)>;
 
 /// Both files. Weights that save_adapter wrote say themselves what they mean: where the config beside them says
 /// something else, or is missing, theirs is taken, with the remarks of the one beside them, and says so.
-inline PeftFiles open_peft(const std::filesystem::path& folder, ParsePeftConfig parse) {
+inline PeftFiles open_peft(const std::filesystem::path& folder, PeftConfigOf config_of) {
   const auto config_path = folder / peft_config_name, weights_path = folder / peft_weights_name;
   // The config first: it is put into place last, so the weights that are found then are of its age, or newer and bring
   // their own settings.
@@ -37,7 +38,7 @@ inline PeftFiles open_peft(const std::filesystem::path& folder, ParsePeftConfig 
   const bool has_weights = std::filesystem::exists(weights_path, ignored);
   if (std::filesystem::exists(config_path, ignored) || !has_weights) {
     const std::string who = config_path.string();
-    config = parse(who, read_peft_config_text(config_path));
+    config = config_of(who, read_settings(config_path));
   }
   if (!has_weights && std::filesystem::exists(folder / "adapter_model.bin", ignored)) {
     const std::string who = folder.string();
@@ -49,28 +50,29 @@ inline PeftFiles open_peft(const std::filesystem::path& folder, ParsePeftConfig 
   const auto meaning = weights.metadata().find(peft_meaning_name);
   if (meaning != weights.metadata().end()) {
     const std::string who = weights_path.string() + ", its " + peft_meaning_name;
-    PeftConfig own = parse(who, meaning->second);
+    const Json settings = parse_json(who, meaning->second, peft_config_limits);
+    PeftConfig own = config_of(who, settings);
     if (!config || peft_meaning(*config) != peft_meaning(own)) {
       if (config) {
+        Json both = settings;
         for (const char* key : peft_remarks) {
-          if (const auto remark = config->source.find(key); remark != config->source.end()) own.source.insert(*remark);
+          if (config->source.contains(key)) both[key] = config->source[key];
         }
-        own = parse(who, json_object(own.source));
+        own = config_of(who, both);
       }
       own.from_weights = true;
       config = std::move(own);
     }
   }
-  if (!config)
-    config = parse(config_path.string(), read_peft_config_text(config_path));  // which says that it is missing
+  if (!config) config = config_of(config_path.string(), read_settings(config_path));  // which says that it is missing
   return {std::move(*config), std::move(weights), config_path.string(), weights_path.string()};
 }
 
-/// The same for an adapter of LORA.
-inline PeftFiles open_peft(const std::filesystem::path& folder) {
-  return open_peft(folder, [](std::string_view who, std::string_view text) {
-    PeftConfig config = parse_peft_config(who, text);
-    check_supported(who, config);
+/// The same for an adapter of LORA; see check_settings for `ignore`.
+inline PeftFiles open_peft(const std::filesystem::path& folder, const std::vector<std::string>& ignore) {
+  return open_peft(folder, [&](std::string_view who, const Json& settings) {
+    PeftConfig config = peft_config_of(who, settings);
+    check_supported(who, config, ignore);
     return config;
   });
 }

@@ -3,7 +3,7 @@
 
 #include "lora/core/scalar.hpp"
 #include "lora/io/file_error.hpp"
-#include "lora/io/json_value.hpp"
+#include "lora/io/json.hpp"
 #include "lora/model/module_names.hpp"
 
 #include <cmath>
@@ -17,103 +17,103 @@
 
 namespace lora::inline LORA_ABI::detail {
 
+/// What a setting is, for a message.
+inline std::string shown_setting(const Json& value) {
+  if (value.is_string()) return shown(value.get_ref<const std::string&>());
+  return value.is_array() ? "a list" : value.is_object() ? "an object" : value.dump();
+}
+
 /// Reads the settings of one file; every message names the key, what it is and what was expected.
 class PeftSettings {
  public:
-  PeftSettings(std::string_view who, const JsonValue& root) : who_(who), root_(root) {}
+  PeftSettings(std::string_view who, const Json& root) : who_(who), root_(root) {}
 
-  /// Of a key that is there and not null, else null.
-  const JsonValue* find(const char* key) const {
-    const JsonValue* value = root_.find(key);
-    return value != nullptr && value->kind != Kind::null ? value : nullptr;
+  /// The value of a key, or nullptr if it is absent or null.
+  const Json* find(const char* key) const {
+    const auto found = root_.find(key);
+    return found != root_.end() && !found->is_null() ? &*found : nullptr;
   }
   std::optional<std::string> text(const char* key) const {
-    const JsonValue* value = find(key);
+    const Json* value = find(key);
     if (value == nullptr) return std::nullopt;
     return text_of(key, *value, "a string or null");
   }
   bool flag(const char* key, bool otherwise) const {
-    const JsonValue* value = find(key);
+    const Json* value = find(key);
     if (value == nullptr) return otherwise;
-    if (value->kind != Kind::boolean) refuse(key, *value, "true or false");
-    return value->text == "true";
+    if (!value->is_boolean()) refuse(key, *value, "true or false");
+    return value->get<bool>();
   }
   Index integer(const char* key, Index otherwise) const {
-    const JsonValue* value = find(key);
+    const Json* value = find(key);
     return value == nullptr ? otherwise : integer_of(key, *value);
   }
   double number(const char* key, double otherwise) const {
-    const JsonValue* value = find(key);
+    const Json* value = find(key);
     return value == nullptr ? otherwise : number_of(key, *value);
   }
   /// A list of strings, or one string.
   std::vector<std::string> texts(const char* key) const {
-    const JsonValue* value = find(key);
+    const Json* value = find(key);
     std::vector<std::string> result;
     if (value == nullptr) return result;
-    if (value->kind == Kind::string) return {value->text};
-    if (value->kind != Kind::array) refuse(key, *value, "a string, a list of strings or null");
-    for (const JsonValue& item : value->items) result.push_back(text_of(key, item, "a list of strings"));
+    if (value->is_string()) return {value->get<std::string>()};
+    if (!value->is_array()) refuse(key, *value, "a string, a list of strings or null");
+    for (const Json& item : *value) result.push_back(text_of(key, item, "a list of strings"));
     return result;
   }
   std::vector<Index> integers(const char* key) const {
-    const JsonValue* value = find(key);
+    const Json* value = find(key);
     std::vector<Index> result;
     if (value == nullptr) return result;
-    if (value->kind != Kind::array) return {integer_of(key, *value)};
-    for (const JsonValue& item : value->items) result.push_back(integer_of(key, item));
+    if (!value->is_array()) return {integer_of(key, *value)};
+    for (const Json& item : *value) result.push_back(integer_of(key, item));
     return result;
   }
   ModuleNames names(const char* key) const {
-    const JsonValue* value = find(key);
-    if (value != nullptr && value->kind == Kind::string) return ModuleNames(value->text);
+    const Json* value = find(key);
+    if (value != nullptr && value->is_string()) return ModuleNames(value->get<std::string>());
     return ModuleNames(texts(key));
   }
   std::vector<std::pair<std::string, Index>> integer_table(const char* key) const {
-    return table<Index>(key, [&](const JsonValue& item) { return integer_of(key, item); });
+    return table<Index>(key, [&](const Json& item) { return integer_of(key, item); });
   }
   std::vector<std::pair<std::string, double>> number_table(const char* key) const {
-    return table<double>(key, [&](const JsonValue& item) { return number_of(key, item); });
+    return table<double>(key, [&](const Json& item) { return number_of(key, item); });
   }
 
-  [[noreturn]] void refuse(const char* key, const JsonValue& found, const std::string& expected) const {
-    const bool scalar = found.kind != Kind::array && found.kind != Kind::object;
-    const std::string what = found.kind == Kind::string  ? shown(found.text)
-                             : scalar                    ? python_json(found).substr(0, 100)
-                             : found.kind == Kind::array ? "a list"
-                                                         : "an object";
-    fail<FormatError>(who_, std::string(key) + " is " + what + ", expected " + expected);
+  [[noreturn]] void refuse(const char* key, const Json& found, const std::string& expected) const {
+    fail<FormatError>(who_, std::string(key) + " is " + shown_setting(found) + ", expected " + expected);
   }
 
  private:
-  using Kind = JsonValue::Kind;
-
-  std::string text_of(const char* key, const JsonValue& value, const std::string& expected) const {
-    if (value.kind != Kind::string) refuse(key, value, expected);
-    return value.text;
+  std::string text_of(const char* key, const Json& value, const std::string& expected) const {
+    if (!value.is_string()) refuse(key, value, expected);
+    return value.get<std::string>();
   }
-  Index integer_of(const char* key, const JsonValue& value) const {
+  Index integer_of(const char* key, const Json& value) const {
     constexpr double most = std::numeric_limits<std::int32_t>::max();
-    if (value.kind != Kind::integer || std::abs(value.number) > most) refuse(key, value, "an integer of 32 bits");
-    return static_cast<Index>(value.number);
+    if (!value.is_number_integer() || std::abs(value.get<double>()) > most) {
+      refuse(key, value, "an integer of 32 bits");
+    }
+    return value.get<Index>();
   }
-  double number_of(const char* key, const JsonValue& value) const {
-    const bool number = value.kind == Kind::integer || value.kind == Kind::real;
-    if (!number || !std::isfinite(value.number)) refuse(key, value, "a finite number");
-    return value.number;
+  double number_of(const char* key, const Json& value) const {
+    if (!value.is_number()) refuse(key, value, "a finite number");
+    return value.get<double>();
   }
   template <class T, class F>
   std::vector<std::pair<std::string, T>> table(const char* key, F&& read) const {
-    const JsonValue* value = find(key);
+    const Json* value = find(key);
     std::vector<std::pair<std::string, T>> result;
     if (value == nullptr) return result;
-    if (value->kind != Kind::object) refuse(key, *value, "an object of patterns and numbers");
-    for (std::size_t i = 0; i < value->items.size(); ++i) result.emplace_back(value->names[i], read(value->items[i]));
+    if (!value->is_object()) refuse(key, *value, "an object of patterns and numbers");
+    for (const auto& [name, item] : value->get_ref<const Json::object_t&>()) result.emplace_back(name, read(item));
     return result;
   }
 
   std::string_view who_;
-  const JsonValue& root_;
+  const Json& root_;
 };
 
 }  // namespace lora::inline LORA_ABI::detail

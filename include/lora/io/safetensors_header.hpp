@@ -14,13 +14,14 @@
 
 #include "lora/io/dtype.hpp"
 #include "lora/io/file_error.hpp"
-#include "lora/io/json_reader.hpp"
-#include "lora/io/safetensors_entries.hpp"
+#include "lora/io/json.hpp"
 
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <functional>
+#include <map>
 #include <span>
 #include <string>
 #include <string_view>
@@ -29,7 +30,105 @@
 
 namespace lora::inline LORA_ABI {
 
+/// Sorted by name.
+using Metadata = std::map<std::string, std::string, std::less<>>;
+
+struct SafetensorsLimits {
+  std::size_t header_bytes = 32'000'000;  // the reference implementation has 100 MB
+  std::size_t values = 2'000'000;         // of its JSON: 6 for a tensor and 1 for each dimension
+  std::size_t tensors = 1'000'000;
+  std::size_t dimensions = 64;
+  std::size_t metadata_entries = 100'000;
+};
+
+struct SafetensorsHeader {
+  struct Entry {
+    std::string name;
+    Dtype dtype = Dtype::u8;
+    std::vector<std::uint64_t> shape;
+    std::uint64_t begin = 0, end = 0;  // from the start of the data
+  };
+  /// In the order of their bytes in the file; those without bytes by name.
+  std::vector<Entry> tensors;
+  Metadata metadata;
+  std::size_t data_start = 0;  // from the start of the file
+};
+
 namespace detail {
+
+/// One tensor, as the header says it.
+inline SafetensorsHeader::Entry tensor_entry(std::string_view who, const std::string& name, const Json& value,
+                                             const SafetensorsLimits& limits) {
+  const auto refuse = [&](const std::string& text) { fail<FormatError>(who, "tensor " + shown(name) + ": " + text); };
+  if (!value.is_object()) {
+    refuse("is " + found_in_json(value) + ", expected an object with dtype, shape and data_offsets");
+  }
+  const auto field = [&](const char* key) -> const Json& {
+    const auto found = value.find(key);
+    if (found == value.end()) refuse(std::string("has no ") + key);
+    return *found;
+  };
+  const auto integers = [&](const char* key) -> const Json::array_t& {
+    const Json& list = field(key);
+    if (!list.is_array()) refuse(std::string(key) + " is " + found_in_json(list) + ", expected an array of integers");
+    for (const Json& item : list) {
+      if (item.is_number_unsigned()) continue;
+      refuse(std::string(key) + " contains " + found_in_json(item) + ", expected an integer from 0 to 2^64 - 1");
+    }
+    return list.get_ref<const Json::array_t&>();
+  };
+
+  const Json& dtype_name = field("dtype");
+  if (!dtype_name.is_string()) refuse("dtype is " + found_in_json(dtype_name) + ", expected a string");
+  const auto& text = dtype_name.get_ref<const std::string&>();
+  const auto dtype = find_dtype(text);
+  if (!dtype) refuse("has the unknown dtype " + shown(text));
+  const Json::array_t& dimensions = integers("shape");
+  if (dimensions.size() > limits.dimensions) {
+    refuse("has more than " + std::to_string(limits.dimensions) + " dimensions");
+  }
+  std::vector<std::uint64_t> shape(dimensions.size());
+  for (std::size_t i = 0; i < shape.size(); ++i) shape[i] = dimensions[i].get<std::uint64_t>();
+  const Json::array_t& offsets = integers("data_offsets");
+  if (offsets.size() > 2) refuse("data_offsets has more than 2 numbers");
+  if (offsets.size() < 2) refuse("data_offsets has " + std::to_string(offsets.size()) + " numbers, expected 2");
+  return {name, *dtype, std::move(shape), offsets[0].get<std::uint64_t>(), offsets[1].get<std::uint64_t>()};
+}
+
+inline Metadata metadata_entries(std::string_view who, const Json& value, const SafetensorsLimits& limits) {
+  Metadata metadata;
+  if (value.is_null()) return metadata;  // the reference implementation takes it for none
+  if (!value.is_object()) fail<FormatError>(who, "__metadata__ is " + found_in_json(value) + ", expected an object");
+  if (value.size() > limits.metadata_entries) {
+    fail<FormatError>(who, "__metadata__ has more than " + std::to_string(limits.metadata_entries) + " entries");
+  }
+  for (const auto& [key, item] : value.get_ref<const Json::object_t&>()) {
+    if (!item.is_string()) {
+      fail<FormatError>(who, "__metadata__: " + shown(key) + " is " + found_in_json(item) + ", expected a string");
+    }
+    metadata.emplace(key, item.get_ref<const std::string&>());
+  }
+  return metadata;
+}
+
+/// The entries of a header, each of the right form.
+inline SafetensorsHeader header_entries(std::string_view who, const Json& root, const SafetensorsLimits& limits) {
+  if (!root.is_object()) fail<FormatError>(who, "the header is " + found_in_json(root) + ", expected an object");
+  SafetensorsHeader header;
+  const bool has_metadata = root.contains("__metadata__");
+  if (root.size() - has_metadata > limits.tensors) {
+    fail<FormatError>(who, "has more than " + std::to_string(limits.tensors) + " tensors");
+  }
+  header.tensors.reserve(root.size());
+  for (const auto& [name, value] : root.get_ref<const Json::object_t&>()) {
+    if (name == "__metadata__") {
+      header.metadata = metadata_entries(who, value, limits);
+    } else {
+      header.tensors.push_back(tensor_entry(who, name, value, limits));
+    }
+  }
+  return header;
+}
 
 /// Sorts the tensors by their bytes and proves that these fill data_bytes exactly, each as its dtype and shape say.
 inline void check_layout(std::string_view who, std::vector<SafetensorsHeader::Entry>& tensors,
@@ -68,7 +167,7 @@ inline void check_layout(std::string_view who, std::vector<SafetensorsHeader::En
 }  // namespace detail
 
 /// Reads and checks the header of the file whose bytes these are; `who` begins the messages. Throws FormatError.
-/// Nothing is allocated by numbers that the header claims: memory is at most a few times the header's own size.
+/// Nothing is allocated by numbers that the header claims; for memory see parse_json.
 inline SafetensorsHeader read_safetensors_header(std::string_view who, std::span<const std::byte> file,
                                                  const SafetensorsLimits& limits = {}) {
   constexpr std::size_t prefix = 8;
@@ -93,9 +192,9 @@ inline SafetensorsHeader read_safetensors_header(std::string_view who, std::span
                                        std::to_string(file.size() - prefix) + " follow: the file is cut off");
   }
   const auto text = file.subspan(prefix, static_cast<std::size_t>(size));
-  detail::SafetensorsEvents events(who, limits);
-  read_json(who, {reinterpret_cast<const char*>(text.data()), text.size()}, events, {.bytes = limits.header_bytes});
-  SafetensorsHeader header = std::move(events.header);
+  const detail::Json root = detail::parse_json(who, {reinterpret_cast<const char*>(text.data()), text.size()},
+                                               {.bytes = limits.header_bytes, .values = limits.values});
+  SafetensorsHeader header = detail::header_entries(who, root, limits);
   header.data_start = prefix + text.size();
   detail::check_layout(who, header.tensors, file.size() - header.data_start);
   return header;

@@ -10,7 +10,7 @@
 #include "lora/io/atomic_file.hpp"
 #include "lora/io/dtype.hpp"
 #include "lora/io/file_error.hpp"
-#include "lora/io/json_text.hpp"
+#include "lora/io/json.hpp"
 #include "lora/io/safetensors_header.hpp"
 #include "lora/io/tensor_to_save.hpp"
 
@@ -27,7 +27,7 @@ namespace lora::inline LORA_ABI {
 
 namespace detail {
 
-/// The order of the file. Throws NameError for a name that is there twice, is reserved, or is not UTF-8.
+/// The order of the file. Throws NameError for a name that is there twice or is reserved.
 inline std::vector<const TensorToSave*> in_file_order(const std::vector<TensorToSave>& tensors) {
   constexpr const char* who = "save_safetensors";
   std::vector<const TensorToSave*> order;
@@ -38,7 +38,6 @@ inline std::vector<const TensorToSave*> in_file_order(const std::vector<TensorTo
   if (twice != order.end()) fail<NameError>(who, "two tensors are named " + shown((*twice)->name()));
   for (const auto* tensor : order) {
     if (tensor->name() == "__metadata__") fail<NameError>(who, "a tensor cannot be named \"__metadata__\"");
-    if (!is_utf8(tensor->name())) fail<NameError>(who, "the name " + shown(tensor->name()) + " is not UTF-8");
   }
   std::sort(order.begin(), order.end(), [](const auto* a, const auto* b) {
     return a->dtype() != b->dtype() ? a->dtype() > b->dtype() : a->name() < b->name();
@@ -46,7 +45,8 @@ inline std::vector<const TensorToSave*> in_file_order(const std::vector<TensorTo
   return order;
 }
 
-/// The first 8 bytes and the header.
+/// The first 8 bytes and the header. Throws NameError or ValueError for what is not UTF-8, FormatError for a header of
+/// more than would be read again.
 inline std::string safetensors_start(const std::vector<const TensorToSave*>& tensors, const Metadata& metadata) {
   constexpr const char* who = "save_safetensors";
   std::string json = "{";
@@ -54,19 +54,23 @@ inline std::string safetensors_start(const std::vector<const TensorToSave*>& ten
   if (!metadata.empty()) {
     json += "\"__metadata__\":{";
     for (const auto& [key, value] : metadata) {
-      if (!is_utf8(key) || !is_utf8(value)) fail<ValueError>(who, "metadata " + shown(key) + " is not UTF-8");
-      json += next();
-      append_json_string(json, key);
-      json += ':';
-      append_json_string(json, value);
+      const auto key_text = json_string(key), value_text = json_string(value);
+      if (!key_text || !value_text) fail<ValueError>(who, "metadata " + shown(key) + " is not UTF-8");
+      json.append(next()).append(*key_text).append(1, ':').append(*value_text);
     }
     json += '}';
   }
   std::uint64_t position = 0;
+  std::size_t values = 2 + metadata.size();
   for (const auto* tensor : tensors) {
-    json += next();
-    append_json_string(json, tensor->name());
-    json.append(":{\"dtype\":\"").append(name(tensor->dtype())).append("\",\"shape\":[");
+    const auto name_text = json_string(tensor->name());
+    if (!name_text) fail<NameError>(who, "the name " + shown(tensor->name()) + " is not UTF-8");
+    values += 6 + tensor->shape().size();
+    json.append(next())
+        .append(*name_text)
+        .append(":{\"dtype\":\"")
+        .append(name(tensor->dtype()))
+        .append("\",\"shape\":[");
     for (std::size_t i = 0; i < tensor->shape().size(); ++i) {
       if (i > 0) json += ',';
       json += std::to_string(tensor->shape()[i]);
@@ -76,6 +80,10 @@ inline std::string safetensors_start(const std::vector<const TensorToSave*>& ten
     json.append(1, ',').append(std::to_string(position)).append("]}");
   }
   json += '}';
+  if (values > SafetensorsLimits{}.values) {
+    fail<FormatError>(who, "names, shapes and metadata are " + std::to_string(values) + " values, expected at most " +
+                               std::to_string(SafetensorsLimits{}.values));
+  }
   json.resize((json.size() + 7) / 8 * 8, ' ');
   if (json.size() > SafetensorsLimits{}.header_bytes) {
     fail<FormatError>(who, "names, shapes and metadata take " + std::to_string(json.size()) +
@@ -89,7 +97,8 @@ inline std::string safetensors_start(const std::vector<const TensorToSave*>& ten
 }  // namespace detail
 
 /// What a file of these tensors contains, given to sink(std::span<const std::byte>) in pieces. Throws before the first
-/// one: NameError for two tensors of one name, and what cannot be a name; FormatError for a header above 100 MB.
+/// one: NameError for two tensors of one name, and what cannot be a name; FormatError for a header above 32 MB or 2
+/// million values.
 template <class Sink>
 void write_safetensors(Sink&& sink, const std::vector<TensorToSave>& tensors,
                        const Metadata& metadata = {{"format", "pt"}}) {

@@ -44,9 +44,6 @@ struct SaveAdapterOptions {
   std::optional<bool> fan_in_fan_out = {};
   /// F64, F32, F16 or BF16; the model's own scalar if empty.
   std::optional<Dtype> dtype = {};
-  /// A version of PEFT, from "0.7.0" on, that has to read it: what it does not know is dropped at its default and
-  /// refused otherwise, as are names of layers that it mistakes. A new config has only what 0.7.1 knows in any case.
-  std::string compatible_with = {};
 };
 
 namespace detail {
@@ -95,32 +92,6 @@ std::vector<PeftLayer> peft_layers(const T& model, std::string_view name) {
   return layers;
 }
 
-/// Throws NameError for a layer whose name makes PEFT before 0.21 put an adapter's name into the wrong place.
-inline void check_names_for_old_peft(const std::vector<PeftLayer>& layers, const Caller& who) {
-  const auto refuse = [&](const std::string& path, const std::string& why) {
-    fail<NameError>(who, "layer " + in_quotes(path) + " cannot be read by PEFT before 0.21, " + why +
-                             "; rename it, or ask for no compatible_with");
-  };
-  for (const PeftLayer& layer : layers) {
-    if (layer.role == PeftLayer::Role::adapter) {
-      for (const char* part : {"lora_", "weight"}) {
-        if (layer.path.find(part) != std::string::npos) {
-          refuse(layer.path, "which searches keys for " + in_quotes(part));
-        }
-      }
-    }
-    if (layer.role != PeftLayer::Role::full) continue;
-    for (const PeftLayer& other : layers) {
-      const std::string key = peft_key(other.path, "lora_A.weight");
-      const bool own = &other == &layer;
-      const auto found = key.find(layer.path);
-      const bool elsewhere =
-          found != key.npos && (!own || found != peft_prefix.size() || key.rfind(layer.path) != found);
-      if (elsewhere) refuse(layer.path, "which would also replace it in " + in_quotes(key));
-    }
-  }
-}
-
 template <class T>
 PeftConfig peft_config_for(const T& model, const std::vector<PeftLayer>& layers, const SaveAdapterOptions& options,
                            const Caller& who) {
@@ -128,23 +99,15 @@ PeftConfig peft_config_for(const T& model, const std::vector<PeftLayer>& layers,
   if (options.base_model_name_or_path) config.base_model_name_or_path = options.base_model_name_or_path;
   if (options.task_type) config.task_type = options.task_type;
   if (options.fan_in_fan_out) config.fan_in_fan_out = *options.fan_in_fan_out;
-  const std::optional<PeftVersion> version =
-      options.compatible_with.empty() ? std::nullopt : std::optional(peft_version_of(who, options.compatible_with));
   check_supported("save_adapter", config);
   const bool stabilized = config.lora.scaling == Scaling::alpha_over_sqrt_rank;
-  const bool older = config.source.empty() || (version && *version < PeftVersion{0, 8, 0});
-  const bool unknown = (older && stabilized) || (config.source.empty() && !config.targets.exclude.empty());
+  const bool unknown = config.source.empty() && (stabilized || !config.targets.exclude.empty());
   if (unknown || !describes(model, config, layers)) {
     std::vector<std::string> modules;
     visit_modules(model, [&](const Path& path, const auto&) { modules.push_back(path.str()); });
     describe_layers(layers, modules, config.lora, config.targets, who);
   }
-  config = parse_peft_config("save_adapter", to_json(config));
-  if (version) {
-    restrict_to(*version, config, who);
-    if (*version < structural_keys_peft) check_names_for_old_peft(layers, who);
-  }
-  return config;
+  return parse_peft_config("save_adapter", to_json(config));
 }
 
 /// The tensors of the adapter, which look into the model.
@@ -193,6 +156,7 @@ namespace detail {
 template <class System>
 void write_peft(const std::filesystem::path& folder, const PeftConfig& config,
                 const std::vector<TensorToSave>& tensors) {
+  const std::string json = python_json(config.source);
   check_path(folder);
   std::error_code error;
   std::filesystem::create_directories(folder, error);
@@ -201,7 +165,7 @@ void write_peft(const std::filesystem::path& folder, const PeftConfig& config,
   write_safetensors([&](std::span<const std::byte> bytes) { weights.write(bytes); }, tensors,
                     {{"format", "pt"}, {peft_meaning_name, peft_meaning(config)}});
   AtomicFile<System> settings(folder / peft_config_name);
-  settings.write(json_object(config.source));
+  settings.write(json);
   weights.prepare();
   settings.prepare();
   weights.commit();
@@ -257,28 +221,17 @@ void save_kind(const T& model, const std::filesystem::path& path, const std::str
       }
     });
   });
-  const auto put = [&](const std::string& key, const JsonValue& value) { config.source[key] = python_json(value, 1); };
-  put("peft_type", json_string(type));
-  put("bias", json_string("none"));
-  put("inference_mode", {.kind = JsonValue::Kind::boolean, .text = "true"});
-  put("target_modules", json_list(targets, json_string));
-  if (options.task_type) put("task_type", json_string(*options.task_type));
-  if (options.base_model_name_or_path) put("base_model_name_or_path", json_string(*options.base_model_name_or_path));
+  Json& source = config.source;
+  source = {{"peft_type", type}, {"bias", "none"}, {"inference_mode", true}, {"target_modules", targets}};
+  if (options.task_type) source["task_type"] = *options.task_type;
+  if (options.base_model_name_or_path) source["base_model_name_or_path"] = *options.base_model_name_or_path;
   for (const AdapterSetting& setting : *settings) {
-    put(setting.name, std::visit(
-                          [](const auto& value) -> JsonValue {
-                            using V = std::remove_cvref_t<decltype(value)>;
-                            if constexpr (std::is_same_v<V, bool>) {
-                              return {.kind = JsonValue::Kind::boolean, .text = value ? "true" : "false"};
-                            } else if constexpr (std::is_same_v<V, Index>) {
-                              return json_integer(value);
-                            } else if constexpr (std::is_same_v<V, double>) {
-                              return {.kind = JsonValue::Kind::real, .text = python_float(value)};
-                            } else {
-                              return json_string(value);
-                            }
-                          },
-                          setting.value));
+    source[setting.name] = std::visit(
+        [](const auto& value) {
+          if constexpr (std::is_same_v<decltype(value), const double&>) return json_number(value);
+          return Json(value);
+        },
+        setting.value);
   }
   write_peft<System>(path, config, tensors);
 }

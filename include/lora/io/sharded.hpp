@@ -8,12 +8,11 @@
 
 #include "lora/io/file_bytes.hpp"
 #include "lora/io/file_error.hpp"
-#include "lora/io/json_reader.hpp"
+#include "lora/io/json.hpp"
 #include "lora/io/safetensors.hpp"
 
 #include <algorithm>
 #include <cstddef>
-#include <cstdint>
 #include <filesystem>
 #include <map>
 #include <memory>
@@ -27,59 +26,30 @@ namespace lora::inline LORA_ABI {
 
 namespace detail {
 
-/// Collects weight_map and skips everything else.
-class ShardEvents final : public JsonEvents {
- public:
-  ShardEvents(std::string_view who, std::size_t most) : who_(who), most_(most) {}
-
-  std::map<std::string, std::string> file_of;  // tensor -> file
-
-  void begin_object() override {
-    const bool is_map = depth_ == 1 && key_ == "weight_map";
-    if (depth_ > 0 && !is_map) value("an object");
-    in_map_ = in_map_ || is_map;
-    ++depth_;
+/// The file of each tensor, as an index says it. Throws FormatError for another form and for names that lead elsewhere.
+inline std::map<std::string, std::string> weight_map(std::string_view who, std::string_view text, std::size_t most) {
+  const Json root = parse_json(who, text);
+  if (!root.is_object()) fail<FormatError>(who, "is " + found_in_json(root) + ", expected an object with weight_map");
+  const auto found = root.find("weight_map");
+  if (found == root.end() || (found->is_object() && found->empty())) {
+    fail<FormatError>(who, "its weight_map is missing or empty");
   }
-  void key(std::string_view name) override {
-    if (depth_ == 1 || in_map_) key_ = name;
-  }
-  void end_object() override {
-    if (--depth_ == 1) in_map_ = false;
-  }
-  void begin_array() override {
-    value("an array");
-    ++depth_;
-  }
-  void end_array() override { --depth_; }
-  void string(std::string_view file) override {
-    if (!in_map_) return value("a string");
-    if (file.empty() || file == "." || file == ".." || file.find_first_of(std::string_view("/\\\0", 3)) != file.npos) {
-      fail<FormatError>(who_, "weight_map: tensor " + shown(key_) + " is in " + shown(file) +
-                                  ", expected the bare name of a file in the same folder");
+  if (!found->is_object()) fail<FormatError>(who, "weight_map is " + found_in_json(*found) + ", expected an object");
+  if (found->size() > most) fail<FormatError>(who, "lists more than " + std::to_string(most) + " tensors");
+  std::map<std::string, std::string> file_of;
+  for (const auto& [tensor, value] : found->get_ref<const Json::object_t&>()) {
+    if (!value.is_string()) {
+      fail<FormatError>(who, "weight_map: " + shown(tensor) + " is " + found_in_json(value) + ", expected a file name");
     }
-    if (file_of.size() >= most_) fail<FormatError>(who_, "lists more than " + std::to_string(most_) + " tensors");
-    file_of.emplace(key_, file);
+    const auto& file = value.get_ref<const std::string&>();
+    if (file.empty() || file == "." || file == ".." || file.find_first_of(std::string_view("/\\\0", 3)) != file.npos) {
+      fail<FormatError>(who, "weight_map: tensor " + shown(tensor) + " is in " + shown(file) +
+                                 ", expected the bare name of a file in the same folder");
+    }
+    file_of.emplace(tensor, file);
   }
-  void unsigned_integer(std::uint64_t) override { value("a number"); }
-  void negative_integer(std::int64_t) override { value("a number"); }
-  void real(double, std::string_view) override { value("a number"); }
-  void boolean(bool) override { value("true or false"); }
-  void null() override { value("null"); }
-
- private:
-  /// Anything but the string or object that is wanted here; what nobody asked for may be anything.
-  void value(const std::string& found) const {
-    if (depth_ == 0) fail<FormatError>(who_, "is " + found + ", expected an object with weight_map");
-    if (in_map_) fail<FormatError>(who_, "weight_map: " + shown(key_) + " is " + found + ", expected a file name");
-    if (depth_ == 1 && key_ == "weight_map") fail<FormatError>(who_, "weight_map is " + found + ", expected an object");
-  }
-
-  std::string_view who_;
-  std::size_t most_;
-  std::string key_;
-  std::size_t depth_ = 0;
-  bool in_map_ = false;
-};
+  return file_of;
+}
 
 }  // namespace detail
 
@@ -91,10 +61,8 @@ inline Safetensors open_sharded(const std::filesystem::path& index, const Safete
   const std::string index_path = index.string();
   const std::string_view who = index_path;
   const FileBytes bytes = FileBytes::open(index, options.access);
-  detail::ShardEvents events(who, options.limits.tensors);
-  read_json(who, {reinterpret_cast<const char*>(bytes.bytes().data()), bytes.bytes().size()}, events);
-  const auto& file_of = events.file_of;
-  if (file_of.empty()) detail::fail<FormatError>(who, "its weight_map is missing or empty");
+  const auto file_of = detail::weight_map(
+      who, {reinterpret_cast<const char*>(bytes.bytes().data()), bytes.bytes().size()}, options.limits.tensors);
 
   auto contents = std::make_shared<Safetensors::Contents>();
   std::set<std::string> names;

@@ -6,7 +6,7 @@
 //
 // BASE holds for each layer its weight (out, in), perhaps its bias, and an input (samples, in); OUT receives its output
 // (samples, out). SETTING: targets, full (names with commas), rank, alpha, ranks, alphas (name:value), rslora, bias,
-// dtype, fan_in_fan_out, base, task, compatible_with.
+// dtype, fan_in_fan_out, base, task.
 
 #include "lora/io/load_adapter.hpp"
 #include "lora/io/safetensors.hpp"
@@ -127,7 +127,6 @@ int run(const std::vector<std::string>& arguments) {
     if (given.count("task")) options.task_type = given["task"];
     if (given.count("fan_in_fan_out")) options.fan_in_fan_out = true;
     if (given.count("dtype")) options.dtype = lora::find_dtype(given["dtype"]);
-    options.compatible_with = given["compatible_with"];
     lora::save_adapter(model, adapter, options);
   }
   std::vector<lora::TensorToSave> outputs;

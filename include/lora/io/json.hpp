@@ -1,0 +1,196 @@
+#pragma once
+/// JSON from files that nobody has to trust, as a tree of nlohmann/json, and trees as text.
+///
+/// Around nlohmann's parser stand the rules that it does not have: bounds on size, depth and number of values; no name
+/// twice in one object; no NUL and no byte order mark; and every error is a FormatError. Text has to be UTF-8, with
+/// nothing but white space around the one value. Objects keep the order of the file. Integers of 64 bits are exact, any
+/// other number is the double next to it.
+
+#include "lora/io/file_error.hpp"
+
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <functional>
+#include <iterator>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace lora::inline LORA_ABI::detail {
+
+using Json = nlohmann::ordered_json;
+
+struct JsonLimits {
+  std::size_t bytes = 32'000'000;
+  /// Objects and arrays within each other: [] is 1, [[]] is 2.
+  std::size_t depth = 8;
+  /// Everything that is not a name: objects, arrays, strings, numbers, true, false, null.
+  std::size_t values = 2'000'000;
+};
+
+/// Builds the tree from what nlohmann's sax_parse finds, and stops it at a limit. Names and values of what is open wait
+/// on two stacks, so that every object and array is made in its final size.
+class JsonTree {
+ public:
+  using number_integer_t = Json::number_integer_t;
+  using number_unsigned_t = Json::number_unsigned_t;
+  using number_float_t = Json::number_float_t;
+  using string_t = Json::string_t;
+  using binary_t = Json::binary_t;
+
+  JsonTree(std::string_view who, const JsonLimits& limits) : who_(who), limits_(limits) {}
+
+  /// Once all is read.
+  Json root() { return std::move(values_.front()); }
+
+  bool null() { return add(nullptr); }
+  bool boolean(bool value) { return add(value); }
+  bool number_integer(number_integer_t value) { return add(value); }
+  bool number_unsigned(number_unsigned_t value) { return add(value); }
+  bool number_float(number_float_t value, const string_t&) { return add(value); }
+  bool string(string_t& value) { return add(value); }
+  bool binary(binary_t&) { return false; }  // not in JSON text
+  bool key(string_t& name) {
+    names_.push_back(name);
+    return true;
+  }
+  bool start_object(std::size_t) { return open(); }
+  bool start_array(std::size_t) { return open(); }
+  bool end_array() {
+    const auto first = values_.begin() + static_cast<std::ptrdiff_t>(open_.back().values);
+    Json::array_t array(std::make_move_iterator(first), std::make_move_iterator(values_.end()));
+    return close(std::move(array));
+  }
+  bool end_object() {
+    const auto [first_name, first_value] = open_.back();
+    check_names(first_name);
+    Json::object_t object;
+    object.reserve(names_.size() - first_name);
+    for (std::size_t i = first_name; i < names_.size(); ++i) {
+      object.emplace_back(std::move(names_[i]), std::move(values_[first_value + i - first_name]));
+    }
+    return close(std::move(object));
+  }
+  bool parse_error(std::size_t position, const std::string&, const Json::exception& error) {
+    // "[json.exception.parse_error.101] parse error at line 1, column 2: syntax error while parsing value - invalid
+    // literal; last read: '...'": only the middle, because the end can be as long as the file.
+    std::string_view reason = error.what();
+    reason.remove_prefix(std::min(reason.find("while parsing"), reason.size()));
+    reason = reason.substr(0, reason.find("; last read"));
+    fail<FormatError>(who_, "is not valid JSON at byte " + std::to_string(position) + ": " +
+                                (reason.empty() ? "a number is out of range" : std::string(reason)));
+  }
+
+ private:
+  struct Start {
+    std::size_t names, values;
+  };
+
+  template <class T>
+  bool add(const T& value) {
+    count();
+    values_.emplace_back(value);
+    return true;
+  }
+  bool open() {
+    count();
+    if (open_.size() == limits_.depth) {
+      fail<FormatError>(who_, "its JSON nests deeper than " + std::to_string(limits_.depth) + " levels");
+    }
+    open_.push_back({names_.size(), values_.size()});
+    return true;
+  }
+  template <class T>
+  bool close(T&& container) {
+    names_.resize(open_.back().names);
+    values_.resize(open_.back().values);
+    open_.pop_back();
+    values_.emplace_back(std::move(container));
+    return true;
+  }
+  void count() {
+    if (++count_ > limits_.values) {
+      fail<FormatError>(who_, "its JSON has more than " + std::to_string(limits_.values) + " values");
+    }
+  }
+  /// By sorting, so that no choice of names can make it slow.
+  void check_names(std::size_t first) {
+    sorted_.assign(names_.begin() + static_cast<std::ptrdiff_t>(first), names_.end());
+    const auto rising = [&] { return std::adjacent_find(sorted_.begin(), sorted_.end(), std::greater_equal<>()); };
+    if (rising() == sorted_.end()) return;
+    std::sort(sorted_.begin(), sorted_.end());
+    const auto twice = rising();
+    if (twice != sorted_.end()) fail<FormatError>(who_, "the name " + shown(*twice) + " is there twice");
+  }
+
+  std::string_view who_;
+  JsonLimits limits_;
+  std::vector<std::string> names_;
+  std::vector<Json> values_;
+  std::vector<Start> open_;
+  std::vector<std::string_view> sorted_;
+  std::size_t count_ = 0;
+};
+
+/// Throws FormatError `who: ...` at the first thing that is wrong; a name that is there twice is found when its object
+/// ends. Cost: O(n), and O(n log n) in the names of one object; memory: at most about 50 bytes for a byte of text, of
+/// which limits.values bounds all but the text's own.
+inline Json parse_json(std::string_view who, std::string_view text, const JsonLimits& limits = {}) {
+  if (text.size() > limits.bytes) {
+    fail<FormatError>(who, "its JSON has " + std::to_string(text.size()) + " bytes, expected at most " +
+                               std::to_string(limits.bytes));
+  }
+  // The parser takes a NUL for the end of the text, and skips a byte order mark.
+  if (const auto nul = text.find('\0'); nul != std::string_view::npos) {
+    fail<FormatError>(who, "is not valid JSON at byte " + std::to_string(nul + 1) + ": a NUL");
+  }
+  if (text.starts_with("\xef")) {
+    fail<FormatError>(who, "is not valid JSON at byte 1: a byte order mark, or text outside of a string");
+  }
+  JsonTree tree(who, limits);
+  Json::sax_parse(text.begin(), text.end(), &tree);
+  return tree.root();
+}
+
+/// What a value is, for a message: "an object", "a number with a minus", "true".
+inline std::string found_in_json(const Json& value) {
+  if (value.is_object()) return "an object";
+  if (value.is_array()) return "an array";
+  if (value.is_string()) return "a string";
+  if (value.is_number_float()) return "the number " + in_quotes(value.dump());
+  if (value.is_number()) return value.is_number_unsigned() ? "a number" : "a number with a minus";
+  return value.dump();
+}
+
+/// Throws ValueError for a number that is not finite, which is not in JSON.
+inline Json json_number(double value) {
+  if (!std::isfinite(value)) fail<ValueError>("JSON", "a number is not finite");
+  return value;
+}
+
+/// A text in quotes, with only what has to be escaped, as serde_json and Python's json (ensure_ascii=False) write it;
+/// nothing if it is not UTF-8.
+inline std::optional<std::string> json_string(std::string_view text) {
+  try {
+    return Json(text).dump();
+  } catch (const Json::exception&) {
+    return std::nullopt;
+  }
+}
+
+/// As Python writes json.dumps(value, indent=2, sort_keys=True), up to the spelling of a few doubles. Throws ValueError
+/// for a text that is not UTF-8.
+inline std::string python_json(const Json& value) {
+  try {
+    return nlohmann::json(value).dump(2, ' ', true);
+  } catch (const Json::exception&) {
+    fail<ValueError>("JSON", "a text is not UTF-8");
+  }
+}
+
+}  // namespace lora::inline LORA_ABI::detail
