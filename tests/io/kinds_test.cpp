@@ -77,7 +77,11 @@ TEST_CASE("A file of LORA goes through the same call; what is of no known kind, 
   // of a file without settings in its metadata, as PEFT writes it
   const auto weights = lora::Safetensors::open(folder / "shift" / "adapter_model.safetensors");
   std::vector<lora::TensorToSave> tensors;
-  for (const auto& tensor : weights.tensors()) tensors.emplace_back(tensor.name, weights.read<double>(tensor.name));
+  for (const auto& tensor : weights.tensors()) {
+    const lora::Matrix<double> value = weights.read<double>(tensor.name);
+    tensor.shape.size() == 1 ? tensors.emplace_back(tensor.name, lora::Vector<double>(value))
+                             : tensors.emplace_back(tensor.name, value);
+  }
   lora_test::fs::create_directory(folder / "future");
   lora::save_safetensors(folder / "future" / "adapter_model.safetensors", tensors);
   std::string json = read_file(folder / "shift" / "adapter_config.json");
