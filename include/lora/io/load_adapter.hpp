@@ -33,8 +33,9 @@ namespace lora::inline LORA_ABI {
 struct LoadAdapterOptions {
   /// What the adapter is called in the model.
   std::string name = "default";
-  /// Keys of adapter_config.json that are left out where they would be refused, such as {"use_dora"}: the model then
-  /// computes without them, and the config that is returned does not have them.
+  /// Keys of adapter_config.json that are left out where they would be refused, such as {"init_lora_weights"} if the
+  /// model has the base that PiSSA left. The model computes without them, and the config that is returned does not have
+  /// them.
   std::vector<std::string> ignore = {};
 };
 
