@@ -21,7 +21,7 @@
 #include "lora/io/safetensors.hpp"
 #include "lora/io/safetensors_header.hpp"
 #include "lora/io/safetensors_writer.hpp"
-#include "lora/io/sharded.hpp"
+#include "lora/io/shard_index.hpp"
 #include "lora/io/tensor_to_save.hpp"
 
 // Models: base weights by name, and training that is resumed.

@@ -1,4 +1,4 @@
-#include "lora/io/sharded.hpp"
+#include "lora/io/safetensors.hpp"
 
 #include "io/files.hpp"
 #include "lora/io/safetensors_writer.hpp"
@@ -23,13 +23,13 @@ struct Model {
     return write_file(folder / "model.safetensors.index.json", text);
   }
   lora::Safetensors open(const std::string& map) const {
-    return lora::open_sharded(index(R"({"metadata":{"total_size":32},"weight_map":)" + map + "}"));
+    return lora::Safetensors::open(index(R"({"metadata":{"total_size":32},"weight_map":)" + map + "}"));
   }
   std::string error_of(const std::string& map) const {
     return message_of<lora::FormatError>([&] { open(map); });
   }
   std::string error_of_index(const std::string& text) const {
-    return message_of<lora::FormatError>([&] { lora::open_sharded(index(text)); });
+    return message_of<lora::FormatError>([&] { lora::Safetensors::open(index(text)); });
   }
 };
 
@@ -40,7 +40,7 @@ TEST_CASE("Several files are one object") {
   for (const auto access : {lora::FileAccess::map, lora::FileAccess::read}) {
     const auto path =
         model.index(R"({"weight_map":{"c":"two.st","a":"one.st","b":"one.st"},"metadata":{"total_size":32}})");
-    const auto file = lora::open_sharded(path, {.access = access});
+    const auto file = lora::Safetensors::open(path, {.access = access});
     CHECK(file.tensors().size() == 3);
     CHECK(file.tensor<float>("b") == Eigen::Vector2f(3, 4));
     CHECK(file.tensor<double>("c") == Eigen::Vector2d(5, 6));
@@ -68,7 +68,7 @@ TEST_CASE("An index in the current folder") {
   const auto before = std::filesystem::current_path();
   model.index(R"({"weight_map":{"a":"one.st"}})");
   std::filesystem::current_path(model.folder.path());
-  const auto file = lora::open_sharded("model.safetensors.index.json");
+  const auto file = lora::Safetensors::open("model.safetensors.index.json");
   std::filesystem::current_path(before);
   CHECK(file.read<float>("a")(1) == 2);
 }
@@ -133,7 +133,7 @@ TEST_CASE("An index of another form is refused") {
 TEST_CASE("The index is bounded like a header") {
   const Model model;
   const auto path = model.index(R"({"weight_map":{"a":"one.st","b":"one.st"}})");
-  CHECK_THAT(message_of<lora::FormatError>([&] { lora::open_sharded(path, {.limits = {.tensors = 1}}); }),
+  CHECK_THAT(message_of<lora::FormatError>([&] { lora::Safetensors::open(path, {.limits = {.tensors = 1}}); }),
              contains("lists more than 1 tensors"));
-  CHECK_THROWS_AS(lora::open_sharded(model.folder.path()), lora::FileError);
+  CHECK_THROWS_AS(lora::Safetensors::open(model.folder.path()), lora::FileError);
 }

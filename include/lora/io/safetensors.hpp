@@ -4,6 +4,7 @@
 ///   const auto file = lora::Safetensors::open("model.safetensors");
 ///   const auto W = file.tensor<float>("fc1.weight");     // F32 only; the file's own memory, no copy
 ///   Eigen::MatrixXf V = file.read<float>("fc2.weight");  // F64, F32, F16 or BF16, converted
+///   lora::Safetensors::open("model.safetensors.index.json");                  // a model in several files, as one
 ///
 /// A tensor (rows, cols) is a matrix, (n) a column of n, () is 1 x 1. Tensors of more dimensions, and formats without a
 /// C++ number, are there as bytes.
@@ -14,12 +15,14 @@
 #include "lora/io/file_bytes.hpp"
 #include "lora/io/file_error.hpp"
 #include "lora/io/safetensors_header.hpp"
+#include "lora/io/shard_index.hpp"
 
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -73,10 +76,16 @@ class Safetensors {
 
   /// Opens and checks a file. Throws FileError if it cannot be read, FormatError if its content is not valid; see
   /// read_safetensors_header. Cost: O(n log n) in the number of tensors, whatever their size (with FileAccess::map).
+  ///
+  /// Of an index (a name that ends with .json) it opens all files that are listed, as one object. Every tensor of the
+  /// index is in the file that it names, and no two files have one of the same name; else FormatError. Tensors that are
+  /// in a file but not in the index are left out, see unlisted(). Of the files' metadata, what is in all of them with
+  /// the same value is kept.
   static Safetensors open(const std::filesystem::path& path, const SafetensorsOptions& options = {}) {
+    if (path.extension() == ".json") return open_listed(path, options);
     auto contents = std::make_shared<Contents>();
     contents->add(path.string(), FileBytes::open(path, options.access), options.limits);
-    contents->index();
+    contents->sort();
     return Safetensors(std::move(contents));
   }
 
@@ -85,7 +94,7 @@ class Safetensors {
                                const SafetensorsLimits& limits = {}) {
     auto contents = std::make_shared<Contents>();
     contents->add(std::move(name), file, limits);
-    contents->index();
+    contents->sort();
     return Safetensors(std::move(contents));
   }
 
@@ -200,13 +209,14 @@ class Safetensors {
       paths.push_back(std::move(path));
     }
 
-    void index() {
+    void sort() {
       std::sort(tensors.begin(), tensors.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
     }
   };
 
   explicit Safetensors(std::shared_ptr<const Contents> contents) : contents_(std::move(contents)) {}
-  friend Safetensors open_sharded(const std::filesystem::path&, const SafetensorsOptions&);
+
+  static Safetensors open_listed(const std::filesystem::path& index, const SafetensorsOptions& options);
 
   static std::string shape_text(const StoredTensor& tensor) {
     std::string text = "(";
@@ -250,5 +260,59 @@ class Safetensors {
 
   std::shared_ptr<const Contents> contents_;
 };
+
+inline Safetensors Safetensors::open_listed(const std::filesystem::path& index, const SafetensorsOptions& options) {
+  const std::string index_path = index.string();
+  const std::string_view who = index_path;
+  const FileBytes bytes = FileBytes::open(index, options.access);
+  const auto file_of = detail::weight_map(
+      who, {reinterpret_cast<const char*>(bytes.bytes().data()), bytes.bytes().size()}, options.limits.tensors);
+
+  auto contents = std::make_shared<Contents>();
+  std::set<std::string> names;
+  for (const auto& [tensor, file] : file_of) names.insert(file);
+  for (const auto& file : names) {
+    const auto path = index.parent_path() / file;
+    contents->add(path.string(), FileBytes::open(path, options.access), options.limits);
+  }
+  contents->title = index_path;
+  contents->sort();
+
+  auto& tensors = contents->tensors;
+  const auto twice =
+      std::adjacent_find(tensors.begin(), tensors.end(), [](const auto& a, const auto& b) { return a.name == b.name; });
+  if (twice != tensors.end()) {
+    detail::fail<FormatError>(who, "tensor " + detail::shown(twice->name) + " is in two files: " +
+                                       contents->paths[twice->file] + " and " + contents->paths[(twice + 1)->file]);
+  }
+  const auto in = [&](const StoredTensor& tensor) {
+    return std::filesystem::path(contents->paths[tensor.file]).filename().string();
+  };
+  auto listed = file_of.begin();
+  const auto check_listed_before = [&](const std::string* name) {
+    if (listed != file_of.end() && (!name || listed->first < *name)) {
+      detail::fail<FormatError>(who, "lists tensor " + detail::shown(listed->first) + " in " +
+                                         detail::shown(listed->second) + ", where it is not");
+    }
+  };
+  // Both are sorted by name.
+  std::vector<StoredTensor> kept;
+  for (auto& tensor : tensors) {
+    check_listed_before(&tensor.name);
+    if (listed == file_of.end() || listed->first != tensor.name) {
+      contents->unlisted.push_back(std::move(tensor.name));
+      continue;
+    }
+    if (listed->second != in(tensor)) {
+      detail::fail<FormatError>(who, "lists tensor " + detail::shown(tensor.name) + " in " +
+                                         detail::shown(listed->second) + ", but it is in " + in(tensor));
+    }
+    ++listed;
+    kept.push_back(std::move(tensor));
+  }
+  check_listed_before(nullptr);
+  tensors = std::move(kept);
+  return Safetensors(std::move(contents));
+}
 
 }  // namespace lora::inline LORA_ABI
