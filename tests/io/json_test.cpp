@@ -1,4 +1,4 @@
-#include "lora/io/json.hpp"
+#include "lora/io/detail/json.hpp"
 
 #include "io/files.hpp"
 #include "support/catch.hpp"

@@ -1,7 +1,7 @@
 #include "lora/io/peft_config.hpp"
 
 #include "io/files.hpp"
-#include "lora/io/peft_support.hpp"
+#include "lora/io/detail/peft_support.hpp"
 #include "support/catch.hpp"
 
 using lora_test::contains;

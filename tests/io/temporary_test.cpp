@@ -1,7 +1,7 @@
 // What killed saves leave behind goes with the next save in the folder; what others are writing, or is somebody's own,
 // stays.
 
-#include "lora/io/temporary.hpp"
+#include "lora/io/detail/temporary.hpp"
 #include "io/files.hpp"
 #include "lora/io/atomic_file.hpp"
 #include "support/catch.hpp"

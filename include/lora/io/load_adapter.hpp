@@ -8,13 +8,13 @@
 /// Nothing in the directory has to be trusted.
 
 #include "lora/adapters/residual_lora.hpp"
+#include "lora/io/detail/peft_blocks.hpp"
+#include "lora/io/detail/peft_files.hpp"
+#include "lora/io/detail/peft_open.hpp"
+#include "lora/io/detail/peft_support.hpp"
+#include "lora/io/detail/peft_tensor_check.hpp"
 #include "lora/io/mismatch.hpp"
-#include "lora/io/peft_blocks.hpp"
 #include "lora/io/peft_config.hpp"
-#include "lora/io/peft_files.hpp"
-#include "lora/io/peft_open.hpp"
-#include "lora/io/peft_support.hpp"
-#include "lora/io/peft_tensor_check.hpp"
 #include "lora/io/safetensors.hpp"
 #include "lora/model/adaptable.hpp"
 
@@ -164,7 +164,7 @@ void targets_from_file(const T& model, PeftFiles& files) {
 /// The tensors of the file have to be those that the config gives to this model, no more and no less: MismatchError
 /// lists all that are missing, unexpected or misshapen. F64, F32, F16 and BF16 are converted to the model's scalar.
 /// Throws FileError, FormatError for files that are not valid, ConfigError with the names of all settings that are
-/// neither applied nor harmless (peft_support.hpp lists both), NameError for an adapter name that is taken, or names
+/// neither applied nor harmless (detail/peft_support.hpp lists both), NameError for an adapter name that is taken, or names
 /// that no layer has. With any of these the model is unchanged.
 template <class T>
 PeftConfig load_adapter(T& model, const std::filesystem::path& directory, const LoadAdapterOptions& options = {}) {

@@ -10,10 +10,10 @@
 /// Source: peft 0.7.1 and 0.21.2, config.py and tuners/lora/config.py.
 
 #include "lora/adapters/lora_config.hpp"
+#include "lora/io/detail/json.hpp"
+#include "lora/io/detail/peft_settings.hpp"
 #include "lora/io/file_bytes.hpp"
 #include "lora/io/file_error.hpp"
-#include "lora/io/json.hpp"
-#include "lora/io/peft_settings.hpp"
 #include "lora/model/targets.hpp"
 
 #include <cmath>

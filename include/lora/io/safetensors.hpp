@@ -10,12 +10,12 @@
 /// C++ number, are there as bytes.
 
 #include "lora/core/scalar.hpp"
+#include "lora/io/detail/elements.hpp"
+#include "lora/io/detail/shard_index.hpp"
 #include "lora/io/dtype.hpp"
-#include "lora/io/elements.hpp"
 #include "lora/io/file_bytes.hpp"
 #include "lora/io/file_error.hpp"
 #include "lora/io/safetensors_header.hpp"
-#include "lora/io/shard_index.hpp"
 
 #include <algorithm>
 #include <cstddef>

@@ -12,9 +12,9 @@
 /// of 8.
 /// Source: huggingface/safetensors, README.md and safetensors/src/tensor.rs.
 
+#include "lora/io/detail/json.hpp"
 #include "lora/io/dtype.hpp"
 #include "lora/io/file_error.hpp"
-#include "lora/io/json.hpp"
 
 #include <algorithm>
 #include <cstddef>

@@ -8,9 +8,9 @@
 /// Source: huggingface/safetensors, safetensors/src/tensor.rs, serialize.
 
 #include "lora/io/atomic_file.hpp"
+#include "lora/io/detail/json.hpp"
 #include "lora/io/dtype.hpp"
 #include "lora/io/file_error.hpp"
-#include "lora/io/json.hpp"
 #include "lora/io/safetensors_header.hpp"
 #include "lora/io/tensor_to_save.hpp"
 

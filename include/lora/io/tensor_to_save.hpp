@@ -2,8 +2,8 @@
 /// A name and the numbers to store under it.
 
 #include "lora/core/scalar.hpp"
+#include "lora/io/detail/elements.hpp"
 #include "lora/io/dtype.hpp"
-#include "lora/io/elements.hpp"
 #include "lora/io/file_error.hpp"
 
 #include <algorithm>

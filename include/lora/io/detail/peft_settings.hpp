@@ -2,8 +2,8 @@
 /// Single settings of an adapter_config.json, each as the type that it has to have.
 
 #include "lora/core/scalar.hpp"
+#include "lora/io/detail/json.hpp"
 #include "lora/io/file_error.hpp"
-#include "lora/io/json.hpp"
 #include "lora/model/module_names.hpp"
 
 #include <cmath>

@@ -5,8 +5,8 @@
 /// LoraModel._create_and_replace.
 
 #include "lora/adapters/lora_config.hpp"
-#include "lora/io/json.hpp"
-#include "lora/io/peft_layers.hpp"
+#include "lora/io/detail/json.hpp"
+#include "lora/io/detail/peft_layers.hpp"
 #include "lora/model/pattern.hpp"
 
 #include <algorithm>

@@ -6,8 +6,8 @@
 // It is as little trusted as the files: it can only name files in its own folder.
 // Source: huggingface_hub, serialization/_base.py.
 
+#include "lora/io/detail/json.hpp"
 #include "lora/io/file_error.hpp"
-#include "lora/io/json.hpp"
 
 #include <cstddef>
 #include <map>

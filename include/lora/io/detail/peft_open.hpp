@@ -3,10 +3,10 @@
 /// that was killed between the two.
 
 #include "lora/core/function_ref.hpp"
+#include "lora/io/detail/peft_files.hpp"
+#include "lora/io/detail/peft_support.hpp"
 #include "lora/io/file_error.hpp"
 #include "lora/io/peft_config.hpp"
-#include "lora/io/peft_files.hpp"
-#include "lora/io/peft_support.hpp"
 #include "lora/io/safetensors.hpp"
 
 #include <filesystem>

@@ -1,8 +1,8 @@
 #pragma once
 /// The tensors of a PEFT adapter's file against those that a model wants.
 
+#include "lora/io/detail/peft_files.hpp"
 #include "lora/io/mismatch.hpp"
-#include "lora/io/peft_files.hpp"
 #include "lora/io/safetensors.hpp"
 
 #include <cstddef>

@@ -2,9 +2,9 @@
 /// Between the bytes of a tensor (row-major, little-endian, aligned to nothing) and matrices of any strides.
 
 #include "lora/core/scalar.hpp"
+#include "lora/io/detail/transpose.hpp"
 #include "lora/io/dtype.hpp"
 #include "lora/io/half.hpp"
-#include "lora/io/transpose.hpp"
 
 #include <algorithm>
 #include <bit>

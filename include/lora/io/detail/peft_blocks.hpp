@@ -7,9 +7,9 @@
 ///
 /// Source: peft 0.7.1, 0.14.0, 0.18.0 and 0.21.2, check_target_module_exists.
 
+#include "lora/io/detail/peft_describe.hpp"
+#include "lora/io/detail/peft_layers.hpp"
 #include "lora/io/peft_config.hpp"
-#include "lora/io/peft_describe.hpp"
-#include "lora/io/peft_layers.hpp"
 #include "lora/model/match.hpp"
 
 #include <algorithm>
