@@ -212,6 +212,21 @@ TEST_CASE("New weights beside an old config, a config changed by hand, and none:
   }
 }
 
+TEST_CASE("What does not fit the weights' own settings is said of these") {
+  const TemporaryFolder folder;
+  const auto adapter = folder / "adapter";
+  save(numbered(1), adapter);
+  const auto metadata = lora::Safetensors::open(adapter / weights_name).metadata();
+  const lora::Matrix<float> A = lora::Matrix<float>::Ones(3, 8), B = lora::Matrix<float>::Ones(8, 3);
+  lora::save_safetensors(adapter / weights_name,
+                         {{"base_model.model.fc.lora_A.weight", A}, {"base_model.model.fc.lora_B.weight", B}},
+                         metadata);
+  fs::remove(adapter / config_name);
+  CHECK_THAT(
+      message_of<lora::MismatchError>([&] { number_in(adapter); }),
+      contains("rank 3 here, but rank 2 for \"fc\" in " + (adapter / weights_name).string() + ", its lora_config"));
+}
+
 TEST_CASE("A killed process leaves the old adapter or the new one, whole") {
   const TemporaryFolder folder;
   const auto adapter = folder / "adapter";

@@ -22,7 +22,7 @@ namespace lora::inline LORA_ABI::detail {
 struct PeftFiles {
   PeftConfig config;
   Safetensors weights;
-  std::string config_path, weights_path;
+  std::string config_path, weights_path;  // where the settings and the tensors are from, for messages
 };
 
 using PeftConfigOf = FunctionRef<PeftConfig(std::string_view who, const Json& settings)>;
@@ -47,6 +47,7 @@ inline PeftFiles open_peft(const std::filesystem::path& folder, PeftConfigOf con
                     "adapter_model.safetensors; save it in PEFT with safe_serialization=True");
   }
   Safetensors weights = Safetensors::open(weights_path, {.access = FileAccess::read});
+  std::string settings_from = config_path.string();
   const auto meaning = weights.metadata().find(peft_meaning_name);
   if (meaning != weights.metadata().end()) {
     const std::string who = weights_path.string() + ", its " + peft_meaning_name;
@@ -61,11 +62,12 @@ inline PeftFiles open_peft(const std::filesystem::path& folder, PeftConfigOf con
         own = config_of(who, both);
       }
       own.from_weights = true;
+      settings_from = who;
       config = std::move(own);
     }
   }
   if (!config) config = config_of(config_path.string(), read_settings(config_path));  // which says that it is missing
-  return {std::move(*config), std::move(weights), config_path.string(), weights_path.string()};
+  return {std::move(*config), std::move(weights), std::move(settings_from), weights_path.string()};
 }
 
 /// The same for an adapter of LORA; see check_settings for `ignore`.
