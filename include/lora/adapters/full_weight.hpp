@@ -48,7 +48,7 @@ struct FullWeight {
              base.columns(first, block.cols()).template cast<W>();
   }
 
-  /// What stands in W0's place: the merged weight, to the bit.
+  /// The weight that replaces W0: the merged weight, to the bit.
   const Matrix<S, Out, In>& replacement() const { return weight.value; }
 
   static void visit(auto& self, auto&& f) { f("weight", self.weight); }

@@ -1,5 +1,5 @@
 #pragma once
-/// Numbers too small for a full mantissa, taken as zero for a while.
+/// A scope in which denormal numbers count as zero (FTZ and DAZ of the processor).
 ///
 /// Below 1.2e-38 a float loses digits instead of vanishing, and some processors need a hundred cycles for each
 /// operation that meets one. Training makes them: moments of Adam that decay, gradients of weights that no longer

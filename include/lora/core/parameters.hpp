@@ -116,7 +116,7 @@ struct ParameterView {
   Eigen::Map<Vector<S>> grad;  // of size 0 while no backward pass has reached the parameter
 };
 
-/// The trained parameters in listing order, for an optimizer of one's own. The views point into the model: they are
+/// The trained parameters in listing order, for a custom optimizer. The views point into the model: they are
 /// void as soon as the model moves or an adapter is attached, detached or selected.
 template <class S, class T>
 std::vector<ParameterView<S>> gather(T& model) {

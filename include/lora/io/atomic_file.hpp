@@ -1,7 +1,7 @@
 #pragma once
 /// A file that is either there whole or not at all.
 ///
-/// Written is a temporary file in the same folder; commit() forces it to the disk (fsync), renames it to its name, and
+/// Writes a temporary file in the same folder; commit() forces it to the disk (fsync), renames it to its name, and
 /// forces the folder to the disk. Whatever fails before the rename, also a kill or a power failure, leaves the old file
 /// as it was; whoever has the old file open or mapped keeps it. Two writers at once: the last to rename wins, neither
 /// is torn. What a killed process leaves behind, the next save in the folder removes; see detail/temporary.hpp.

@@ -77,7 +77,7 @@ class Safetensors {
   /// Opens and checks a file. Throws FileError if it cannot be read, FormatError if its content is not valid; see
   /// read_safetensors_header. Cost: O(n log n) in the number of tensors, whatever their size (with FileAccess::map).
   ///
-  /// Of an index (a name that ends with .json) it opens all files that are listed, as one object. Every tensor of the
+  /// If `path` is an index (its name ends with .json), all files that it lists are opened as one object. Every tensor of the
   /// index is in the file that it names, and no two files have one of the same name; else FormatError. Tensors that are
   /// in a file but not in the index are left out, see unlisted(). Of the files' metadata, what is in all of them with
   /// the same value is kept.
@@ -144,7 +144,7 @@ class Safetensors {
     return {copy->data(), rows, cols, copy, true};
   }
 
-  /// Converting: a matrix of one's own. float and double are read from F64, F32, F16 and BF16; that is exact but for
+  /// A copy, converted to S. float and double are read from F64, F32, F16 and BF16; that is exact but for
   /// F64 to float, which rounds to nearest even (beyond the range of float to infinity). Integers are read as
   /// themselves. Throws as tensor does.
   template <StoredScalar S>

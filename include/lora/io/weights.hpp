@@ -1,5 +1,5 @@
 #pragma once
-/// Base weights by name: from a file into a model of one's own, and back.
+/// Base weights by name: from a file into your model, and back.
 ///
 ///   lora::load_weights(net, lora::Safetensors::open("model.safetensors"));
 ///   lora::load_weights(net, file, {.prefixes = {{"", "transformer."}}, .transposed = {"c_attn", "c_proj", "c_fc"}});

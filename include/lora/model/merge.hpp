@@ -1,5 +1,5 @@
 #pragma once
-/// Whole models without adapters that compute the same.
+/// Folds the selected adapters of a model into its weights: the same outputs without adapters.
 
 #include "lora/model/adaptable.hpp"
 #include "lora/nn/linear.hpp"

@@ -41,7 +41,7 @@ void add_bias_copy(LayerShape& shape, const P& bias, bool selected) {
 
 /// A Linear layer as it stands: trained, frozen, or with its selected adapters.
 ///
-/// A layer of one's own is counted as one by offering the same function beside it, found by its argument; otherwise its
+/// A custom layer is counted as one by offering the same function beside it, found by its argument; otherwise its
 /// tensors are counted as numbers and bytes, without operations.
 template <class S>
 LayerShape layer_shape(const Linear<S>& layer) {

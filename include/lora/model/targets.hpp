@@ -16,10 +16,10 @@ struct Targets {
   ModuleNames modules = {};
   /// Layers that do not, whatever `modules` says (exclude_modules).
   ModuleNames exclude = {};
-  /// Of the layers that `modules` names by their ends, only those in blocks of these numbers: 3 in
-  /// "model.layers.3.q_proj" (layers_to_transform). Empty: all.
+  /// Restricts the layers that `modules` matches by suffix to the blocks with these numbers: 3 in
+  /// "model.layers.3.q_proj" (layers_to_transform). Empty: all blocks.
   std::vector<Index> blocks = {};
-  /// What stands before that number, such as "layers"; a regular expression (layers_pattern). Empty: anything.
+  /// The name in front of that number, such as "layers"; a regular expression (layers_pattern). Empty: anything.
   std::vector<std::string> block_names = {};
   /// Layers that are trained in full, as a copy that belongs to the adapter, with all layers inside them.
   std::vector<std::string> modules_to_save = {};

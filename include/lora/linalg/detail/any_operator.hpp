@@ -41,7 +41,7 @@ class OperatorReference final : public AnyOperator<typename Operator::Scalar> {
   void apply_transposed(const Matrix<S>& x, Matrix<S>& y) const override { A_.apply_transposed(x, y); }
   void columns(Index first, Matrix<S>& y) const override { A_.columns(first, y); }
   const MatrixView<S>* in_memory() const override {
-    // asked by the type, not by the name of a member, which an operator of one's own may have too
+    // asked by the type, not by the name of a member, which a custom operator may have too
     if constexpr (std::same_as<Operator, DenseOperator<S>>) {
       return &A_.view();
     } else {

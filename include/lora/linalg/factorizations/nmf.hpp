@@ -162,7 +162,7 @@ auto nmf(const Eigen::MatrixBase<Derived>& X, const NmfOptions& options) -> Nmf<
   });
 }
 
-/// The same from a start of one's own, W0 (m, k) and H0 (k, n); options.start and options.seed are not used.
+/// The same from a given start, W0 (m, k) and H0 (k, n); options.start and options.seed are not used.
 ///
 /// Also throws ShapeError if W0 or H0 does not fit; ValueError naming an entry of them that is negative or not finite,
 /// or if W0 H0 may be so much larger than X that its squares overflow.

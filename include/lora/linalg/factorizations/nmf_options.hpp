@@ -26,8 +26,8 @@ struct NmfOptions {
   Index rank = 0;  ///< k, 1 to min(m, n): with min(m, n) every X is exact already (X = X I or I X)
   NmfLoss loss = NmfLoss::frobenius;
   NmfStart start = NmfStart::nndsvd;
-  /// Converged once the gradient met in an iteration is this share of the first iteration's, or of what it is a
-  /// difference of, if that is less; or once it is rounding.
+  /// Converged once  met <= max(tolerance min(met_1, size_1), 4 epsilon size):  met is sum |projected gradient| of an
+  /// iteration, size the sum of the terms whose differences these gradients are, met_1 and size_1 those of the first.
   double tolerance = 1e-4;
   int max_iterations = 200;  ///< 0 returns the start
   std::uint64_t seed = 0;    ///< of the random start; the same seed gives the same result

@@ -90,7 +90,7 @@ class NewtonSolver {
     return met;
   }
 
-  /// Of a factor that was just improved: the gradient of each entry is its column's of sums_ less a pull.
+  /// After a factor was improved. The gradient of its entry (i, t) is sums_(t) minus the pull of the data on it.
   double size_of(const Matrix<S>& F) const {
     return static_cast<double>(F.rows()) * sums_.template cast<double>().sum();
   }
