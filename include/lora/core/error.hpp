@@ -43,7 +43,8 @@ struct ValueError : Error {
 
 namespace detail {
 
-/// The context of an error message: "Linear", or "Linear" and "forward" for Linear::forward. Joined only once something has gone wrong.
+/// The context of an error message: "Linear", or "Linear" and "forward" for Linear::forward. Joined only once something
+/// has gone wrong.
 struct Caller {
   std::string_view type;
   std::string_view function = {};

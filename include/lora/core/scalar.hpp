@@ -63,7 +63,8 @@ using Wide = typename WideScalar<S>::type;
 
 namespace detail {
 
-/// Turns a wrong scalar or an oversized fixed matrix into one readable sentence; every class that stores elements asks for it.
+/// Turns a wrong scalar or an oversized fixed matrix into one readable sentence; every class that stores elements asks
+/// for it.
 template <class S, int Rows = Dynamic, int Cols = Dynamic>
 consteval bool require_storable() {
   static_assert(

@@ -164,8 +164,8 @@ void targets_from_file(const T& model, PeftFiles& files) {
 /// The tensors of the file have to be those that the config gives to this model, no more and no less: MismatchError
 /// lists all that are missing, unexpected or misshapen. F64, F32, F16 and BF16 are converted to the model's scalar.
 /// Throws FileError, FormatError for files that are not valid, ConfigError with the names of all settings that are
-/// neither applied nor harmless (detail/peft_support.hpp lists both), NameError for an adapter name that is taken, or names
-/// that no layer has. With any of these the model is unchanged.
+/// neither applied nor harmless (detail/peft_support.hpp lists both), NameError for an adapter name that is taken, or
+/// names that no layer has. With any of these the model is unchanged.
 template <class T>
 PeftConfig load_adapter(T& model, const std::filesystem::path& directory, const LoadAdapterOptions& options = {}) {
   const std::string& name = options.name;

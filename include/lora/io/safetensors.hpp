@@ -77,10 +77,10 @@ class Safetensors {
   /// Opens and checks a file. Throws FileError if it cannot be read, FormatError if its content is not valid; see
   /// read_safetensors_header. Cost: O(n log n) in the number of tensors, whatever their size (with FileAccess::map).
   ///
-  /// If `path` is an index (its name ends with .json), all files that it lists are opened as one object. Every tensor of the
-  /// index is in the file that it names, and no two files have one of the same name; else FormatError. Tensors that are
-  /// in a file but not in the index are left out, see unlisted(). Of the files' metadata, what is in all of them with
-  /// the same value is kept.
+  /// If `path` is an index (its name ends with .json), all files that it lists are opened as one object. Every tensor
+  /// of the index is in the file that it names, and no two files have one of the same name; else FormatError. Tensors
+  /// that are in a file but not in the index are left out, see unlisted(). Of the files' metadata, what is in all of
+  /// them with the same value is kept.
   static Safetensors open(const std::filesystem::path& path, const SafetensorsOptions& options = {}) {
     if (path.extension() == ".json") return open_listed(path, options);
     auto contents = std::make_shared<Contents>();
