@@ -3,6 +3,7 @@
 /// Every function returns 0, or 1 after printing what was thrown. The model of the files is as many square layers as
 /// they have, weight.0, weight.1, ...; the model of the adapter is 22 million numbers of a BERT type encoder.
 
+#include "benchmarks/peers/run.hpp"
 #include "lora/io.hpp"
 #include "lora/model/attach.hpp"
 #include "lora/nn/linear.hpp"
@@ -10,10 +11,8 @@
 #include <chrono>
 #include <cstdint>
 #include <cstring>
-#include <exception>
 #include <filesystem>
 #include <fstream>
-#include <iostream>
 #include <memory>
 #include <string>
 #include <utility>
@@ -22,16 +21,7 @@
 namespace {
 
 using lora::Index;
-
-int run(auto&& f) {
-  try {
-    f();
-    return 0;
-  } catch (const std::exception& error) {
-    std::cerr << error.what() << "\n";
-    return 1;
-  }
-}
+using peers::run;
 
 /// Matrices of one storage order, as a model.
 template <class P>

@@ -2,32 +2,22 @@
 ///
 /// Every function returns 0, or 1 after printing what was thrown. certificate: Frobenius error, spectral error, norm.
 
+#include "benchmarks/peers/run.hpp"
 #include "lora/linalg/factorizations/nmf.hpp"
 #include "lora/linalg/factorizations/pca.hpp"
 #include "lora/linalg/truncated_svd.hpp"
 #include "lora/model/surgery.hpp"
 
-#include <exception>
-#include <iostream>
 #include <vector>
 
 namespace {
 
 using lora::Index;
+using peers::run;
 template <class S>
 using Given = Eigen::Map<const lora::RowMajorMatrix<S>>;
 template <class S>
 using Result = Eigen::Map<lora::RowMajorMatrix<S>>;
-
-int run(auto&& f) {
-  try {
-    f();
-    return 0;
-  } catch (const std::exception& error) {
-    std::cerr << error.what() << "\n";
-    return 1;
-  }
-}
 
 void write(const lora::Certificate& certificate, double* to) {
   to[0] = certificate.frobenius_error;

@@ -4,12 +4,11 @@
 /// same bytes. make() leaves a handle that the others take. Every function returns 0, or 1 after printing what was
 /// thrown.
 
+#include "benchmarks/peers/run.hpp"
 #include "lora/lora.hpp"
 
 #include <algorithm>
 #include <cstddef>
-#include <exception>
-#include <iostream>
 #include <memory>
 #include <string>
 #include <utility>
@@ -18,17 +17,8 @@
 namespace {
 
 using lora::Index;
+using peers::run;
 using Given = Eigen::Map<const lora::RowMajorMatrix<float>>;
-
-int run(auto&& f) {
-  try {
-    f();
-    return 0;
-  } catch (const std::exception& error) {
-    std::cerr << error.what() << "\n";
-    return 1;
-  }
-}
 
 /// A layer with adapters "user0", "user1", ..., and a batch that names one for each of its columns.
 class Case {

@@ -4,13 +4,12 @@
 /// same bytes. A weight (out, in) is row-major there and is copied. make_...() leaves a handle that steps(),
 /// results() and release() take. Every function returns 0, or 1 after printing what was thrown.
 
+#include "benchmarks/peers/run.hpp"
 #include "benchmarks/support/roof.hpp"
 #include "lora/base/packed.hpp"
 #include "lora/lora.hpp"
 
 #include <algorithm>
-#include <exception>
-#include <iostream>
 #include <memory>
 #include <optional>
 #include <string>
@@ -20,22 +19,13 @@
 namespace {
 
 using lora::Index;
+using peers::run;
 using Given = Eigen::Map<const lora::RowMajorMatrix<float>>;
 using Columns = Eigen::Map<const lora::Matrix<float>>;
 using Base = lora::Packed<float>;
 using Layer = lora::Adapted<Base, lora::Lora<float>>;
 
 constexpr double lr = 1e-3;  // as in training.py
-
-int run(auto&& f) {
-  try {
-    f();
-    return 0;
-  } catch (const std::exception& error) {
-    std::cerr << error.what() << "\n";
-    return 1;
-  }
-}
 
 /// Something that is timed, again and again.
 class Case {

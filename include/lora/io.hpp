@@ -16,6 +16,7 @@
 #include "lora/io/safetensors.hpp"
 #include "lora/io/safetensors_header.hpp"
 #include "lora/io/safetensors_writer.hpp"
+#include "lora/io/stored_matrix.hpp"
 #include "lora/io/tensor_to_save.hpp"
 
 // What stands below: number formats, half types as bits, bytes of a file, files that are replaced whole.

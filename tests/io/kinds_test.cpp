@@ -98,11 +98,11 @@ TEST_CASE("A file of LORA goes through the same call; what is of no known kind, 
   CHECK_THROWS_AS(lora::load_adapter(smaller, folder / "shift", Kinds()), lora::MismatchError);
   CHECK(lora::tensor_names(fresh) == names);
 
-  // a config that is no config
-  lora_test::write_file(folder / "shift" / "adapter_config.json", "[]");
-  CHECK_THROWS_AS(lora::load_adapter(fresh, folder / "shift", Kinds()), lora::FormatError);
-  lora_test::fs::resize_file(folder / "shift" / "adapter_config.json", 1ull << 40);
-  CHECK_THROWS_AS(lora::load_adapter(fresh, folder / "shift", Kinds()), lora::FormatError);  // without reading it
+  // a config that is no config, of weights that do not carry one
+  lora_test::write_file(folder / "future" / "adapter_config.json", "[]");
+  CHECK_THROWS_AS(lora::load_adapter(fresh, folder / "future", Kinds()), lora::FormatError);
+  lora_test::fs::resize_file(folder / "future" / "adapter_config.json", 1ull << 40);
+  CHECK_THROWS_AS(lora::load_adapter(fresh, folder / "future", Kinds()), lora::FormatError);  // without reading it
 
   // two kinds under one name
   Net mixed = new_net();

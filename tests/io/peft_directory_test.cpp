@@ -212,6 +212,29 @@ TEST_CASE("New weights beside an old config, a config changed by hand, and none:
   }
 }
 
+TEST_CASE("The old config of a torn pair may be of what cannot be loaded, or be no config at all") {
+  const TemporaryFolder folder;
+  const auto adapter = folder / "adapter";
+  save(numbered(2), adapter);
+  bool from_weights = false;
+  for (const char* old : {R"({"peft_type": "VERA", "r": 256})", R"({"peft_type": "LORA", "r": 8, "use_dora": true})",
+                          R"({"peft_type": "LORA", "r": -1})", "[1]", "null"}) {
+    CAPTURE(old);
+    lora_test::write_file(adapter / config_name, old);
+    CHECK(number_in(adapter, 8, &from_weights) == 2);
+    CHECK(from_weights);
+  }
+  // and what the metadata says is as little trusted as a config
+  const auto weights = lora::Safetensors::open(adapter / weights_name);
+  std::vector<lora::TensorToSave> tensors;
+  for (const auto& tensor : weights.tensors()) tensors.emplace_back(tensor.name, weights.read<float>(tensor.name));
+  for (const char* meaning : {"", "[]", "7", "{", R"({"peft_type": "LORA", "r": "two"})", R"({"use_dora": true})"}) {
+    CAPTURE(meaning);
+    lora::save_safetensors(adapter / weights_name, tensors, {{"lora_config", meaning}});
+    CHECK_THROWS_AS(number_in(adapter), lora::FormatError);
+  }
+}
+
 TEST_CASE("What does not fit the weights' own settings is said of these") {
   const TemporaryFolder folder;
   const auto adapter = folder / "adapter";

@@ -16,6 +16,7 @@
 #include "lora/io/file_bytes.hpp"
 #include "lora/io/file_error.hpp"
 #include "lora/io/safetensors_header.hpp"
+#include "lora/io/stored_matrix.hpp"
 
 #include <algorithm>
 #include <cstddef>
@@ -43,28 +44,6 @@ struct StoredTensor {
   std::vector<std::uint64_t> shape;
   std::span<const std::byte> bytes;
   std::size_t file;  // position in Safetensors::files()
-};
-
-/// A matrix in the memory of a file: an Eigen::Map that keeps the file open. Where the file's bytes cannot be used as
-/// they are (not aligned to S, as older writers left them, or a machine that is not little-endian) it holds a copy
-/// instead.
-template <class S>
-class StoredMatrix : public Eigen::Map<const Eigen::Matrix<S, Dynamic, Dynamic, Eigen::RowMajor>> {
-  using Base = Eigen::Map<const Eigen::Matrix<S, Dynamic, Dynamic, Eigen::RowMajor>>;
-
- public:
-  StoredMatrix(const S* data, Index rows, Index cols, std::shared_ptr<const void> owner, bool is_copy)
-      : Base(data, rows, cols), owner_(std::move(owner)), is_copy_(is_copy) {}
-  StoredMatrix(const StoredMatrix&) = default;
-  StoredMatrix& operator=(const StoredMatrix&) = delete;
-
-  bool is_copy() const { return is_copy_; }
-  /// What has to live as long as data() is used.
-  const std::shared_ptr<const void>& owner() const { return owner_; }
-
- private:
-  std::shared_ptr<const void> owner_;
-  bool is_copy_;
 };
 
 /// A copy shares the file. All functions may be called from several threads at once.

@@ -147,10 +147,6 @@ std::vector<TensorToSave> peft_tensors(const T& model, const PeftConfig& config,
   return tensors;
 }
 
-}  // namespace detail
-
-namespace detail {
-
 /// The two files: both are written and on the disk before the first is put into its place, and that is the weights,
 /// which carry the settings that give them their meaning.
 template <class System>
@@ -163,7 +159,7 @@ void write_peft(const std::filesystem::path& folder, const PeftConfig& config,
   if (error && !std::filesystem::is_directory(folder)) fail_system(folder, "make the folder", error.value());
   AtomicFile<System> weights(folder / peft_weights_name);
   write_safetensors([&](std::span<const std::byte> bytes) { weights.write(bytes); }, tensors,
-                    {{"format", "pt"}, {peft_meaning_name, peft_meaning(config)}});
+                    {{"format", "pt"}, {peft_meaning_name, peft_meaning(config.source)}});
   AtomicFile<System> settings(folder / peft_config_name);
   settings.write(json);
   weights.prepare();

@@ -82,10 +82,12 @@ constexpr bool require_peft_layer() {
 
 /// The settings that say what the tensors mean, as JSON: what the weights carry in their metadata, under this name.
 inline constexpr const char* peft_meaning_name = "lora_config";
-inline std::string peft_meaning(const PeftConfig& config) {
-  nlohmann::json settings = config.source;  // by name
-  for (const char* key : peft_remarks) settings.erase(key);
-  return settings.dump();
+inline std::string peft_meaning(const Json& settings) {
+  nlohmann::json by_name = settings;
+  if (by_name.is_object()) {
+    for (const char* key : peft_remarks) by_name.erase(key);
+  }
+  return by_name.dump();
 }
 
 }  // namespace detail

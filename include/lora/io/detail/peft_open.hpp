@@ -28,18 +28,16 @@ struct PeftFiles {
 using PeftConfigOf = FunctionRef<PeftConfig(std::string_view who, const Json& settings)>;
 
 /// Both files. Weights that save_adapter wrote say themselves what they mean: where the config beside them says
-/// something else, or is missing, theirs is taken, with the remarks of the one beside them, and says so.
+/// something else, or is missing, theirs is taken, with the remarks of the one beside them, and says so. That one may
+/// then be of another kind, or ask for what cannot be applied: it is the config of an adapter that is gone.
 inline PeftFiles open_peft(const std::filesystem::path& folder, PeftConfigOf config_of) {
   const auto config_path = folder / peft_config_name, weights_path = folder / peft_weights_name;
   // The config first: it is put into place last, so the weights that are found then are of its age, or newer and bring
   // their own settings.
-  std::optional<PeftConfig> config;
+  std::optional<Json> beside;
   std::error_code ignored;
   const bool has_weights = std::filesystem::exists(weights_path, ignored);
-  if (std::filesystem::exists(config_path, ignored) || !has_weights) {
-    const std::string who = config_path.string();
-    config = config_of(who, read_settings(config_path));
-  }
+  if (std::filesystem::exists(config_path, ignored) || !has_weights) beside = read_settings(config_path);
   if (!has_weights && std::filesystem::exists(folder / "adapter_model.bin", ignored)) {
     const std::string who = folder.string();
     fail<FileError>(std::string_view(who),
@@ -47,27 +45,24 @@ inline PeftFiles open_peft(const std::filesystem::path& folder, PeftConfigOf con
                     "adapter_model.safetensors; save it in PEFT with safe_serialization=True");
   }
   Safetensors weights = Safetensors::open(weights_path, {.access = FileAccess::read});
-  std::string settings_from = config_path.string();
   const auto meaning = weights.metadata().find(peft_meaning_name);
   if (meaning != weights.metadata().end()) {
-    const std::string who = weights_path.string() + ", its " + peft_meaning_name;
-    const Json settings = parse_json(who, meaning->second, peft_config_limits);
-    PeftConfig own = config_of(who, settings);
-    if (!config || peft_meaning(*config) != peft_meaning(own)) {
-      if (config) {
-        Json both = settings;
+    std::string who = weights_path.string() + ", its " + peft_meaning_name;
+    Json own = parse_json(who, meaning->second, peft_config_limits);
+    if (!beside || peft_meaning(*beside) != peft_meaning(own)) {
+      if (beside && beside->is_object() && own.is_object()) {
         for (const char* key : peft_remarks) {
-          if (config->source.contains(key)) both[key] = config->source[key];
+          if (beside->contains(key)) own[key] = (*beside)[key];
         }
-        own = config_of(who, both);
       }
-      own.from_weights = true;
-      settings_from = who;
-      config = std::move(own);
+      PeftConfig config = config_of(who, own);
+      config.from_weights = true;
+      return {std::move(config), std::move(weights), std::move(who), weights_path.string()};
     }
   }
-  if (!config) config = config_of(config_path.string(), read_settings(config_path));  // which says that it is missing
-  return {std::move(*config), std::move(weights), std::move(settings_from), weights_path.string()};
+  if (!beside) beside = read_settings(config_path);  // which says that it is missing
+  PeftConfig config = config_of(config_path.string(), *beside);
+  return {std::move(config), std::move(weights), config_path.string(), weights_path.string()};
 }
 
 /// The same for an adapter of LORA; see check_settings for `ignore`.
