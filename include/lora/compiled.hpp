@@ -1,13 +1,14 @@
 #pragma once
-/// The common layers, compiled once for a program instead of in each of its files: float and double, frozen and packed,
-/// with LoRA, a trained copy or a bias. The CMake target lora::compiled compiles lora/compiled.cpp with the flags of
-/// the target that links it, and lora.hpp then includes this header.
+/// The common layers and AdamW, compiled once for a program instead of in each of its files: float and double, frozen
+/// and packed, with LoRA, a trained copy or a bias. The CMake target lora::compiled compiles lora/compiled.cpp with the
+/// flags of the target that links it, and lora.hpp then includes this header.
 
 #include "lora/adapters/full_weight.hpp"
 #include "lora/adapters/lora.hpp"
 #include "lora/adapters/no_adapter.hpp"
 #include "lora/adapters/residual_lora.hpp"
 #include "lora/nn/linear.hpp"
+#include "lora/optim/adam.hpp"
 
 #ifdef LORA_COMPILED_HERE
 #define LORA_DETAIL_INSTANCE template
@@ -35,7 +36,8 @@
   LORA_DETAIL_INSTANCE std::unique_ptr<AnyAdapter<S>::Interface> AnyAdapter<S>::hold(ResidualLora<S>);               \
   LORA_DETAIL_INSTANCE std::unique_ptr<AnyAdapter<S>::Interface> AnyAdapter<S>::hold(FullWeight<S>);                 \
   LORA_DETAIL_INSTANCE std::unique_ptr<AnyAdapter<S>::Interface> AnyAdapter<S>::hold(NoAdapter<S>);                  \
-  LORA_DETAIL_INSTANCE class Linear<S>;
+  LORA_DETAIL_INSTANCE class Linear<S>;                                                                              \
+  LORA_DETAIL_INSTANCE class BasicAdam<S, true>;
 
 namespace lora::inline LORA_ABI {
 

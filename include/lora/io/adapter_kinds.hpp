@@ -39,19 +39,11 @@ inline constexpr std::array<std::string_view, 8> general_settings{
     "base_model_name_or_path", "bias",     "inference_mode", "modules_to_save", "peft_type", "revision",
     "target_modules",          "task_type"};
 
-/// A config as its settings, none of them looked at.
-inline PeftConfig any_config_of(std::string_view who, const Json& settings) {
-  if (!settings.is_object()) fail<FormatError>(who, "is no JSON object");
-  PeftConfig config;
-  config.source = settings;
-  return config;
-}
-
 /// A config of this kind from the settings of a file. Throws FormatError for one of another type, ConfigError for one
 /// that the kind does not list.
 template <class C>
-C config_from(const PeftConfig& file, const std::string& who, const std::vector<std::string>& ignore) {
-  const PeftSettings settings(who, file.source);
+C config_from(const Json& source, const std::string& who, const std::vector<std::string>& ignore) {
+  const PeftSettings settings(who, source);
   C config{};
   std::vector<std::string_view> known(general_settings.begin(), general_settings.end());
   if constexpr (requires { C::settings(config, [](const char*, auto&) {}); }) {
@@ -69,7 +61,7 @@ C config_from(const PeftConfig& file, const std::string& who, const std::vector<
       }
     });
   }
-  check_settings(who, file.source, known, ignore);
+  check_settings(who, source, known, ignore);
   return config;
 }
 
@@ -83,8 +75,8 @@ std::vector<std::uint64_t> shape_in_file(const AdapterTensor<S>& tensor) {
 /// Attaches what the file has, of the kind of this config. Nothing has changed if it throws.
 template <class C, class T>
 void load_kind(T& model, const PeftFiles& files, const LoadAdapterOptions& options) {
-  const C config = config_from<C>(files.config, files.config_path, options.ignore);
-  const PeftSettings settings(files.config_path, files.config.source);
+  const C config = config_from<C>(files.settings, files.config_path, options.ignore);
+  const PeftSettings settings(files.config_path, files.settings);
   const Caller who(files.config_path);
   if (settings.text("bias").value_or("none") != "none") {
     fail<ConfigError>(who, "bias is set, expected \"none\" for a kind of adapter that is not LORA");
@@ -134,13 +126,12 @@ void load_kind(T& model, const PeftFiles& files, const LoadAdapterOptions& optio
 template <class T, class... Configs>
 PeftConfig load_adapter(T& model, const std::filesystem::path& directory, AdapterKinds<Configs...>,
                         const LoadAdapterOptions& options = {}) {
-  visit_adaptable(std::as_const(model),
-                  [&](const Path&, const auto& layer) { layer.adapters().check_new_name(options.name); });
-  const auto folder = detail::peft_folder_to_load(directory, options.name, "load_adapter");
-  detail::PeftFiles files = detail::open_peft(
-      folder, [](std::string_view who, const detail::Json& settings) { return detail::any_config_of(who, settings); });
-  const std::string type = detail::PeftSettings(files.config_path, files.config.source).text("peft_type").value_or("");
-  if (type == "LORA") return load_adapter(model, directory, options);
+  const detail::PeftFiles files = detail::open_peft_for(model, directory, options.name);
+  if (!files.settings.is_object()) {
+    detail::fail<FormatError>(std::string_view(files.config_path), "is no JSON object, expected one of settings");
+  }
+  const std::string type = detail::PeftSettings(files.config_path, files.settings).text("peft_type").value_or("");
+  if (type == "LORA") return detail::load_lora(model, files, options);
   bool loaded = false;
   const auto load = [&]<class C>(const C*) {
     if (loaded || type != C::template Kind<float>::peft_type) return;
@@ -148,7 +139,12 @@ PeftConfig load_adapter(T& model, const std::filesystem::path& directory, Adapte
     loaded = true;
   };
   (load(static_cast<const Configs*>(nullptr)), ...);
-  if (loaded) return std::move(files.config);
+  if (loaded) {
+    PeftConfig config;
+    config.source = files.settings;
+    config.from_weights = files.from_weights;
+    return config;
+  }
   std::string known = "\"LORA\"";
   ((known += ", \"" + std::string(Configs::template Kind<float>::peft_type) + "\""), ...);
   detail::fail<ConfigError>(

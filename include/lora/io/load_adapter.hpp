@@ -8,8 +8,8 @@
 /// Nothing in the directory has to be trusted.
 
 #include "lora/adapters/residual_lora.hpp"
-#include "lora/io/detail/peft_blocks.hpp"
 #include "lora/io/detail/peft_files.hpp"
+#include "lora/io/detail/peft_match.hpp"
 #include "lora/io/detail/peft_open.hpp"
 #include "lora/io/detail/peft_support.hpp"
 #include "lora/io/detail/peft_tensor_check.hpp"
@@ -50,13 +50,12 @@ struct PeftPlan {
 };
 
 template <class L>
-PeftPlan plan_layer(const L& layer, const ModuleMatch& match, const PeftFiles& files, bool no_bias_stored,
-                    PeftTensorCheck& check) {
+PeftPlan plan_layer(const L& layer, const ModuleMatch& match, const PeftConfig& config, const PeftFiles& files,
+                    bool no_bias_stored, PeftTensorCheck& check) {
   using Role = ModuleMatch::Role;
   PeftPlan plan{match};
   const auto out = static_cast<std::uint64_t>(layer.out_features()),
              in = static_cast<std::uint64_t>(layer.in_features());
-  const PeftConfig& config = files.config;
   const std::string& path = match.path;
   if (layer.bias() != nullptr) {
     if (match.role == Role::adapter && config.lora.bias != Bias::none) plan.bias = "base_layer.bias";
@@ -96,7 +95,7 @@ PeftPlan plan_layer(const L& layer, const ModuleMatch& match, const PeftFiles& f
 
 /// The adapter that `plan` says, with the numbers of the file, and its bias.
 template <class L>
-auto read_layer(const L& layer, const PeftPlan& plan, const PeftFiles& files) {
+auto read_layer(const L& layer, const PeftPlan& plan, const PeftConfig& config, const PeftFiles& files) {
   using S = typename L::Scalar;
   const std::string& path = plan.match.path;
   std::optional<Vector<S>> bias;
@@ -112,44 +111,90 @@ auto read_layer(const L& layer, const PeftPlan& plan, const PeftFiles& files) {
   if (plan.match.role == ModuleMatch::Role::bias) {
     return std::pair(AnyAdapter<S>(NoAdapter<S>()), std::move(bias));
   }
-  LoraConfig config;
-  config.rank = plan.match.rank;
-  config.alpha = plan.match.alpha;
-  config.scaling = files.config.lora.scaling;
+  LoraConfig own;
+  own.rank = plan.match.rank;
+  own.alpha = plan.match.alpha;
+  own.scaling = config.lora.scaling;
   const Caller who(files.config_path, path);
-  check_scale<S>(config, who);
+  check_scale<S>(own, who);
   // Dropout streams differ between layers and adapters, and are the same whenever this file is loaded.
   std::uint64_t seed = 14695981039346656037ull;
   for (const char letter : path) seed = (seed ^ static_cast<unsigned char>(letter)) * 1099511628211ull;
   Rng rng(seed);
   Lora<S> factors(layer.out_features(), layer.in_features(), {.rank = 1, .init = Init::kaiming_uniform}, rng);
-  factors.alpha = config.alpha;
-  factors.scaling = config.scaling;
-  factors.dropout.probability = files.config.lora.dropout;
-  factors.A.value.resize(config.rank, layer.in_features());
-  factors.B.value.resize(layer.out_features(), config.rank);
+  factors.alpha = own.alpha;
+  factors.scaling = own.scaling;
+  factors.dropout.probability = config.lora.dropout;
+  factors.A.value.resize(own.rank, layer.in_features());
+  factors.B.value.resize(layer.out_features(), own.rank);
   files.weights.read_into(peft_key(path, "lora_A.weight"), factors.A.value);
   files.weights.read_into(peft_key(path, "lora_B.weight"), factors.B.value);
   return std::pair(AnyAdapter<S>(std::move(factors)), std::move(bias));
 }
 
-/// target_modules null: the layers that the file has factors for.
-template <class T>
-void targets_from_file(const T& model, PeftFiles& files) {
+/// target_modules was null: the layers that the file has factors for.
+inline ModuleNames targets_of(const std::vector<ModuleMatch>& matches, const PeftFiles& files) {
   std::vector<std::string> targets;
-  visit_adaptable(model, [&](const Path& path, const auto&) {
-    const std::string name = path.str();
-    for (const char* part : {"lora_A.weight", "lora_B.weight"}) {
-      if (files.weights.find(peft_key(name, part)) == nullptr) continue;
-      targets.push_back(name);
-      return;
-    }
-  });
+  for (const ModuleMatch& match : matches) {
+    if (match.role == ModuleMatch::Role::adapter) targets.push_back(match.path);
+  }
   if (targets.empty()) {
     fail<MismatchError>(std::string_view(files.weights_path),
                         "has factors for no layer of the model, and target_modules is null");
   }
-  files.config.targets.modules = targets;
+  return targets;
+}
+
+/// Attaches the adapter of kind LORA that the files hold. Nothing has changed if it throws.
+template <class T>
+PeftConfig load_lora(T& model, const PeftFiles& files, const LoadAdapterOptions& options) {
+  PeftConfig config = peft_config_of(files.config_path, files.settings);
+  check_supported(files.config_path, config, options.ignore);
+  config.from_weights = files.from_weights;
+  for (const std::string& key : options.ignore) config.source.erase(key);
+
+  const auto has = [&](std::string_view path, const char* part) {
+    return files.weights.find(peft_key(path, part)) != nullptr;
+  };
+  const auto matches = match_peft(model, config, std::string_view(files.config_path), [&](const std::string& path) {
+    return has(path, "lora_A.weight") || has(path, "lora_B.weight");
+  });
+  if (config.targets.modules.empty()) config.targets.modules = targets_of(matches, files);
+  // PEFT up to 0.18 at least stores no biases for lora_only, and reads none.
+  const bool no_bias_stored = config.lora.bias == Bias::lora_only &&
+                              std::none_of(matches.begin(), matches.end(),
+                                           [&](const auto& match) { return has(match.path, "base_layer.bias"); });
+  PeftTensorCheck check(files.weights);
+  std::vector<PeftPlan> plans;
+  visit_adaptable(std::as_const(model), [&](const Path&, const auto& layer) {
+    plans.push_back(plan_layer(layer, matches[plans.size()], config, files, no_bias_stored, check));
+  });
+  check.finish(files.weights_path);
+
+  std::vector<std::function<void()>> changes;
+  visit_adaptable(model, [&](const Path&, auto& layer) {
+    const PeftPlan& plan = plans[changes.size()];
+    if (plan.match.role == ModuleMatch::Role::nothing) {
+      changes.emplace_back([&layer] { layer.select_none(); });
+      return;
+    }
+    changes.emplace_back([&layer, &options, made = read_layer(layer, plan, config, files)]() mutable {
+      layer.attach(options.name, std::move(made.first), std::move(made.second));
+    });
+  });
+  for (const auto& change : changes) change();
+  freeze_base(model);
+  return config;
+}
+
+/// The files of the adapter that is asked for, whose name the model must not have yet.
+template <class T>
+PeftFiles open_peft_for(const T& model, const std::filesystem::path& directory, std::string_view name) {
+  visit_adaptable(model, [&](const Path&, const auto& layer) {
+    static_assert(require_peft_layer<std::remove_cvref_t<decltype(layer)>>());
+    layer.adapters().check_new_name(name);
+  });
+  return open_peft(peft_folder_to_load(directory, name, "load_adapter"));
 }
 
 }  // namespace detail
@@ -168,45 +213,7 @@ void targets_from_file(const T& model, PeftFiles& files) {
 /// names that no layer has. With any of these the model is unchanged.
 template <class T>
 PeftConfig load_adapter(T& model, const std::filesystem::path& directory, const LoadAdapterOptions& options = {}) {
-  const std::string& name = options.name;
-  visit_adaptable(std::as_const(model), [&](const Path&, const auto& layer) {
-    static_assert(detail::require_peft_layer<std::remove_cvref_t<decltype(layer)>>());
-    layer.adapters().check_new_name(name);
-  });
-  detail::PeftFiles files =
-      detail::open_peft(detail::peft_folder_to_load(directory, name, "load_adapter"), options.ignore);
-  for (const std::string& key : options.ignore) files.config.source.erase(key);
-  if (files.config.targets.modules.empty()) detail::targets_from_file(model, files);
-  const auto matches = detail::peft_matches_in_file(
-      model, files.config, std::string_view(files.config_path),
-      [&](const std::string& path) { return files.weights.find(detail::peft_key(path, "lora_A.weight")) != nullptr; });
-
-  // PEFT up to 0.18 at least stores no biases for lora_only, and reads none.
-  const bool no_bias_stored = files.config.lora.bias == Bias::lora_only &&
-                              std::none_of(matches.begin(), matches.end(), [&](const ModuleMatch& match) {
-                                return files.weights.find(detail::peft_key(match.path, "base_layer.bias")) != nullptr;
-                              });
-  detail::PeftTensorCheck check(files.weights);
-  std::vector<detail::PeftPlan> plans;
-  visit_adaptable(std::as_const(model), [&](const Path&, const auto& layer) {
-    plans.push_back(detail::plan_layer(layer, matches[plans.size()], files, no_bias_stored, check));
-  });
-  check.finish(files.weights_path);
-
-  std::vector<std::function<void()>> changes;
-  visit_adaptable(model, [&](const Path&, auto& layer) {
-    const detail::PeftPlan& plan = plans[changes.size()];
-    if (plan.match.role == ModuleMatch::Role::nothing) {
-      changes.emplace_back([&layer] { layer.select_none(); });
-      return;
-    }
-    changes.emplace_back([&layer, name, made = detail::read_layer(layer, plan, files)]() mutable {
-      layer.attach(name, std::move(made.first), std::move(made.second));
-    });
-  });
-  for (const auto& change : changes) change();
-  freeze_base(model);
-  return std::move(files.config);
+  return detail::load_lora(model, detail::open_peft_for(model, directory, options.name), options);
 }
 
 template <class T>

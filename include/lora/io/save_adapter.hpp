@@ -12,7 +12,6 @@
 #include "lora/io/atomic_file.hpp"
 #include "lora/io/detail/peft_describe.hpp"
 #include "lora/io/detail/peft_files.hpp"
-#include "lora/io/detail/peft_layers.hpp"
 #include "lora/io/detail/peft_support.hpp"
 #include "lora/io/peft_config.hpp"
 #include "lora/io/safetensors_writer.hpp"

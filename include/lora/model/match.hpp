@@ -178,7 +178,8 @@ inline void check_names_match(const Caller& who, const char* field, const std::v
 /// Throws NameError unless every pattern matches a layer that receives an adapter.
 template <class T>
 void check_patterns_match(const Caller& who, const char* field, const std::vector<std::pair<std::string, T>>& entries,
-                          const PatternTable<T>& table, const std::vector<ModuleMatch>& matches) {
+                          const std::vector<ModuleMatch>& matches) {
+  const PatternTable<T> table(entries, who);
   for (std::size_t k = 0; k < entries.size(); ++k) {
     const bool used = std::any_of(matches.begin(), matches.end(), [&](const ModuleMatch& match) {
       return match.role == ModuleMatch::Role::adapter && table.matches(k, match.path);
@@ -210,14 +211,15 @@ void check_listing(const T& model, const Targets& targets, const std::vector<Mod
   });
 }
 
-template <class T, class C>
-std::vector<ModuleMatch> match_modules(const T& model, const C& config, const Targets& targets, const Caller& who,
-                                       const TargetWords& words = {}) {
+/// Rules 1 to 4 and the patterns, whatever names say about no layer. left_out(path, whole) decides about a layer that
+/// `modules` has, by its whole name or not: why it receives no adapter all the same, empty if it does.
+template <class T, class C, class F>
+std::vector<ModuleMatch> match_layers(const T& model, const C& config, const Targets& targets, const Caller& who,
+                                      const TargetWords& words, F&& left_out) {
   if constexpr (requires { validate(config, who); }) validate(config, who);
   validate(targets, who);
   const ModuleMatcher included(words.modules, targets.modules, who);
   const ModuleMatcher excluded(words.exclude, targets.exclude, who);
-  const BlockNumber block(targets.block_names, who);
   const Bias bias = bias_of(config);
 
   std::vector<ModuleMatch> matches;
@@ -242,22 +244,12 @@ std::vector<ModuleMatch> match_modules(const T& model, const C& config, const Ta
     const std::string field = words.modules;
     std::string reason = targets.modules.empty() ? field + " is empty: all layers" : included.reason(match.path);
     if (reason.empty()) return rest(field + " does not have it");
-    if (!targets.blocks.empty() && !included.has_whole(match.path)) {
-      const std::optional<Index> number = block.of(match.path);
-      const std::string blocks = words.blocks;
-      if (!number) return rest(blocks + " needs a block's number in its name");
-      if (std::find(targets.blocks.begin(), targets.blocks.end(), *number) == targets.blocks.end()) {
-        return rest(blocks + " does not have " + std::to_string(*number));
-      }
+    if (std::string why = left_out(match.path, included.has_whole(match.path)); !why.empty()) {
+      return rest(std::move(why));
     }
     decide(ModuleMatch::Role::adapter, std::move(reason));
   });
-
   if (matches.empty()) fail<NameError>(who, "the model has no layer that takes adapters");
-  check_names_match(who, words.modules, targets.modules.names(), matches, is_end_of);
-  check_names_match(who, words.exclude, targets.exclude.names(), matches, is_end_of);
-  check_listing(model, targets, matches, who);
-  check_names_match(who, "modules_to_save", targets.modules_to_save, matches, is_part_of);
   if constexpr (HasPatterns<C>) {
     const PatternTable<Index> ranks(config.rank_pattern, who);
     const PatternTable<double> alphas(config.alpha_pattern, who);
@@ -266,8 +258,31 @@ std::vector<ModuleMatch> match_modules(const T& model, const C& config, const Ta
       match.rank = ranks.value_or(match.path, config.rank);
       match.alpha = alphas.value_or(match.path, config.alpha);
     }
-    check_patterns_match(who, "rank_pattern", config.rank_pattern, ranks, matches);
-    check_patterns_match(who, "alpha_pattern", config.alpha_pattern, alphas, matches);
+  }
+  return matches;
+}
+
+/// match_layers, where every name and every pattern must mean a layer.
+template <class T, class C>
+std::vector<ModuleMatch> match_modules(const T& model, const C& config, const Targets& targets, const Caller& who,
+                                       const TargetWords& words = {}) {
+  const BlockNumber block(targets.block_names, who);
+  const auto outside_blocks = [&](const std::string& path, bool whole) -> std::string {
+    if (targets.blocks.empty() || whole) return {};
+    const std::string blocks = words.blocks;
+    const std::optional<Index> number = block.of(path);
+    if (!number) return blocks + " needs a block's number in its name";
+    const bool in = std::find(targets.blocks.begin(), targets.blocks.end(), *number) != targets.blocks.end();
+    return in ? "" : blocks + " does not have " + std::to_string(*number);
+  };
+  std::vector<ModuleMatch> matches = match_layers(model, config, targets, who, words, outside_blocks);
+  check_names_match(who, words.modules, targets.modules.names(), matches, is_end_of);
+  check_names_match(who, words.exclude, targets.exclude.names(), matches, is_end_of);
+  check_listing(model, targets, matches, who);
+  check_names_match(who, "modules_to_save", targets.modules_to_save, matches, is_part_of);
+  if constexpr (HasPatterns<C>) {
+    check_patterns_match(who, "rank_pattern", config.rank_pattern, matches);
+    check_patterns_match(who, "alpha_pattern", config.alpha_pattern, matches);
   }
   return matches;
 }

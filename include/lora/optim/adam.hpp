@@ -71,7 +71,7 @@ class BasicAdam {
   void step(T& model, const AdapterHandle& adapter, double lr_factor = 1) {
     detail::check_not_negative(Decoupled ? "AdamW::step" : "Adam::step", "lr_factor", lr_factor);
     detail::check_has_parts(Decoupled ? "AdamW::step" : "Adam::step", model, adapter);
-    state_.step(model, config_.groups, adapter, [&](auto& slot, auto value, auto grad) {
+    state_.step(model, config_.groups, adapter, [&](auto& slot, const Flat& value, const FlatGradient& grad) {
       const auto [lr, weight_decay] = detail::settings_of(config_, slot.group);
       update(slot, value, grad, lr * lr_factor, weight_decay);
     });
@@ -82,43 +82,49 @@ class BasicAdam {
   State& state() { return state_; }
 
  private:
-  /// The factors are computed in double and rounded once to S.
-  void update(auto& slot, auto& value, const auto& grad, double lr, double weight_decay) {
-    auto& mean = slot.moments[0];
-    auto& square = slot.moments[1];
-    if (mean.size() == 0) mean.setZero(slot.size);
-    if (square.size() == 0) square.setZero(slot.size);
-    const auto [beta1, beta2] = config_.betas;
-    const auto t = static_cast<double>(slot.steps);
-    const auto rate = S(lr / (1 - std::pow(beta1, t)));
-    const auto correction = S(1 / std::sqrt(1 - std::pow(beta2, t)));
-    const auto eps = S(config_.eps);
-    const auto keep1 = S(beta1), add1 = S(1 - beta1);
-    const auto keep2 = S(beta2), add2 = S(1 - beta2);
-    const auto shrink = S(1 - lr * weight_decay), coupled = S(weight_decay);
-    detail::for_each_block<S>(slot.size, [&](Index first, auto count) {
-      constexpr int N = decltype(count)::value;
-      auto p = value.template segment<N>(first);
-      auto m = mean.template segment<N>(first);
-      auto v = square.template segment<N>(first);
-      const auto accumulate = [&](const auto& g) {
-        m = keep1 * m + add1 * g;
-        v = keep2 * v + add2 * g.square();
-      };
-      const auto change = rate * m / (v.sqrt() * correction + eps);
-      if constexpr (Decoupled) {
-        accumulate(grad.template segment<N>(first));
-        p = shrink * p - change;
-      } else {
-        accumulate(grad.template segment<N>(first) + coupled * p);
-        p -= change;
-      }
-    });
-  }
+  using Flat = Eigen::Map<Eigen::Array<S, Dynamic, 1>>;
+  using FlatGradient = Eigen::Map<const Eigen::Array<S, Dynamic, 1>>;
+  void update(typename State::Slot& slot, Flat value, FlatGradient grad, double lr, double weight_decay);
 
   Config config_;
   State state_;
 };
+
+/// The factors are computed in double and rounded once to S. Outside of the class, so that lora::compiled can have it.
+template <class S, bool Decoupled>
+void BasicAdam<S, Decoupled>::update(typename State::Slot& slot, Flat value, FlatGradient grad, double lr,
+                                     double weight_decay) {
+  auto& mean = slot.moments[0];
+  auto& square = slot.moments[1];
+  if (mean.size() == 0) mean.setZero(slot.size);
+  if (square.size() == 0) square.setZero(slot.size);
+  const auto [beta1, beta2] = config_.betas;
+  const auto t = static_cast<double>(slot.steps);
+  const auto rate = S(lr / (1 - std::pow(beta1, t)));
+  const auto correction = S(1 / std::sqrt(1 - std::pow(beta2, t)));
+  const auto eps = S(config_.eps);
+  const auto keep1 = S(beta1), add1 = S(1 - beta1);
+  const auto keep2 = S(beta2), add2 = S(1 - beta2);
+  const auto shrink = S(1 - lr * weight_decay), coupled = S(weight_decay);
+  detail::for_each_block<S>(slot.size, [&](Index first, auto count) {
+    constexpr int N = decltype(count)::value;
+    auto p = value.template segment<N>(first);
+    auto m = mean.template segment<N>(first);
+    auto v = square.template segment<N>(first);
+    const auto accumulate = [&](const auto& g) {
+      m = keep1 * m + add1 * g;
+      v = keep2 * v + add2 * g.square();
+    };
+    const auto change = rate * m / (v.sqrt() * correction + eps);
+    if constexpr (Decoupled) {
+      accumulate(grad.template segment<N>(first));
+      p = shrink * p - change;
+    } else {
+      accumulate(grad.template segment<N>(first) + coupled * p);
+      p -= change;
+    }
+  });
+}
 
 template <class S>
 using Adam = BasicAdam<S, false>;

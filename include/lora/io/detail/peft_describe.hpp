@@ -6,7 +6,8 @@
 
 #include "lora/adapters/lora_config.hpp"
 #include "lora/io/detail/json.hpp"
-#include "lora/io/detail/peft_layers.hpp"
+#include "lora/io/detail/peft_match.hpp"
+#include "lora/io/peft_config.hpp"
 #include "lora/model/pattern.hpp"
 
 #include <algorithm>
@@ -18,6 +19,21 @@
 #include <vector>
 
 namespace lora::inline LORA_ABI::detail {
+
+/// What one layer has under an adapter's name.
+struct PeftLayer {
+  using Role = ModuleMatch::Role;
+  std::string path;
+  Role role = Role::nothing;
+  Index rank = 0;
+  double alpha = 0;
+  Scaling scaling = Scaling::alpha_over_rank;
+  double dropout = 0;
+  bool has_bias = false;  ///< the layer has a bias
+  bool own_bias = false;  ///< the adapter brings one
+
+  double scale() const { return scaling_factor(alpha, rank, scaling); }
+};
 
 /// alpha' with alpha' / rank = alpha / sqrt(rank): the double whose quotient is nearest to that scale. The quotient is
 /// the scale itself whenever some double gives it, always so for a rank that is a power of 2, and at most one unit in
@@ -173,6 +189,35 @@ inline void describe_layers(const std::vector<PeftLayer>& layers, const std::vec
   config.bias = bias_alone ? Bias::all : bias_beside ? Bias::lora_only : Bias::none;
   config.dropout = first->dropout;
   describe_ranks(layers, config, who);
+}
+
+/// Whether the config, as it will be read again, gives every layer what it has.
+template <class T>
+bool describes(const T& model, const PeftConfig& config, const std::vector<PeftLayer>& layers) {
+  using Role = PeftLayer::Role;
+  if (config.targets.modules.empty()) return false;
+  try {
+    const PeftConfig read = parse_peft_config("save_adapter", to_json(config));
+    // Where releases of PEFT differ, the config does not say what is meant: the answer is the wrong one then.
+    const auto matches = match_peft(model, read, "save_adapter", [&](const std::string& path) {
+      return std::none_of(layers.begin(), layers.end(),
+                          [&](const PeftLayer& layer) { return layer.role == Role::adapter && layer.path == path; });
+    });
+    for (std::size_t k = 0; k < layers.size(); ++k) {
+      const PeftLayer& layer = layers[k];
+      const ModuleMatch& match = matches[k];
+      // With bias "all", a bias that is not trained is saved as it is in the base.
+      const bool untrained = match.role == Role::bias && layer.role == Role::nothing;
+      if (match.role != layer.role && !untrained) return false;
+      if (layer.role != Role::adapter) continue;
+      if (match.rank != layer.rank || read.lora.dropout != layer.dropout) return false;
+      if (scaling_factor(match.alpha, match.rank, read.lora.scaling) != layer.scale()) return false;
+      if (layer.own_bias && read.lora.bias == Bias::none) return false;
+    }
+    return true;
+  } catch (const Error&) {
+    return false;  // it is another model's
+  }
 }
 
 }  // namespace lora::inline LORA_ABI::detail

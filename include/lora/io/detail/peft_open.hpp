@@ -2,9 +2,7 @@
 /// Opening the two files of a PEFT adapter as one thing, also while another is put into its place, or after a save
 /// that was killed between the two.
 
-#include "lora/core/function_ref.hpp"
 #include "lora/io/detail/peft_files.hpp"
-#include "lora/io/detail/peft_support.hpp"
 #include "lora/io/file_error.hpp"
 #include "lora/io/peft_config.hpp"
 #include "lora/io/safetensors.hpp"
@@ -12,25 +10,22 @@
 #include <filesystem>
 #include <optional>
 #include <string>
-#include <string_view>
 #include <system_error>
 #include <utility>
-#include <vector>
 
 namespace lora::inline LORA_ABI::detail {
 
 struct PeftFiles {
-  PeftConfig config;
+  Json settings;
+  bool from_weights = false;  // the settings are those that the weights carry, which are not those beside them
   Safetensors weights;
   std::string config_path, weights_path;  // where the settings and the tensors are from, for messages
 };
 
-using PeftConfigOf = FunctionRef<PeftConfig(std::string_view who, const Json& settings)>;
-
 /// Both files. Weights that save_adapter wrote say themselves what they mean: where the config beside them says
-/// something else, or is missing, theirs is taken, with the remarks of the one beside them, and says so. That one may
-/// then be of another kind, or ask for what cannot be applied: it is the config of an adapter that is gone.
-inline PeftFiles open_peft(const std::filesystem::path& folder, PeftConfigOf config_of) {
+/// something else, or is missing, theirs is taken, with the remarks of the one beside them. That one may then be of
+/// another kind, or ask for what cannot be applied: it is the config of an adapter that is gone.
+inline PeftFiles open_peft(const std::filesystem::path& folder) {
   const auto config_path = folder / peft_config_name, weights_path = folder / peft_weights_name;
   // The config first: it is put into place last, so the weights that are found then are of its age, or newer and bring
   // their own settings.
@@ -55,23 +50,11 @@ inline PeftFiles open_peft(const std::filesystem::path& folder, PeftConfigOf con
           if (beside->contains(key)) own[key] = (*beside)[key];
         }
       }
-      PeftConfig config = config_of(who, own);
-      config.from_weights = true;
-      return {std::move(config), std::move(weights), std::move(who), weights_path.string()};
+      return {std::move(own), true, std::move(weights), std::move(who), weights_path.string()};
     }
   }
   if (!beside) beside = read_settings(config_path);  // which says that it is missing
-  PeftConfig config = config_of(config_path.string(), *beside);
-  return {std::move(config), std::move(weights), config_path.string(), weights_path.string()};
-}
-
-/// The same for an adapter of LORA; see check_settings for `ignore`.
-inline PeftFiles open_peft(const std::filesystem::path& folder, const std::vector<std::string>& ignore) {
-  return open_peft(folder, [&](std::string_view who, const Json& settings) {
-    PeftConfig config = peft_config_of(who, settings);
-    check_supported(who, config, ignore);
-    return config;
-  });
+  return {std::move(*beside), false, std::move(weights), config_path.string(), weights_path.string()};
 }
 
 }  // namespace lora::inline LORA_ABI::detail

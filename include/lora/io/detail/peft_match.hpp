@@ -1,0 +1,88 @@
+#pragma once
+/// What a PEFT config gives to each layer of a model.
+///
+/// The rules are those of model/match.hpp, but for two. A config for one type of model lists names that only some of its
+/// models have, so a name that fits no layer says nothing. And of a name with several numbers, such as
+/// layers.1.experts.3.fc, PEFT 0.7.1 and 0.21.2 take the first for the number of its block, 0.14 and 0.18 the last, and
+/// only 0.21.2 finds a layers_pattern at the start of a name: where these differ, the file decides, which was written by
+/// one of them. A layer that it has factors for was meant.
+///
+/// Source: peft 0.7.1, 0.14.0, 0.18.0 and 0.21.2, check_target_module_exists.
+
+#include "lora/io/peft_config.hpp"
+#include "lora/model/match.hpp"
+
+#include <algorithm>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace lora::inline LORA_ABI::detail {
+
+/// Whether layers_to_transform has the block of a layer: by every release of PEFT, by some of them, or by none.
+enum class InBlocks { always, sometimes, never };
+
+inline InBlocks in_blocks(std::string_view path, const Targets& targets, const Caller& who) {
+  bool some = false, every = true, found = false;
+  for (std::size_t dot = path.find('.'); dot != path.npos; dot = path.find('.', dot + 1)) {
+    const std::size_t end = path.find('.', dot + 1);
+    if (end == path.npos) break;  // a name does not end with the number of its block
+    const std::string_view digits = path.substr(dot + 1, end - dot - 1);
+    const bool number = !digits.empty() && digits.size() < 10 &&
+                        std::all_of(digits.begin(), digits.end(), [](char c) { return c >= '0' && c <= '9'; });
+    if (!number) continue;
+    const std::string_view before = path.substr(0, dot);
+    bool allowed = targets.block_names.empty() && before.find('.') != before.npos;
+    for (const std::string& name : targets.block_names) {
+      if (!Pattern("(?:.*\\.)?(?:" + name + ")", who).matches(before)) continue;
+      allowed = true;
+      every = every && Pattern(".*\\.(?:" + name + ")", who).matches(before);
+    }
+    if (!allowed) continue;
+    Index value = 0;
+    for (const char c : digits) value = 10 * value + (c - '0');
+    const bool in = std::find(targets.blocks.begin(), targets.blocks.end(), value) != targets.blocks.end();
+    some = some || in;
+    every = every && in;
+    found = true;
+  }
+  return !some ? InBlocks::never : every && found ? InBlocks::always : InBlocks::sometimes;
+}
+
+/// What the config gives to every layer that takes adapters, in listing order. has_factors(path), whether the file has
+/// factors of a layer, decides where the config leaves it open: where target_modules is null, and as said above.
+/// Throws NameError if it names no layer at all, and what match_layers throws.
+template <class T, class F>
+std::vector<ModuleMatch> match_peft(const T& model, const PeftConfig& config, const Caller& who, F&& has_factors) {
+  const Targets& targets = config.targets;
+  const auto left_out = [&](const std::string& path, bool whole) -> std::string {
+    InBlocks in = InBlocks::always;
+    if (targets.modules.empty()) {
+      in = InBlocks::sometimes;
+    } else if (!targets.blocks.empty() && !whole) {
+      in = in_blocks(path, targets, who);
+    }
+    const bool adapted = in == InBlocks::always || (in == InBlocks::sometimes && has_factors(path));
+    return adapted ? "" : "neither the config nor the file has it";
+  };
+  std::vector<ModuleMatch> matches = match_layers(model, config.lora, targets, who, peft_words, left_out);
+  check_listing(model, targets, matches, who);
+  const auto& names = targets.modules.names();
+  const bool some_fit = std::any_of(matches.begin(), matches.end(), [&](const ModuleMatch& match) {
+    return std::any_of(names.begin(), names.end(), [&](const auto& name) { return is_end_of(name, match.path); });
+  });
+  if (!names.empty() && !some_fit) {
+    std::string layers;
+    for (const ModuleMatch& match : matches) layers += (layers.empty() ? "" : ", ") + match.path;
+    fail<NameError>(who, "none of its target_modules is a layer of the model, which has " + layers);
+  }
+  const bool some_adapted = std::any_of(matches.begin(), matches.end(), [](const ModuleMatch& match) {
+    return match.role == ModuleMatch::Role::adapter;
+  });
+  if (!targets.blocks.empty() && !some_adapted) {
+    fail<NameError>(who, "layers_to_transform leaves no layer of the model");
+  }
+  return matches;
+}
+
+}  // namespace lora::inline LORA_ABI::detail
