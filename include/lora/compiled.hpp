@@ -7,6 +7,7 @@
 #include "lora/adapters/lora.hpp"
 #include "lora/adapters/no_adapter.hpp"
 #include "lora/adapters/residual_lora.hpp"
+#include "lora/model/match.hpp"
 #include "lora/nn/linear.hpp"
 #include "lora/optim/adam.hpp"
 
@@ -43,6 +44,12 @@ namespace lora::inline LORA_ABI {
 
 LORA_DETAIL_INSTANCES(float)
 LORA_DETAIL_INSTANCES(double)
+LORA_DETAIL_INSTANCE std::vector<ModuleMatch> detail::match_layers<LoraConfig>(const ModelPaths&, const LoraConfig&,
+                                                                               const Targets&, const Caller&,
+                                                                               const TargetWords&, LeftOut);
+LORA_DETAIL_INSTANCE std::vector<ModuleMatch> detail::match_modules<LoraConfig>(const ModelPaths&, const LoraConfig&,
+                                                                                const Targets&, const Caller&,
+                                                                                const TargetWords&);
 
 }  // namespace lora::inline LORA_ABI
 

@@ -85,7 +85,7 @@ void load_kind(T& model, const PeftFiles& files, const LoadAdapterOptions& optio
     fail<ConfigError>(who, "modules_to_save is set, expected none for a kind of adapter that is not LORA");
   }
   const auto matches =
-      match_modules(model, config, Targets{.modules = settings.names("target_modules")}, who, peft_words);
+      match_modules(paths_of(model), config, Targets{.modules = settings.names("target_modules")}, who, peft_words);
 
   PeftTensorCheck check(files.weights);
   std::vector<std::function<void()>> reads, changes;

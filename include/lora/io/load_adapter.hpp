@@ -156,9 +156,9 @@ PeftConfig load_lora(T& model, const PeftFiles& files, const LoadAdapterOptions&
   const auto has = [&](std::string_view path, const char* part) {
     return files.weights.find(peft_key(path, part)) != nullptr;
   };
-  const auto matches = match_peft(model, config, std::string_view(files.config_path), [&](const std::string& path) {
-    return has(path, "lora_A.weight") || has(path, "lora_B.weight");
-  });
+  const auto matches =
+      match_peft(paths_of(model), config, std::string_view(files.config_path),
+                 [&](const std::string& path) { return has(path, "lora_A.weight") || has(path, "lora_B.weight"); });
   if (config.targets.modules.empty()) config.targets.modules = targets_of(matches, files);
   // PEFT up to 0.18 at least stores no biases for lora_only, and reads none.
   const bool no_bias_stored = config.lora.bias == Bias::lora_only &&

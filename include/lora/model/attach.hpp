@@ -27,7 +27,7 @@ void check_config(const C& config, Index out, Index in, const Caller& who) {
 
 template <class T, class C>
 Index attach(T& model, const C& config, const Targets& targets, Rng& rng, std::string_view name) {
-  const std::vector<ModuleMatch> matches = match_modules(model, config, targets, "attach");
+  const std::vector<ModuleMatch> matches = match_modules(paths_of(model), config, targets, "attach", TargetWords());
   if (std::all_of(matches.begin(), matches.end(),
                   [](const ModuleMatch& match) { return match.role == ModuleMatch::Role::nothing; })) {
     fail<NameError>("attach", "no layer of the model is meant: of " + matches.front().path + ", for example, " +

@@ -14,6 +14,8 @@
 /// Source: peft 0.20, check_target_module_exists and get_pattern_key in tuners/tuners_utils.py and utils/other.py.
 
 #include "lora/adapters/lora_config.hpp"
+#include "lora/core/function_ref.hpp"
+#include "lora/core/parameters.hpp"
 #include "lora/core/visit.hpp"
 #include "lora/model/adaptable.hpp"
 #include "lora/model/pattern.hpp"
@@ -38,6 +40,26 @@ struct ModuleMatch {
 };
 
 namespace detail {
+
+/// What matching reads of a model, so that the rules are compiled once for all models.
+struct ModelPaths {
+  struct Layer {
+    std::string path;
+    bool has_bias;
+  };
+  std::vector<Layer> layers;            // those that take adapters, in listing order
+  std::vector<std::string> parameters;  // all
+};
+
+template <class T>
+ModelPaths paths_of(const T& model) {
+  ModelPaths paths;
+  visit_adaptable(model, [&](const Path& path, const auto& layer) {
+    paths.layers.push_back({path.str(), layer.bias() != nullptr});
+  });
+  visit_parameters(model, [&](const Path& path, const auto&) { paths.parameters.push_back(path.str()); });
+  return paths;
+}
 
 /// What the settings are called in messages: the fields of Targets, or PEFT's keys where they come from a file.
 struct TargetWords {
@@ -191,15 +213,13 @@ void check_patterns_match(const Caller& who, const char* field, const std::vecto
 }
 
 /// Throws NameError if two layers have one path, or if a parameter that modules_to_save means belongs to no layer.
-template <class T>
-void check_listing(const T& model, const Targets& targets, const std::vector<ModuleMatch>& matches, const Caller& who) {
+inline void check_listing(const ModelPaths& model, const Targets& targets, const Caller& who) {
   std::vector<std::string> paths;
-  for (const ModuleMatch& match : matches) paths.push_back(match.path);
+  for (const ModelPaths::Layer& layer : model.layers) paths.push_back(layer.path);
   std::sort(paths.begin(), paths.end());
   const auto twice = std::adjacent_find(paths.begin(), paths.end());
   if (twice != paths.end()) fail<NameError>(who, "two layers of the model are called " + in_quotes(*twice));
-  visit_parameters(model, [&](const Path& path, const auto&) {
-    const std::string name = path.str();
+  for (const std::string& name : model.parameters) {
     for (const std::string& saved : targets.modules_to_save) {
       const bool in_layer = std::any_of(paths.begin(), paths.end(), [&](const std::string& layer) {
         return layer.empty() || (name.starts_with(layer) && name.size() > layer.size() && name[layer.size()] == '.');
@@ -208,32 +228,33 @@ void check_listing(const T& model, const Targets& targets, const std::vector<Mod
       fail<NameError>(who, "modules_to_save names " + in_quotes(saved) + ", but the parameter " + name +
                                " belongs to no layer that takes adapters");
     }
-  });
+  }
 }
 
 /// Rules 1 to 4 and the patterns, whatever names say about no layer. left_out(path, whole) decides about a layer that
 /// `modules` has, by its whole name or not: why it receives no adapter all the same, empty if it does.
-template <class T, class C, class F>
-std::vector<ModuleMatch> match_layers(const T& model, const C& config, const Targets& targets, const Caller& who,
-                                      const TargetWords& words, F&& left_out) {
+using LeftOut = FunctionRef<std::string(const std::string& path, bool whole)>;
+template <class C>
+std::vector<ModuleMatch> match_layers(const ModelPaths& model, const C& config, const Targets& targets,
+                                      const Caller& who, const TargetWords& words, LeftOut left_out) {
   if constexpr (requires { validate(config, who); }) validate(config, who);
   validate(targets, who);
   const ModuleMatcher included(words.modules, targets.modules, who);
   const ModuleMatcher excluded(words.exclude, targets.exclude, who);
   const Bias bias = bias_of(config);
 
-  std::vector<ModuleMatch> matches;
-  visit_adaptable(model, [&](const Path& path, const auto& layer) {
-    ModuleMatch& match = matches.emplace_back();
-    match.path = path.str();
+  const auto match_one = [&](const ModelPaths::Layer& layer) {
+    ModuleMatch match;
+    match.path = layer.path;
     const auto decide = [&](ModuleMatch::Role role, std::string reason) {
       match.role = role;
       match.reason = std::move(reason);
+      return match;
     };
     const auto rest = [&](std::string reason) {
-      const bool trains_bias = bias == Bias::all && layer.bias() != nullptr;
-      decide(trains_bias ? ModuleMatch::Role::bias : ModuleMatch::Role::nothing,
-             trains_bias ? "bias is all, and " + std::move(reason) : std::move(reason));
+      const bool trains_bias = bias == Bias::all && layer.has_bias;
+      return decide(trains_bias ? ModuleMatch::Role::bias : ModuleMatch::Role::nothing,
+                    trains_bias ? "bias is all, and " + std::move(reason) : std::move(reason));
     };
     for (const std::string& name : targets.modules_to_save) {
       if (is_part_of(name, match.path)) {
@@ -247,8 +268,10 @@ std::vector<ModuleMatch> match_layers(const T& model, const C& config, const Tar
     if (std::string why = left_out(match.path, included.has_whole(match.path)); !why.empty()) {
       return rest(std::move(why));
     }
-    decide(ModuleMatch::Role::adapter, std::move(reason));
-  });
+    return decide(ModuleMatch::Role::adapter, std::move(reason));
+  };
+  std::vector<ModuleMatch> matches;
+  for (const ModelPaths::Layer& layer : model.layers) matches.push_back(match_one(layer));
   if (matches.empty()) fail<NameError>(who, "the model has no layer that takes adapters");
   if constexpr (HasPatterns<C>) {
     const PatternTable<Index> ranks(config.rank_pattern, who);
@@ -263,9 +286,9 @@ std::vector<ModuleMatch> match_layers(const T& model, const C& config, const Tar
 }
 
 /// match_layers, where every name and every pattern must mean a layer.
-template <class T, class C>
-std::vector<ModuleMatch> match_modules(const T& model, const C& config, const Targets& targets, const Caller& who,
-                                       const TargetWords& words = {}) {
+template <class C>
+std::vector<ModuleMatch> match_modules(const ModelPaths& model, const C& config, const Targets& targets,
+                                       const Caller& who, const TargetWords& words) {
   const BlockNumber block(targets.block_names, who);
   const auto outside_blocks = [&](const std::string& path, bool whole) -> std::string {
     if (targets.blocks.empty() || whole) return {};
@@ -278,7 +301,7 @@ std::vector<ModuleMatch> match_modules(const T& model, const C& config, const Ta
   std::vector<ModuleMatch> matches = match_layers(model, config, targets, who, words, outside_blocks);
   check_names_match(who, words.modules, targets.modules.names(), matches, is_end_of);
   check_names_match(who, words.exclude, targets.exclude.names(), matches, is_end_of);
-  check_listing(model, targets, matches, who);
+  check_listing(model, targets, who);
   check_names_match(who, "modules_to_save", targets.modules_to_save, matches, is_part_of);
   if constexpr (HasPatterns<C>) {
     check_patterns_match(who, "rank_pattern", config.rank_pattern, matches);
@@ -307,7 +330,7 @@ C config_for(const C& config, const ModuleMatch& match) {
 /// model without layers that take adapters.
 template <class T, class C = LoraConfig>
 std::vector<ModuleMatch> match_modules(const T& model, const C& config, const Targets& targets = {}) {
-  return detail::match_modules(model, config, targets, "match_modules");
+  return detail::match_modules(detail::paths_of(model), config, targets, "match_modules", detail::TargetWords());
 }
 
 }  // namespace lora::inline LORA_ABI

@@ -134,19 +134,8 @@ class Linear : public detail::CachedPass<Linear<S>, S> {
   /// Freezes the layer if it is not yet, adds an adapter made from its config under a name and selects it alone. Throws
   /// NameError or ConfigError, and nothing has changed.
   template <AdapterConfig<S> C>
-  void attach(std::string_view name, const C& config, Rng& rng) {
-    adapters_.check_new_name(name);
-    using Kind = typename C::template Kind<S>;
-    std::optional<Vector<S>> bias;
-    if (detail::bias_of(config) != Bias::none) bias = copy_of_bias();
-    if (frozen()) return attach(name, Kind(*base_, config, rng), std::move(bias));
-    AnyBase<S> packed = packed_weight();
-    Kind adapter(packed, config, rng);
-    check_fits(adapter, bias);
-    freeze_as(std::move(packed));
-    adapters_.insert(name, std::move(adapter), std::move(bias));
-  }
-  void attach(std::string_view name, const LoraConfig& config, Rng& rng) { attach<LoraConfig>(name, config, rng); }
+  void attach(std::string_view name, const C& config, Rng& rng);
+  void attach(std::string_view name, const LoraConfig& config, Rng& rng);
 
   /// The same with an adapter of any kind that was made elsewhere: factors, factors that start from this weight
   /// (ResidualLora, made by pissa or olora from dense()), a trained copy, or only a bias (NoAdapter). Throws ShapeError
@@ -344,6 +333,26 @@ class Linear : public detail::CachedPass<Linear<S>, S> {
   AdapterSet<S> adapters_;
   detail::OwnNumber number_;
 };
+
+template <class S>
+template <AdapterConfig<S> C>
+void Linear<S>::attach(std::string_view name, const C& config, Rng& rng) {
+  adapters_.check_new_name(name);
+  using Kind = typename C::template Kind<S>;
+  std::optional<Vector<S>> bias;
+  if (detail::bias_of(config) != Bias::none) bias = copy_of_bias();
+  if (frozen()) return attach(name, Kind(*base_, config, rng), std::move(bias));
+  AnyBase<S> packed = packed_weight();
+  Kind adapter(packed, config, rng);
+  check_fits(adapter, bias);
+  freeze_as(std::move(packed));
+  adapters_.insert(name, std::move(adapter), std::move(bias));
+}
+
+template <class S>
+void Linear<S>::attach(std::string_view name, const LoraConfig& config, Rng& rng) {
+  attach<LoraConfig>(name, config, rng);
+}
 
 template <class S>
 void Linear<S>::forward(const Columns& x, MutableColumns y, Kept* kept, Scratch& scratch, const Pass& pass) const {

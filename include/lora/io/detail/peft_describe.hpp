@@ -199,7 +199,7 @@ bool describes(const T& model, const PeftConfig& config, const std::vector<PeftL
   try {
     const PeftConfig read = parse_peft_config("save_adapter", to_json(config));
     // Where releases of PEFT differ, the config does not say what is meant: the answer is the wrong one then.
-    const auto matches = match_peft(model, read, "save_adapter", [&](const std::string& path) {
+    const auto matches = match_peft(paths_of(model), read, "save_adapter", [&](const std::string& path) {
       return std::none_of(layers.begin(), layers.end(),
                           [&](const PeftLayer& layer) { return layer.role == Role::adapter && layer.path == path; });
     });

@@ -52,8 +52,8 @@ inline InBlocks in_blocks(std::string_view path, const Targets& targets, const C
 /// What the config gives to every layer that takes adapters, in listing order. has_factors(path), whether the file has
 /// factors of a layer, decides where the config leaves it open: where target_modules is null, and as said above.
 /// Throws NameError if it names no layer at all, and what match_layers throws.
-template <class T, class F>
-std::vector<ModuleMatch> match_peft(const T& model, const PeftConfig& config, const Caller& who, F&& has_factors) {
+inline std::vector<ModuleMatch> match_peft(const ModelPaths& model, const PeftConfig& config, const Caller& who,
+                                           FunctionRef<bool(const std::string& path)> has_factors) {
   const Targets& targets = config.targets;
   const auto left_out = [&](const std::string& path, bool whole) -> std::string {
     InBlocks in = InBlocks::always;
@@ -66,7 +66,7 @@ std::vector<ModuleMatch> match_peft(const T& model, const PeftConfig& config, co
     return adapted ? "" : "neither the config nor the file has it";
   };
   std::vector<ModuleMatch> matches = match_layers(model, config.lora, targets, who, peft_words, left_out);
-  check_listing(model, targets, matches, who);
+  check_listing(model, targets, who);
   const auto& names = targets.modules.names();
   const bool some_fit = std::any_of(matches.begin(), matches.end(), [&](const ModuleMatch& match) {
     return std::any_of(names.begin(), names.end(), [&](const auto& name) { return is_end_of(name, match.path); });
