@@ -41,7 +41,7 @@ struct NoAdapter {
 
   static void visit(auto&, auto&&) {}
 
-  // What it answers for itself (AdapterKind).
+  // AdapterKind.
 
   static constexpr const char* peft_type = "";
   static constexpr bool summable = true;
