@@ -1,5 +1,5 @@
 #pragma once
-/// One matrix with LoRA beside it.
+/// A linear layer with LoRA.
 
 #include "lora/adapters/adapted.hpp"
 #include "lora/adapters/lora.hpp"
@@ -16,9 +16,9 @@ namespace lora::inline LORA_ABI {
 ///   const auto& y = layer.forward(x, cache);
 ///   const auto& dx = layer.backward(x, dy, cache);
 ///
-/// With run-time sizes it is a Linear that has one adapter, "default", from the start: it can be saved, loaded, merged,
-/// given more adapters and listed in a model. Any compile-time size makes it the static form, Adapted: one adapter
-/// without a name, on the stack, and with CacheFor<Samples> a training step touches no heap at all.
+/// With run-time sizes it is a Linear that starts with one adapter, "default": it can be saved, loaded, merged, given
+/// more adapters and listed in a model. With any compile-time size it is the static form, Adapted: one adapter without
+/// a name, on the stack, and with CacheFor<Samples> a training step never uses the heap.
 template <class S, int Out = Dynamic, int In = Dynamic, int Rank = Dynamic>
 using LoraLinear = std::conditional_t<Out == Dynamic && In == Dynamic && Rank == Dynamic, Linear<S>,
                                       Adapted<Dense<S, Out, In>, Lora<S, Out, In, Rank>>>;
