@@ -15,7 +15,7 @@ namespace lora::inline LORA_ABI {
 
 namespace detail {
 
-/// Throws what attaching an adapter made from this config to this layer would throw for its settings.
+/// Throws what attaching an adapter with this config to a layer of this size would throw.
 template <class S, class C>
 void check_config(const C& config, Index out, Index in, const Caller& who) {
   if constexpr (requires { validate(config, who); }) validate(config, who);
@@ -61,16 +61,16 @@ Index attach(T& model, const C& config, const Targets& targets, Rng& rng, std::s
 
 }  // namespace detail
 
-/// Prepares a model for adaptation: freezes everything that is not an adapter and gives each layer what the config and
-/// the targets mean for it (model/match.hpp): an adapter of the config's kind, a trained copy, or a trained bias. The
-/// new adapter is selected, alone.
+/// Prepares a model for adaptation: freezes everything that is not an adapter and adds to each layer what the config
+/// and the targets say (model/match.hpp): an adapter of the config's kind, a trained copy, or a trained bias. The new
+/// adapter is selected, alone.
 ///
 ///   lora::attach(net, {.rank = 8, .alpha = 16}, {.modules = {"fc1", "fc2"}}, rng);
 ///   lora::attach(net, {.rank_pattern = {{"layers\\.0\\..*", 16}}}, {.modules = ".*\\.(q|v)_proj"}, rng, "alice");
-///   lora::attach(net, MyConfig{...}, {}, rng);      // a kind of your own, in all layers
+///   lora::attach(net, MyConfig{...}, {}, rng);      // a custom kind, in all layers
 ///
-/// Throws what match_modules throws, NameError if no layer is meant, ConfigError for a rank or scale that one layer
-/// cannot take, NameError for an adapter name that is taken or not allowed; nothing has changed then.
+/// Throws what match_modules throws, NameError if no layer matches or the adapter name is taken or not allowed,
+/// ConfigError for a rank or scale that one layer cannot take; it changes nothing then.
 template <class T>
 Index attach(T& model, const LoraConfig& config, const Targets& targets, Rng& rng, std::string_view name = "default") {
   return detail::attach(model, config, targets, rng, name);
@@ -79,7 +79,7 @@ template <class T, class C>
 Index attach(T& model, const C& config, const Targets& targets, Rng& rng, std::string_view name = "default") {
   return detail::attach(model, config, targets, rng, name);
 }
-/// In all layers that take adapters.
+/// As above, in all layers that take adapters.
 template <class T>
 Index attach(T& model, const LoraConfig& config, Rng& rng, std::string_view name = "default") {
   return detail::attach(model, config, Targets(), rng, name);
@@ -96,9 +96,9 @@ Index select(T& model, std::string_view name) {
   });
 }
 
-/// Selects a weighted sum, in each layer of those that it has: select_sum(net, {{"formal", 0.7}, {"legal", 0.3}}).
-/// Throws NameError for a name that no layer has, ConfigError for a weight that one layer cannot take or a kind that
-/// cannot be summed; nothing has changed then.
+/// Selects a weighted sum, in each layer of the adapters that it has: select_sum(net, {{"formal", 0.7}, {"legal",
+/// 0.3}}). Throws NameError for a name that no layer has, ConfigError for a weight that one layer cannot take or a kind
+/// that cannot be summed; it changes nothing then.
 template <class T>
 Index select_sum(T& model, const std::vector<AdapterWeight>& chosen) {
   for (const AdapterWeight& one : chosen) detail::check_has_adapter(model, "select_sum", one.name);
@@ -117,7 +117,7 @@ Index select_sum(T& model, const std::vector<AdapterWeight>& chosen) {
   });
 }
 
-/// The base model, bit for bit.
+/// Selects the base model, bit for bit.
 template <class T>
 Index select_none(T& model) {
   return detail::change_adaptable("select_none", model, [](const Path&, auto& layer) {
