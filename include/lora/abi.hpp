@@ -1,6 +1,6 @@
 #pragma once
-/// The inline namespace of the library. Its name encodes what two files of a program must have in common to share a type
-/// or function of the library:
+/// The inline namespace of the library. Its name encodes what two files of a program must have in common to share a
+/// type or function of it:
 ///
 ///   lora::v0_1_0_packets64_eigen3_4      library version, bytes of the widest packets, Eigen version
 ///

@@ -1,9 +1,26 @@
 #pragma once
 /// An adapter from a directory that Hugging Face PEFT or save_adapter has written:
 ///
-///   const lora::PeftConfig config = lora::load_adapter(net, "adapter/");
-///   ...
-///   lora::save_adapter(net, "adapter/", {.config = config});      // keeps what is only known to PEFT
+/// ```cpp
+/// #include <lora/io/load_adapter.hpp>
+/// #include <lora/io/save_adapter.hpp>
+///
+/// struct Net {
+///   lora::Linear<float> fc1;
+///   static void visit(auto& self, auto&& f) { f("fc1", self.fc1); }
+/// };
+///
+/// int main() {
+///   lora::Rng rng(1);
+///   Net net{lora::Linear<float>({.in = 8, .out = 4}, rng)}, other = net;  // the same base weights
+///   lora::attach(net, {.rank = 2}, rng);
+///   net.fc1.adapter("default").as<lora::Lora<float>>().B.value.setOnes();
+///   lora::save_adapter(net, "adapter", {.base_model_name_or_path = "gpt2"});  // for PEFT and load_adapter
+///   const lora::PeftConfig config = lora::load_adapter(other, "adapter");     // from PEFT or save_adapter
+///   lora::save_adapter(other, "adapter", {.config = config});                 // keeps settings that only PEFT knows
+///   return net.fc1.merged() == other.fc1.merged() && config.lora.rank == 2 ? 0 : 1;
+/// }
+/// ```
 ///
 /// Nothing in the directory has to be trusted.
 

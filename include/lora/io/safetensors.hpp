@@ -1,10 +1,21 @@
 #pragma once
 /// Reading safetensors: an object that exists only if its file has passed every check.
 ///
-///   const auto file = lora::Safetensors::open("model.safetensors");
-///   const auto W = file.tensor<float>("fc1.weight");     // F32 only; the file's own memory, no copy
-///   Eigen::MatrixXf V = file.read<float>("fc2.weight");  // F64, F32, F16 or BF16, converted
-///   lora::Safetensors::open("model.safetensors.index.json");                  // a model in several files, as one
+/// ```cpp
+/// #include <lora/io/safetensors.hpp>
+/// #include <lora/io/safetensors_writer.hpp>
+/// #include <iostream>
+///
+/// int main() {
+///   const Eigen::MatrixXf W = Eigen::MatrixXf::Random(4, 3);
+///   lora::save_safetensors("model.safetensors", {{"fc1.weight", W}, {"fc1.bias", Eigen::VectorXf::Zero(4)}});
+///   const auto file = lora::Safetensors::open("model.safetensors");  // or model.safetensors.index.json: several files
+///   for (const auto& tensor : file.tensors()) std::cout << tensor.name << ": " << lora::name(tensor.dtype) << '\n';
+///   const auto view = file.tensor<float>("fc1.weight");            // F32 only; the file's own memory, no copy
+///   const Eigen::MatrixXd copy = file.read<double>("fc1.weight");  // F64, F32, F16 or BF16, converted
+///   return view == W && copy == W.cast<double>() ? 0 : 1;
+/// }
+/// ```
 ///
 /// A tensor (rows, cols) is a matrix, (n) a column of n, () is 1 x 1. Tensors of more dimensions, and dtypes without a
 /// C++ scalar, are available as bytes.

@@ -4,9 +4,10 @@
 ///   lora::save_adapter(net, "adapter/");
 ///   lora::save_adapter(net, "adapter/", {.name = "formal", .base_model_name_or_path = "gpt2"});
 ///
-///   model = PeftModel.from_pretrained(base, "adapter/")     # the same numbers, in Python
+///   model = PeftModel.from_pretrained(base, "adapter/")     # the same values, in Python
 ///
-/// Layers are called by their paths in the model, so a model whose paths are those of the PyTorch model fits it.
+/// Layers are named by their paths in the model, so a model whose paths are those of the PyTorch model fits it. A whole
+/// program is in load_adapter.hpp.
 
 #include "lora/adapters/residual_lora.hpp"
 #include "lora/io/atomic_file.hpp"

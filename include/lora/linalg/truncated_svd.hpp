@@ -155,7 +155,19 @@ auto truncated_svd(const Operator& A, const SvdOptions& options, const Caller& w
 
 /// The best approximation of A by a matrix of the rank, energy share or error that the options ask for.
 ///
-///   truncated_svd(A, {.rank = 8})     truncated_svd(A, {.energy = 0.95})     truncated_svd(A, {.error = 0.01})
+/// ```cpp
+/// #include <lora/linalg/truncated_svd.hpp>
+///
+/// int main() {
+///   const Eigen::MatrixXd A = Eigen::MatrixXd::Random(60, 40);
+///   const lora::TruncatedSvd<double> svd = lora::truncated_svd(A, {.rank = 8});
+///   const double error = (A - svd.matrix()).norm();  // svd.certificate knows it without this product
+///   const auto energy = lora::truncated_svd(A, {.energy = 0.95});  // the smallest rank that keeps 95 % of ||A||_F^2
+///   const auto close = lora::truncated_svd(A, {.error = 0.01});    // the smallest rank within 1 % of ||A||_F
+///   if (std::abs(error - svd.certificate.frobenius_error) > 1e-12 * A.norm()) return 1;
+///   return energy.rank() < close.rank() ? 0 : 1;
+/// }
+/// ```
 ///
 /// A: any matrix or expression of float or double, of any storage order and stride. The automatic method is the
 /// randomized one for a rank of at most min(m, n) / 16 of a matrix with m n min(m, n) >= 512^3, which is many times

@@ -65,9 +65,25 @@ Index attach(T& model, const C& config, const Targets& targets, Rng& rng, std::s
 /// and the targets say (model/match.hpp): an adapter of the config's kind, a trained copy, or a trained bias. The new
 /// adapter is selected, alone.
 ///
-///   lora::attach(net, {.rank = 8, .alpha = 16}, {.modules = {"fc1", "fc2"}}, rng);
-///   lora::attach(net, {.rank_pattern = {{"layers\\.0\\..*", 16}}}, {.modules = ".*\\.(q|v)_proj"}, rng, "alice");
-///   lora::attach(net, MyConfig{...}, {}, rng);      // a custom kind, in all layers
+/// ```cpp
+/// #include <lora/lora.hpp>
+///
+/// struct Net {
+///   lora::Linear<float> fc1, fc2;
+///   static void visit(auto& self, auto&& f) { f("fc1", self.fc1), f("fc2", self.fc2); }
+/// };
+///
+/// int main() {
+///   lora::Rng rng(1);
+///   Net net{lora::Linear<float>({.in = 64, .out = 32}, rng), lora::Linear<float>({.in = 32, .out = 10}, rng)};
+///   lora::attach(net, {.rank = 8, .alpha = 16}, rng);                                                // "default"
+///   lora::attach(net, {.rank = 8}, {.modules = {"fc1"}}, rng, "alice");                              // one layer
+///   lora::attach(net, {.rank = 4, .rank_pattern = {{"fc2", 2}}}, {.modules = "fc[12]"}, rng, "bob");  // a pattern
+///   lora::select(net, "alice");
+///   lora::detach(net, "bob");
+///   return lora::count_parameters(net).trainable == 8 * (64 + 32) ? 0 : 1;
+/// }
+/// ```
 ///
 /// Throws what match_modules throws, NameError if no layer matches or the adapter name is taken or not allowed,
 /// ConfigError for a rank or scale that one layer cannot take; it changes nothing then.

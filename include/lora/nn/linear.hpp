@@ -35,9 +35,21 @@ concept AdapterConfig = requires {
 
 /// x (in, samples), y (out, samples), W (out, in), b (out) or none.
 ///
-///   lora::Linear<float> layer({.in = 64, .out = 128}, rng);                      trains W and b
-///   layer.attach("alice", lora::LoraConfig{.rank = 8, .alpha = 16}, rng);        from now on W is frozen
-///   lora::LoraLinear<float> adapted(W0, {.rank = 8, .alpha = 16}, rng);    the same class, frozen and adapted
+/// ```cpp
+/// #include <lora/nn/linear.hpp>
+///
+/// int main() {
+///   lora::Rng rng(1);
+///   lora::Linear<float> layer({.in = 64, .out = 128}, rng);                // trains W and b
+///   layer.attach("alice", lora::LoraConfig{.rank = 8, .alpha = 16}, rng);  // from now on W is frozen
+///   layer.attach("bob", lora::LoraConfig{.rank = 4, .alpha = 4}, rng);     // attached and selected, alone
+///   layer.select_sum({{"alice", 0.7}, {"bob", 0.3}});
+///   const Eigen::MatrixXf x = Eigen::MatrixXf::Random(64, 3);
+///   const Eigen::MatrixXf y = layer(x);                                    // W x + b + 0.7 alice + 0.3 bob
+///   layer.select_none();                                                   // the base, bit for bit
+///   return layer.merged() == layer.dense() && y.allFinite() ? 0 : 1;
+/// }
+/// ```
 ///
 /// The first attach() freezes the layer by packing W into a Frozen base that copies of the layer share; a constructor
 /// takes any other AnyBase. A frozen layer holds any number of named adapters of any kind. A pass uses the one that it

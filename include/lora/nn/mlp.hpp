@@ -15,7 +15,27 @@ namespace lora::inline LORA_ABI {
 /// Layer_: Linear<S>, or any other Layer. Activation: Relu, Gelu, GeluTanh, Tanh, Identity. The layers are named fc1,
 /// fc2, ...
 ///
-///   lora::Mlp<lora::Linear<float>> net({64, 128, 128, 10}, rng);   // widths: inputs, hidden, ..., outputs
+/// ```cpp
+/// #include <lora/lora.hpp>
+/// #include <vector>
+///
+/// int main() {
+///   lora::Rng rng(1);
+///   lora::Mlp<lora::Linear<float>> net({64, 128, 128, 10}, rng);  // widths: inputs, hidden, ..., outputs
+///   lora::Mlp<lora::Linear<float>>::Cache cache;
+///   lora::AdamW<float> optimizer;
+///   const Eigen::MatrixXf x = Eigen::MatrixXf::Random(64, 4);
+///   const std::vector<int> labels = {3, 1, 4, 1};
+///   Eigen::MatrixXf dlogits;
+///   for (int step = 0; step < 20; ++step) {
+///     lora::softmax_cross_entropy(net.forward(x, cache), labels, &dlogits);
+///     lora::zero_gradients(net);
+///     net.backward(x, dlogits, cache, lora::no_gradient);
+///     optimizer.step(net);
+///   }
+///   return lora::accuracy(net(x), labels) > 0.5 ? 0 : 1;
+/// }
+/// ```
 ///
 /// A pass keeps h_l of every hidden layer, and W_l h_{l-1} + b_l too if f' needs it; all gradients share two buffers of
 /// the scratch, as wide as the widest layer.

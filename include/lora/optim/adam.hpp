@@ -44,6 +44,19 @@ void validate(const BasicAdamConfig<Decoupled>& config,
   detail::validate_groups(who, config.groups);
 }
 
+/// ```cpp
+/// #include <lora/optim/adam.hpp>
+///
+/// int main() {
+///   lora::Parameter<float> p(Eigen::MatrixXf::Random(4, 3));  // a model: a parameter, a layer, or a struct with visit
+///   lora::AdamW<float> optimizer({.lr = 0.1, .betas = {0.9, 0.99}, .weight_decay = 0});
+///   for (int step = 0; step < 200; ++step) {
+///     p.gradient() = p.value;  // dL/dp of L = |p|^2 / 2
+///     optimizer.step(p);
+///   }
+///   return p.value.norm() < 0.1F ? 0 : 1;
+/// }
+/// ```
 template <class S, bool Decoupled>
 class BasicAdam {
   static constexpr const char* name = Decoupled ? "AdamW" : "Adam";

@@ -29,8 +29,23 @@ namespace lora::inline LORA_ABI {
 
 /// for_each(count, f) calls f(0), ..., f(count - 1), each once, in any order, on this thread and the others.
 ///
+/// ```cpp
+/// #include <lora/lora.hpp>
+/// #include <lora/parallel/workers.hpp>
+/// #include <vector>
+///
+/// int main() {
 ///   lora::Workers workers(2);
-///   workers.for_each(8, [&](lora::Index k) { ... });
+///   std::vector<int> squares(8);
+///   workers.for_each(8, [&](lora::Index k) { squares[static_cast<std::size_t>(k)] = static_cast<int>(k * k); });
+///
+///   lora::Rng rng(1);
+///   lora::Linear<float> layer({.in = 512, .out = 512}, rng);
+///   lora::Linear<float>::Cache alone, shared;
+///   const Eigen::MatrixXf x = Eigen::MatrixXf::Random(512, 64), y = layer.forward(x, alone);
+///   return layer.forward(x, shared, {.executor = &workers}) == y && squares[7] == 49 ? 0 : 1;  // the same bits
+/// }
+/// ```
 ///
 /// A region costs less than half a microsecond if the last one has just ended: threads spin for a tenth of a
 /// millisecond before they sleep. It does not allocate. If f throws, no further rounds begin, and for_each rethrows
