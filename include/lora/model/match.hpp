@@ -211,8 +211,8 @@ void check_listing(const T& model, const Targets& targets, const std::vector<Mod
   });
 }
 
-/// Rules 1 to 4 and the patterns, whatever names say about no layer. left_out(path, whole) decides about a layer that
-/// `modules` has, by its whole name or not: why it receives no adapter all the same, empty if it does.
+/// Applies rules 1 to 4 and the patterns; names that fit no layer are ignored. left_out(path, whole) is the reason why
+/// a layer that `modules` matches, by its whole name or not, receives no adapter; empty if it does.
 template <class T, class C, class F>
 std::vector<ModuleMatch> match_layers(const T& model, const C& config, const Targets& targets, const Caller& who,
                                       const TargetWords& words, F&& left_out) {
@@ -262,7 +262,7 @@ std::vector<ModuleMatch> match_layers(const T& model, const C& config, const Tar
   return matches;
 }
 
-/// match_layers, where every name and every pattern must mean a layer.
+/// match_layers, where every name and every pattern must match a layer.
 template <class T, class C>
 std::vector<ModuleMatch> match_modules(const T& model, const C& config, const Targets& targets, const Caller& who,
                                        const TargetWords& words = {}) {
