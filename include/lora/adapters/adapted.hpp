@@ -39,8 +39,8 @@ struct ConfigOf<A> {
 ///
 /// forward is const and stores nothing in the layer: many threads may run it at once, each with its own cache. backward
 /// adds to the gradients of the adapter: one thread at a time. Results are views into the cache, valid until its next
-/// use. The adapter has no name: a pass may ask for base_alone, and handles are refused. x and dy may be any matrix
-/// expression; one that is not column-major with contiguous columns is copied first.
+/// use. The adapter has no name: a pass may ask for base_alone, and handles are refused.
+/// x and dy may be any matrix expression; one that is not column-major with contiguous columns is copied first.
 template <FrozenBase Base_, Adapter<Base_> Adapter_>
 class Adapted : public detail::CachedPass<Adapted<Base_, Adapter_>, typename Base_::Scalar, Base_::Out, Base_::In> {
   using Config = typename detail::ConfigOf<Adapter_>::type;

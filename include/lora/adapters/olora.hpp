@@ -18,8 +18,9 @@
 namespace lora::inline LORA_ABI {
 
 /// W0 (out, in) any matrix or expression of float or double; it is read, not kept. config.init is ignored. Cost: 4 out
-/// in rank operations. Throws ConfigError unless 1 <= rank <= min(out, in) and the scale is above 0, ShapeError if W0
-/// is empty, ValueError naming an entry that is not finite or if R overflows; the generator is unchanged then.
+/// in rank operations.
+/// Throws ConfigError unless 1 <= rank <= min(out, in) and the scale is above 0, ShapeError if W0 is empty, ValueError
+/// naming an entry that is not finite or if R overflows; the generator is unchanged then.
 template <class Derived>
 auto olora(const Eigen::MatrixBase<Derived>& W0, const LoraConfig& config, Rng& rng)
     -> ResidualLora<typename Derived::Scalar> {

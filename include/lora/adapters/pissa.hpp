@@ -27,9 +27,10 @@ namespace lora::inline LORA_ABI {
 /// W0 (out, in) any matrix or expression of float or double; it is read, not kept. config.init is ignored. options:
 /// method, oversampling, power_iterations and seed of truncated_svd, whose cost this is; the rank is config.rank. If W0
 /// has lower rank, the remaining directions start at zero in both factors and are never trained, or, if they hold
-/// rounding errors, at the square root of those. Throws ConfigError unless 1 <= rank <= min(out, in) and the scale is
-/// above 0, or for options that ask for another rank; ShapeError if W0 is empty; ValueError if W0 is zero or so large
-/// that a factor overflows, or naming an entry that is not finite. The generator is unchanged then.
+/// rounding errors, at the square root of those.
+/// Throws ConfigError unless 1 <= rank <= min(out, in) and the scale is above 0, or for options that ask for another
+/// rank; ShapeError if W0 is empty; ValueError if W0 is zero or so large that a factor overflows, or naming an entry
+/// that is not finite. The generator is unchanged then.
 template <class Derived>
 auto pissa(const Eigen::MatrixBase<Derived>& W0, const LoraConfig& config, Rng& rng, SvdOptions options = {})
     -> ResidualLora<typename Derived::Scalar> {

@@ -126,8 +126,8 @@ void save_checkpoint(const std::filesystem::path& file, const T& model, const Op
 }
 
 /// Loads the values of a checkpoint into model and optimizer; the optimizer keeps its own settings. The model must have
-/// the same parameters as the saved one, in the same scalar, with the same layers frozen. Throws MismatchError listing
-/// every difference, FormatError or FileError; it changes nothing then.
+/// the same parameters as the saved one, in the same scalar, with the same layers frozen.
+/// Throws MismatchError listing every difference, FormatError or FileError; it changes nothing then.
 template <class T, class Optimizer>
 Checkpoint load_checkpoint(const std::filesystem::path& path, T& model, Optimizer& optimizer) {
   constexpr const char* who = "load_checkpoint";

@@ -140,7 +140,8 @@ enum class Side {
 /// U_M: the first i singular vectors of M, U_N: the first j of N, of the given side.
 /// Throws ShapeError if the vectors' lengths differ, ConfigError unless 1 <= i <= min(m, n, R) of M and j likewise,
 /// ValueError if i or j is above the numerical rank (that of rank.hpp), as for a new adapter with B = 0: singular
-/// vectors beyond it are arbitrary. Source: Hu et al. 2021, arXiv:2106.09685v2, equation (4).
+/// vectors beyond it are arbitrary.
+/// Source: Hu et al. 2021, arXiv:2106.09685v2, equation (4).
 template <FactoredMatrix First, FactoredMatrix Second>
   requires std::same_as<typename First::Scalar, typename Second::Scalar>
 double subspace_overlap(const First& M, const Second& N, Index i, Index j, Side side) {

@@ -130,9 +130,9 @@ double inner_product(const First& M, const Second& N) {
 ///   weighted_sum<float>({{first, 0.7}, {second, 0.3}}),   then truncate(...)
 ///
 /// No cross terms; every entry is rounded once, and not at all if all w_k s_k are equal: they become the scale. A
-/// single term of weight 1 is returned unchanged. Throws ConfigError without terms, ShapeError naming the term whose
-/// shape differs, ValueError for a weight or an entry that is not finite, or an entry that its weight brings beyond the
-/// range of the scalar.
+/// single term of weight 1 is returned unchanged.
+/// Throws ConfigError without terms, ShapeError naming the term whose shape differs, ValueError for a weight or an
+/// entry that is not finite, or an entry that its weight brings beyond the range of the scalar.
 template <class S>
 Factors<S> weighted_sum(const std::vector<WeightedFactors<S>>& terms) {
   return detail::concatenated("weighted_sum", terms);

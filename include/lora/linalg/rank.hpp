@@ -6,9 +6,10 @@
 ///   stable rank      ||A||_F^2 / ||A||_2^2 = sum sigma_i^2 / sigma_1^2, at most the rank, robust to small noise
 ///   effective rank   exp(-sum p_i log p_i), p_i = sigma_i / sum sigma: r equal singular values have effective rank r
 ///
-/// The singular values come from singular_values(A) below, from a TruncatedSvd, or from factored_svd.hpp. Source: Roy &
-/// Vetterli 2007, EUSIPCO (effective rank); Rudelson & Vershynin 2007, doi 10.1145/1255443.1255449 (stable). Compile
-/// time: the functions of singular values cost nothing; singular_values(A) costs that of exact_svd.hpp.
+/// The singular values come from singular_values(A) below, from a TruncatedSvd, or from factored_svd.hpp.
+/// Source: Roy & Vetterli 2007, EUSIPCO (effective rank); Rudelson & Vershynin 2007, doi 10.1145/1255443.1255449
+/// (stable).
+/// Compile time: the functions of singular values cost nothing; singular_values(A) costs that of exact_svd.hpp.
 
 #include "lora/linalg/detail/matrix_view.hpp"
 #include "lora/linalg/exact_svd.hpp"

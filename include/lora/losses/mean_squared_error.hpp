@@ -22,8 +22,8 @@ namespace lora::inline LORA_ABI {
 /// matrix is resized to fit; a map or block must fit.
 ///
 /// Throws ShapeError unless all shapes agree; ValueError for an empty batch or a weight that is not finite; it writes
-/// nothing then. Cost: one pass for the loss, one for the derivative; no allocation once dprediction has its size. The
-/// sum is in Wide precision.
+/// nothing then.
+/// Cost: one pass for the loss, one for the derivative; no allocation once dprediction has its size. Sums in Wide.
 template <class Prediction, class Target, class Derivative = Matrix<typename Prediction::Scalar>>
 typename Prediction::Scalar mean_squared_error(const Eigen::MatrixBase<Prediction>& prediction,
                                                const Eigen::MatrixBase<Target>& target,

@@ -34,9 +34,9 @@ struct RankSuggestion {
 };
 
 /// The ranks that keep the share of the change. A rank above the max rank of a layer counts as the max. spectra: each
-/// layer's singular values, descending; the layers may differ in how many they have. Throws ConfigError without layers
-/// or unless 0 < share <= 1; ShapeError for a layer without singular values, ValueError unless they are finite,
-/// descending and not negative.   Cost: one sort of all of them.
+/// layer's singular values, descending; the layers may differ in how many they have.
+/// Throws ConfigError without layers or unless 0 < share <= 1; ShapeError for a layer without singular values,
+/// ValueError unless they are finite, descending and not negative.   Cost: one sort of all of them.
 inline RankSuggestion suggest_rank(const std::vector<Eigen::VectorXd>& spectra, double share = 0.9) {
   constexpr const char* who = "suggest_rank";
   if (spectra.empty()) detail::fail<ConfigError>(who, "there are no layers, expected at least one");

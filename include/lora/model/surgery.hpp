@@ -124,9 +124,9 @@ Surgery<S> combine(const std::vector<WeightedLora<S>>& terms, const SvdOptions& 
 
 /// The nearest adapter to the change by a fine-tuning, W_after - W_before (out, in). The randomized method only
 /// multiplies by the difference, block by block: no third matrix of that size exists. The exact one forms it, in double
-/// too; the automatic choice is that of truncated_svd, exact for every energy and error. Throws ShapeError if the two
-/// differ in shape or are empty, ValueError naming an entry of the difference that is not finite, ConfigError for
-/// options out of range.
+/// too; the automatic choice is that of truncated_svd, exact for every energy and error.
+/// Throws ShapeError if the two differ in shape or are empty, ValueError naming an entry of the difference that is not
+/// finite, ConfigError for options out of range.
 template <class Before, class After>
 auto extract(const Eigen::MatrixBase<Before>& W_before, const Eigen::MatrixBase<After>& W_after,
              const SvdOptions& options) -> Surgery<typename After::Scalar>

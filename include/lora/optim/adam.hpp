@@ -70,8 +70,9 @@ class BasicAdam {
 
   /// Updates every trained parameter of the model that has a gradient, once; lr_factor, from a schedule, multiplies
   /// every learning rate. Gradients do not change; one that is not finite makes its parameter not finite, so check the
-  /// result of clip_gradient_norm first. Throws ConfigError, with nothing changed, unless lr_factor is finite and at
-  /// least 0. Cost: one pass over p, dL/dp, m and v; no allocation after a parameter's first step.
+  /// result of clip_gradient_norm first.
+  /// Throws ConfigError, with nothing changed, unless lr_factor is finite and at least 0.
+  /// Cost: one pass over p, dL/dp, m and v; no allocation after a parameter's first step.
   template <class T>
   void step(T& model, double lr_factor = 1) {
     step(model, AdapterHandle(), lr_factor);

@@ -29,9 +29,9 @@ double gradient_norm(const T& model, const AdapterHandle& adapter = {}) {
 ///
 ///   if (!std::isfinite(clip_gradient_norm(net, 1.0))) continue;
 ///
-/// With a handle, the gradients of one adapter by their own norm: clip_gradient_norm(net, 1.0, alice). Throws, with
-/// nothing changed, ConfigError if max_norm is negative or NaN, NameError for a handle whose adapter the model does not
-/// have.   Cost: one or two passes over the gradients.
+/// With a handle, the gradients of one adapter by their own norm: clip_gradient_norm(net, 1.0, alice).
+/// Throws, with nothing changed, ConfigError if max_norm is negative or NaN, NameError for a handle whose adapter the
+/// model does not have.   Cost: one or two passes over the gradients.
 template <class T>
 double clip_gradient_norm(T& model, double max_norm, const AdapterHandle& adapter = {}) {
   detail::check_setting("clip_gradient_norm", "max_norm", max_norm, max_norm >= 0, "0 or more");

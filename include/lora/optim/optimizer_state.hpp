@@ -5,8 +5,9 @@
 /// stays the same, each parameter finds its slot by position and only compares the hash of its path and its size. After
 /// an attach, detach or select the slots are reordered by that hash; a parameter that returns finds its old slot. The
 /// parameters of a named adapter are identified by its number too: a new adapter under an old name starts with new
-/// state. No pointers into the model are kept, so the model may be moved, copied or grown between two steps. Two
-/// parameters of one model must not have the same path.
+/// state.
+/// No pointers into the model are kept, so the model may be moved, copied or grown between two steps. Two parameters of
+/// one model must not have the same path.
 
 #include "lora/core/parameters.hpp"
 #include "lora/optim/parameter_group.hpp"
@@ -39,9 +40,9 @@ class OptimizerState {
 
   /// Calls update(slot, value, grad) for every parameter that is trained now and has a gradient, in listing order, with
   /// value and grad as flat arrays and slot.steps advanced by one. A parameter without a gradient, frozen, or of an
-  /// adapter that is not selected does not change, nor does its slot. Cost besides update: hashing the paths. No
-  /// allocation while the listing is the same as in the step before. With a handle: for the parameters of its adapter,
-  /// whatever is selected.
+  /// adapter that is not selected does not change, nor does its slot.
+  /// Cost besides update: hashing the paths. No allocation while the listing is the same as in the step before.
+  /// With a handle: for the parameters of its adapter, whatever is selected.
   template <class T, class Update>
   void step(T& model, const std::vector<ParameterGroup>& groups, const AdapterHandle& adapter, Update&& update) {
     std::size_t position = 0;

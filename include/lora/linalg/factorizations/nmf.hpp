@@ -139,14 +139,15 @@ Nmf<S> nmf(const MatrixView<S>& X, S scale, NmfFactors<S> factors, const NmfOpti
 ///
 /// X: any matrix or expression of float or double, of any storage order and stride. No iteration raises the loss. Both
 /// losses have exact zeros in W and H and can leave them again; for the divergence, zeros of a start are raised to
-/// sqrt(mean(X) / k) / 100 if W H would be zero under a positive entry of X, where the divergence is infinite. Works on
-/// scale * X and scales back, with a power of 4, which is exact, so that the magnitude of X does not matter.
+/// sqrt(mean(X) / k) / 100 if W H would be zero under a positive entry of X, where the divergence is infinite.
+/// Works on scale * X and scales back, with a power of 4, which is exact, so that the magnitude of X does not matter.
 ///
 /// Cost of an iteration: 4 m n k operations in products and (m + n) k^2 for each sweep (Frobenius), 2 m n k divisions
 /// (Kullback-Leibler); of the start: that of truncated_svd. Memory: factors and their products, (m + n) k each; nothing
-/// of the size of X. Throws ShapeError if X is empty; ValueError naming an entry that is negative or not finite, or if
-/// the largest singular value, which NNDSVD needs, overflows the scalar; ConfigError for options out of range. Failure
-/// to converge is not an error but a field of the result.
+/// of the size of X.
+/// Throws ShapeError if X is empty; ValueError naming an entry that is negative or not finite, or if the largest
+/// singular value, which NNDSVD needs, overflows the scalar; ConfigError for options out of range. Failure to converge
+/// is not an error but a field of the result.
 template <class Derived>
 auto nmf(const Eigen::MatrixBase<Derived>& X, const NmfOptions& options) -> Nmf<typename Derived::Scalar> {
   using S = typename Derived::Scalar;

@@ -5,8 +5,8 @@
 ///
 /// w_t is a column of W, h_t a row of H: each step is the exact minimum over one column, so the loss never rises. The
 /// products X H^T and H H^T, which cost n / k times as much as a sweep over all columns, are computed once for several
-/// sweeps: until a sweep changes a tenth of what the first one did, for at most a quarter of the products' time. Then
-/// the same with the roles of W and H swapped.
+/// sweeps: until a sweep changes a tenth of what the first one did, for at most a quarter of the products' time.
+/// Then the same with the roles of W and H swapped.
 ///
 /// Source: Cichocki & Phan 2009, doi 10.1587/transfun.E92.A.708; Gillis & Glineur 2012, doi 10.1162/NECO_a_00256.
 /// Compile time (g++ 12 -O2): with nmf.hpp.

@@ -21,9 +21,9 @@ struct NmfMeasure {
 };
 
 /// The largest ||p|| / ||q|| over the columns: p the projected gradient, q the term of the gradient that does not
-/// depend on F: X H^T (Frobenius) or the sums of H (Kullback-Leibler) for W. Where the gradient g is positive and the
-/// entry f is below its column's mean, p = g f / mean: f can fall by no more than itself, and at f = 0 not at all.
-/// Invariant to scaling of X, and to opposite scaling of w_t and h_t.
+/// depend on F: X H^T (Frobenius) or the sums of H (Kullback-Leibler) for W.
+/// Where the gradient g is positive and the entry f is below its column's mean, p = g f / mean: f can fall by no more
+/// than itself, and at f = 0 not at all. Invariant to scaling of X, and to opposite scaling of w_t and h_t.
 inline double projected_gradient(const Eigen::MatrixXd& F, const Eigen::MatrixXd& gradient,
                                  const Eigen::MatrixXd& minuend) {
   double worst = 0;

@@ -15,7 +15,8 @@
 /// become exact zeros, and can leave zero again. Multiplicative updates (Lee & Seung 2001) do neither.
 ///
 /// Source: coordinate Newton steps for this loss: Hsieh & Dhillon 2011, doi 10.1145/2020408.2020577; the two concavity
-/// arguments that make them monotone are given above. Compile time (g++ 12 -O2): with nmf.hpp.
+/// arguments that make them monotone are given above.
+/// Compile time (g++ 12 -O2): with nmf.hpp.
 
 #include "lora/core/scalar.hpp"
 #include "lora/linalg/detail/matrix_view.hpp"
