@@ -9,7 +9,8 @@
 ///
 /// The reference implementation accepts everything that this accepts. This refuses a little more: a duplicate name in
 /// an object (the reference lets the last one win), an entry written as an array, and files that exceed
-/// SafetensorsLimits or the depth of 8. Source: huggingface/safetensors, README.md and safetensors/src/tensor.rs.
+/// SafetensorsLimits or the depth of 8.
+/// Source: huggingface/safetensors, README.md and safetensors/src/tensor.rs.
 
 #include "lora/io/detail/json.hpp"
 #include "lora/io/dtype.hpp"

@@ -50,8 +50,7 @@ inline InBlocks in_blocks(std::string_view path, const Targets& targets, const C
 }
 
 /// What the config gives to every layer that takes adapters, in listing order. has_factors(path) tells whether the file
-/// has factors of a layer, and decides where the config does not: if target_modules is null, and if releases of PEFT
-/// differ.
+/// has factors of a layer, and decides if the config does not: for a null target_modules, or where releases differ.
 /// Throws NameError if the config names no layer at all, and what match_layers throws.
 template <class T, class F>
 std::vector<ModuleMatch> match_peft(const T& model, const PeftConfig& config, const Caller& who, F&& has_factors) {

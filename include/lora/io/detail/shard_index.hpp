@@ -3,8 +3,8 @@
 //
 //   {"metadata":{"total_size":...},"weight_map":{"fc1.weight":"model-00001-of-00002.safetensors",...}}
 //
-// It is as untrusted as the files: it can only name files in its own folder. Source: huggingface_hub,
-// serialization/_base.py.
+// It is as untrusted as the files: it can only name files in its own folder.
+// Source: huggingface_hub, serialization/_base.py.
 
 #include "lora/io/detail/json.hpp"
 #include "lora/io/file_error.hpp"
