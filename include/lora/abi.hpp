@@ -1,12 +1,12 @@
 #pragma once
-/// The inline namespace in which everything of the library lies. Its name says what two files of a program must have in
-/// common to share a type or function of ours:
+/// The inline namespace of the library. Its name encodes what two files of a program must have in common to share a
+/// type or function of it:
 ///
 ///   lora::v0_1_0_packets64_eigen3_4      library version, bytes of the widest packets, Eigen version
 ///
-/// So an object that one file makes and another reads, the two compiled with another -march or another Eigen, is an
-/// undefined symbol at link time instead of a crash at run time. Files that share nothing of ours still link. You write
-/// lora:: and never see it.
+/// So if two files are compiled with different -march or Eigen, an object that one constructs and the other reads is an
+/// undefined symbol at link time instead of a crash at run time. Files that share nothing of the library still link.
+/// Users write lora:: and never see it.
 
 #include "lora/version.hpp"
 

@@ -1,3 +1,3 @@
-// Compiled by whoever links lora::compiled, with his flags.
+// Compiled for each target that links lora::compiled, with the flags of that target.
 #define LORA_COMPILED_HERE
 #include "lora/compiled.hpp"

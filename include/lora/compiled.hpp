@@ -1,7 +1,7 @@
 #pragma once
-/// The common layers and AdamW, compiled once for a program instead of in each of its files: float and double, frozen
-/// and packed, with LoRA, a trained copy or a bias. The CMake target lora::compiled compiles lora/compiled.cpp with the
-/// flags of the target that links it, and lora.hpp then includes this header.
+/// The common layers and AdamW, compiled once for a program instead of in each of its files: for float and double,
+/// frozen and packed, with LoRA, a trained copy or a bias. The CMake target lora::compiled compiles lora/compiled.cpp
+/// with the flags of the target that links it, and lora.hpp then includes this header.
 
 #include "lora/adapters/full_weight.hpp"
 #include "lora/adapters/lora.hpp"

@@ -1,5 +1,5 @@
 #pragma once
-/// Files: for lora::io, which needs nlohmann/json. Not a part of lora.hpp.
+/// File access: for the target lora::io, which needs nlohmann/json. lora.hpp does not include it.
 
 // Adapters as directories of Hugging Face PEFT.
 #include "lora/io/adapter_kinds.hpp"
@@ -7,7 +7,7 @@
 #include "lora/io/peft_config.hpp"
 #include "lora/io/save_adapter.hpp"
 
-// Models: base weights by name, and training that is resumed.
+// Models: base weights by name, and checkpoints.
 #include "lora/io/checkpoint.hpp"
 #include "lora/io/mismatch.hpp"
 #include "lora/io/weights.hpp"
@@ -19,7 +19,7 @@
 #include "lora/io/stored_matrix.hpp"
 #include "lora/io/tensor_to_save.hpp"
 
-// What stands below: number formats, half types as bits, bytes of a file, files that are replaced whole.
+// Building blocks: dtypes, half types as bits, the bytes of a file, atomic replacement of files.
 #include "lora/io/atomic_file.hpp"
 #include "lora/io/dtype.hpp"
 #include "lora/io/file_bytes.hpp"

@@ -1,5 +1,5 @@
 #pragma once
-/// One frozen weight with one adapter, by value: the form for compile-time sizes, which lies on the stack.
+/// One frozen weight with one adapter, held by value: the form for compile-time sizes, which needs no heap.
 
 #include "lora/adapters/adapter.hpp"
 #include "lora/adapters/lora_config.hpp"
@@ -37,11 +37,10 @@ struct ConfigOf<A> {
 ///   const auto y  = layer.forward(x, cache);
 ///   const auto dx = layer.backward(x, dy, cache);
 ///
-/// forward is const and the layer keeps nothing of it: many threads may run it at once, each with its own cache.
-/// backward adds to the gradients of the adapter, so it belongs to one thread at a time. Results are views into the
-/// cache: they hold until its next use. Its one adapter has no name: a pass may ask for base_alone, and handles are
-/// refused.
-/// x and dy may be any matrix expression; what is not column-major memory with contiguous columns is copied first.
+/// forward is const and stores nothing in the layer: many threads may run it at once, each with its own cache. backward
+/// adds to the gradients of the adapter: one thread at a time. Results are views into the cache, valid until its next
+/// use. The adapter has no name: a pass may ask for base_alone, and handles are refused.
+/// x and dy may be any matrix expression; one that is not column-major with contiguous columns is copied first.
 template <FrozenBase Base_, Adapter<Base_> Adapter_>
 class Adapted : public detail::CachedPass<Adapted<Base_, Adapter_>, typename Base_::Scalar, Base_::Out, Base_::In> {
   using Config = typename detail::ConfigOf<Adapter_>::type;
@@ -53,14 +52,14 @@ class Adapted : public detail::CachedPass<Adapted<Base_, Adapter_>, typename Bas
   static constexpr int In = Base_::In;
   using BiasVector = Vector<Scalar, Out>;
 
-  /// What a pass leaves for its backward.
+  /// What forward keeps for backward.
   template <int Samples>
   struct KeptFor {
     typename Adapter_::template Kept<Samples> adapter;
     Pass pass;
     Index samples = -1;       ///< -1: no pass that backward could follow
-    bool enabled = true;      ///< whether the adapter took part in it
-    std::uint64_t layer = 0;  ///< whose pass it was
+    bool enabled = true;      ///< whether the adapter was enabled in it
+    std::uint64_t layer = 0;  ///< the layer that ran the pass
 
     Index bytes() const { return adapter.bytes(); }
   };
@@ -73,10 +72,10 @@ class Adapted : public detail::CachedPass<Adapted<Base_, Adapter_>, typename Bas
   Adapted(Base_ base, Adapter_ adapter, std::optional<BiasVector> bias = std::nullopt)
       : base_(std::move(base)), bias_(checked(std::move(bias), base_)), adapter_(std::move(adapter)) {}
 
-  /// Makes the adapter from its config, as in {.rank = 8, .alpha = 16}. Throws ConfigError.
+  /// Constructs the adapter from its config, as in {.rank = 8, .alpha = 16}. Throws ConfigError.
   Adapted(Base_ base, const Config& config, Rng& rng) : base_(std::move(base)), adapter_(base_, config, rng) {}
 
-  /// The same with the frozen layer's own bias b (out). Throws ConfigError, or ShapeError if b does not fit W0.
+  /// As above, with the bias b (out) of the frozen layer. Throws ConfigError, or ShapeError if b does not fit W0.
   Adapted(Base_ base, BiasVector bias, const Config& config, Rng& rng)
       : base_(std::move(base)), bias_(checked(std::move(bias), base_)), adapter_(base_, config, rng) {
     if (detail::bias_of(config) != Bias::none) trained_bias_.emplace(*bias_);
@@ -146,7 +145,7 @@ class Adapted : public detail::CachedPass<Adapted<Base_, Adapter_>, typename Bas
     }
   }
 
-  /// Whether backward of such a pass would add to a gradient.
+  /// Whether backward after such a pass would add to a gradient.
   template <int N>
   bool trains(const KeptFor<N>& kept) const {
     bool any = trained_bias_ && trained_bias_->trainable;
@@ -173,7 +172,7 @@ class Adapted : public detail::CachedPass<Adapted<Base_, Adapter_>, typename Bas
     return weight;
   }
 
-  /// Off is the frozen layer, bit for bit: nothing was overwritten.
+  /// Switches the adapter on or off. Off is the frozen layer, bit for bit.
   void enable(bool on = true) { enabled_ = on; }
   bool enabled() const { return enabled_; }
 
@@ -182,7 +181,8 @@ class Adapted : public detail::CachedPass<Adapted<Base_, Adapter_>, typename Bas
   const Base_& base() const { return base_; }
   Adapter_& adapter() { return adapter_; }
   const Adapter_& adapter() const { return adapter_; }
-  /// The bias in effect: the adapter's trained copy while it is enabled and has one, else the base's; null without any.
+  /// The bias in effect: the trained copy if the adapter is enabled and has one, else the base's; null if there is
+  /// none.
   const BiasVector* bias() const { return bias(enabled_); }
 
   static constexpr const char* layer_name() {
@@ -201,7 +201,7 @@ class Adapted : public detail::CachedPass<Adapted<Base_, Adapter_>, typename Bas
   }
 
  private:
-  /// Before the adapter is made, so that a refused bias takes no random numbers.
+  /// Checks the bias before the adapter is constructed, so that a refused bias draws no random numbers.
   static std::optional<BiasVector> checked(std::optional<BiasVector> bias, const Base_& base) {
     if (bias) detail::check_rows(layer_name(), "the bias", bias->rows(), "out_features", base.rows());
     return bias;

@@ -1,6 +1,6 @@
 #pragma once
-/// What a change to a frozen weight must offer. A new kind of adapter is one header that models this; the laws in
-/// testing/adapter_laws.hpp say what must hold.
+/// The concepts of an adapter: a change to a frozen weight. A new kind of adapter is one header that models them; the
+/// laws in testing/adapter_laws.hpp say what must hold.
 
 #include "lora/base/dense.hpp"
 #include "lora/core/buffer.hpp"
@@ -22,11 +22,11 @@ namespace lora::inline LORA_ABI {
 ///   backward(base, x, dy, dx, kept, scratch, pass)      dx = adapted'(x)^T dy; gradients of its parameters add up (+=)
 ///   add_delta(block, first, base)                       block += (adapted - W0)[:, first : first + block.cols()], in
 ///                                                       the precision of the block
-///   visit(self, f)                                      its parameters by their names
+///   visit(self, f)                                      lists its parameters by name
 ///
-/// Kept<Samples> is what forward leaves for backward, one for each layer of a network; Scratch<Samples> is what a call
-/// needs for a moment, one for all layers. Both are default-constructed, grow and never shrink, and know their bytes().
-/// forward is const; backward gets the pass of its forward; biases are the layer's business.
+/// Kept<Samples> is what forward keeps for backward, one for each layer of a network; Scratch<Samples> is temporary
+/// memory of a call, one for all layers. Both are default-constructible, grow and never shrink, and report their
+/// bytes(). forward is const; backward gets the pass of its forward; the layer handles biases.
 template <class A, class Base = Dense<typename A::Scalar>>
 concept Adapter = FrozenBase<Base> && Visitable<A> &&
                   requires(A& adapter, const A& constant, const Base& base, const Matrix<typename A::Scalar, A::In>& x,
@@ -59,21 +59,21 @@ concept AdditiveAdapter =
       adapter.add_backward(x, dy, NoGradient(), kept, scratch, pass);
     };
 
-/// What an adapter has, for the accounting: elements of factors by their rank, all others one by one.
+/// The size of an adapter, for the accounting: factors by their rank, all other elements one by one.
 struct AdapterCount {
-  Index rank = 0;         ///< of its low-rank pairs together
+  Index rank = 0;         ///< total rank of its low-rank pairs
   Index frozen_a = 0;     ///< rows of their A that are not trained
   Index frozen_b = 0;     ///< columns of their B that are not trained
   Index trained = 0;      ///< further elements that are trained
   Index constant = 0;     ///< further elements that are not
-  bool replaces = false;  ///< computes with a weight of its own in W0's place, which is among those elements
+  bool replaces = false;  ///< replaces W0 by its own weight, which is among those elements
 
   bool trains() const { return frozen_a < rank || frozen_b < rank || trained > 0; }
 };
 
 namespace detail {
 
-/// Takes whatever describe() lists.
+/// Accepts whatever describe() lists.
 struct TableProbe {
   void setting(std::string_view, const auto&) const {}
   void tensor(std::string_view, const auto&) const {}
@@ -87,17 +87,17 @@ double largest_finite() {
 
 }  // namespace detail
 
-/// What a kind of adapter answers so that models can hold it by name (adapters/any_adapter.hpp); one that forgets an
-/// answer does not compile.
+/// What a kind of adapter defines so that models can hold it by name (adapters/any_adapter.hpp); checked at compile
+/// time.
 ///
 ///   check_fits(who, out, in)   throws ShapeError, naming the tensor, unless it fits a layer of this size
-///   count()                    what it has
-///   summable                   whether it may be one of a weighted sum; true for every AdditiveAdapter, and only there
-///   shared                     whether all layers of a model hold one and the same part of it
-///   max_weight()               the largest weight in a sum with which it stays finite
+///   count()                    its size
+///   summable                   whether it may be part of a weighted sum; true if and only if it is an AdditiveAdapter
+///   shared                     whether all layers of a model share one part of it
+///   max_weight()               the max weight in a sum with which it stays finite
 ///   describe(self, table)      its settings and tensors under PEFT's names, once: table.setting("r", rank),
 ///                              table.tensor("lora_A.weight", A)
-///   peft_type                  "LORA"; empty for what is no adapter of its own in a file
+///   peft_type                  "LORA"; empty if files do not store it as an adapter
 template <class A>
 concept AdapterKind = Adapter<A> && requires(const A& constant, const detail::Caller& who) {
   constant.check_fits(who, Index(), Index());

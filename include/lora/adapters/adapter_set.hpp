@@ -1,5 +1,5 @@
 #pragma once
-/// Named adapters beside one frozen weight, of which a pass computes with one, none or a weighted sum.
+/// The named adapters of one frozen weight. A pass uses one of them, none, or a weighted sum.
 
 #include "lora/adapters/any_adapter.hpp"
 #include "lora/core/adapter_handle.hpp"
@@ -23,7 +23,7 @@ struct AdapterWeight {
   double weight = 1;
 };
 
-/// An adapter's part in one layer: its name, what it adds to W0 and, if it brings one, the bias in place of the base's.
+/// An adapter's part in one layer: its name, what it adds to W0 and, optionally, a bias that replaces the base's.
 template <class S>
 struct NamedAdapter {
   using Scalar = S;
@@ -50,7 +50,7 @@ struct NamedAdapter {
   }
 };
 
-/// What a layer computes beside its base: sum_k w_k (adapted_k(W0, x) + b_k - W0 x - b). Never changed once it is made.
+/// What a layer computes in addition to its base: sum_k w_k (adapted_k(W0, x) + b_k - W0 x - b). Immutable once shared.
 template <class S>
 struct Selection final : detail::LayerChoice {
   struct Choice {
@@ -69,7 +69,7 @@ struct Selection final : detail::LayerChoice {
 
 namespace detail {
 
-/// A shared pointer that one thread replaces while others copy it, under a lock of a few instructions.
+/// A shared pointer that one thread may replace while others copy it, under a lock held for a few instructions.
 template <class T>
 class SharedSlot {
  public:
@@ -111,9 +111,9 @@ class SharedSlot {
 
 }  // namespace detail
 
-/// The adapters of one layer and its default selection. A copy has copies of all of them, under their numbers.
+/// The adapters of one layer and its default selection. A copy has copies of all of them, with the same numbers.
 ///
-/// insert, erase and the select functions take turns; a pass, which reads the selection alone, may run beside them.
+/// insert, erase and the select functions must not run concurrently; passes, which only read the selection, may.
 template <class S>
 class AdapterSet {
  public:
@@ -140,8 +140,8 @@ class AdapterSet {
   AdapterSet& operator=(const AdapterSet& other) { return *this = AdapterSet(other); }
   ~AdapterSet() = default;
 
-  /// Adds an adapter and selects it alone. Throws NameError if the name is taken, empty or contains a dot; nothing has
-  /// changed then.
+  /// Adds an adapter and selects it alone. Throws NameError, changing nothing, if the name is taken, empty or has a
+  /// dot.
   void insert(std::string_view name, AnyAdapter<S> adapter, std::optional<Vector<S>> bias = std::nullopt) {
     check_new_name(name);
     auto member = std::make_shared<NamedAdapter<S>>(NamedAdapter<S>{std::string(name), std::move(adapter)});
@@ -207,7 +207,7 @@ class AdapterSet {
     if (contains(name)) throw NameError("attach: an adapter " + detail::in_quotes(name) + " exists already");
   }
 
-  /// A pass of `name` alone, for a handle; null if there is none.
+  /// The selection of `name` alone, for a handle; null if there is no such adapter.
   std::shared_ptr<const Selection<S>> alone(std::string_view name) const {
     const Member* member = find(name);
     if (member == nullptr) return nullptr;
@@ -268,7 +268,7 @@ class AdapterSet {
       }
       sum.choices.push_back({member, one.weight});
     }
-    // in the order in which they were attached: the same sum of the same adapters has the same bits
+    // in the order of attachment, so that the same sum of the same adapters has the same bits
     std::sort(sum.choices.begin(), sum.choices.end(), [&](const auto& a, const auto& b) {
       return std::find(members_.begin(), members_.end(), a.part) < std::find(members_.begin(), members_.end(), b.part);
     });

@@ -25,7 +25,7 @@ struct AdapterSetting {
   bool operator==(const AdapterSetting&) const = default;
 };
 
-/// One tensor of an adapter as files have it: "lora_A.weight" (rank, in).
+/// One tensor of an adapter as files store it: "lora_A.weight" (rank, in).
 template <class S>
 struct AdapterTensor {
   std::string_view name;
@@ -37,8 +37,8 @@ struct AdapterTensor {
 
 /// Holds an adapter of any AdapterKind of run-time sizes, by value: a copy is independent and complete.
 ///
-/// Its parts are listed (visit) as AnyParameter and AnyConstant, whatever the kind stores; as<Lora<float>>() gives the
-/// adapter itself.   Cost: one virtual call for each call.
+/// Its parts are listed (visit) as AnyParameter and AnyConstant, whatever the kind stores; as<Lora<float>>() returns
+/// the adapter itself.   Cost: one virtual call for each call.
 template <class S>
 class AnyAdapter {
   using Columns = detail::Columns<S>;
@@ -69,7 +69,7 @@ class AnyAdapter {
     return held_->tag == detail::tag_of<A>() ? &static_cast<const Held<A>&>(*held_).adapter : nullptr;
   }
 
-  // See Adapter and AdditiveAdapter. kept and scratch hold what kinds need, each its own.
+  // See Adapter and AdditiveAdapter. kept and scratch hold one object for each kind.
 
   void forward(const AnyBase<S>& base, const Columns& x, MutableColumns y, detail::Slots& kept, Scratch& scratch,
                const Pass& pass, S weight = S(1)) const {
@@ -79,7 +79,7 @@ class AnyAdapter {
            S weight) const {
     held_->add(x, y, kept, scratch, pass, weight);
   }
-  /// dx null: nobody needs it.
+  /// dx: null if it is not needed.
   void backward(const AnyBase<S>& base, const Columns& x, const Columns& dy, MutableColumns* dx, detail::Slots& kept,
                 Scratch& scratch, const Pass& pass) {
     held_->backward(base, x, dy, dx, kept, scratch, pass);
@@ -100,15 +100,15 @@ class AnyAdapter {
   bool summable() const { return held_->summable; }
   bool shared() const { return held_->shared; }
   std::string_view peft_type() const { return held_->peft_type; }
-  /// The weight that it computes with in W0's place; null unless count().replaces.
+  /// The weight that replaces W0; null unless count().replaces.
   const Matrix<S>* replacement() const { return held_->replacement(); }
 
-  /// Its settings and its tensors, under PEFT's names. f(AdapterTensor) sees a tensor that may be made for the call.
+  /// Its settings and its tensors, under PEFT's names. The tensor given to f may be a temporary.
   std::vector<AdapterSetting> settings() const { return held_->settings(); }
   void tensors(detail::FunctionRef<void(const AdapterTensor<const S>&)> f) const { held_->tensors(f); }
   void tensors(detail::FunctionRef<void(const AdapterTensor<S>&)> f) { held_->tensors(f); }
 
-  /// Its parts by their own names, as views.
+  /// Lists its parts by their own names, as views.
   static void visit(auto& self, auto&& f) {
     if constexpr (std::is_const_v<std::remove_reference_t<decltype(self)>>) {
       std::as_const(*self.held_)
@@ -154,7 +154,7 @@ class AnyAdapter {
     virtual void visit(OnPart) = 0;
   };
 
-  /// describe()'s table, of which only one half is asked for.
+  /// The table for describe(): one of the two callbacks does nothing.
   template <class OnSetting, class OnTensor>
   struct Table {
     OnSetting on_setting;
@@ -246,8 +246,7 @@ class AnyAdapter {
       const auto on_setting = [](std::string_view, const auto&) {};
       const auto on_tensor = [&](std::string_view name, auto& tensor) {
         using Tensor = std::remove_reference_t<decltype(tensor)>;
-        if constexpr (std::is_const_v<T> ||
-                      !std::is_const_v<Tensor>) {  // what is made for the call cannot be written to
+        if constexpr (std::is_const_v<T> || !std::is_const_v<Tensor>) {  // a temporary cannot be written to
           auto& value = tensor.value;
           using Value = std::remove_cvref_t<decltype(value)>;
           using View = decltype(AdapterTensor<T>::value);
@@ -283,7 +282,7 @@ class AnyAdapter {
     }
   };
 
-  /// Out of the class, so that it can be compiled once for the common kinds (lora/compiled.hpp).
+  /// Defined outside the class, so that it can be compiled once for the common kinds (lora/compiled.hpp).
   template <class A>
   static std::unique_ptr<Interface> hold(A adapter);
 

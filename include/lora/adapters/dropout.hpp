@@ -14,8 +14,8 @@ namespace lora::inline LORA_ABI {
 
 /// Entry (i, j) of a mask is 0 with probability p, else 1 / (1 - p), so that the expected value of mask .* x is x.
 ///
-/// It depends on (seed, stream, step, i, first_sample + j) alone: backward recomputes the mask of forward in whatever
-/// blocks it likes. `stream` tells the layers of a model apart.
+/// It depends on (seed, stream, step, i, first_sample + j) alone: backward recomputes the mask of forward, in blocks of
+/// any size. `stream` tells the layers of a model apart.
 class DropoutMask {
  public:
   DropoutMask(double probability, std::uint64_t stream, const Pass& pass)
@@ -53,8 +53,8 @@ class DropoutMask {
   std::array<std::uint32_t, 2> key_{};
 };
 
-/// The input of an adapter: x, or mask .* x in a training pass with dropout, which is made a block of samples at a
-/// time, so that no second copy of x exists.   x (in, samples)
+/// The input of an adapter: x, or mask .* x in a training pass with dropout, computed one block of samples at a time,
+/// so that no second copy of x exists.   x (in, samples)
 template <class S, int In = Dynamic>
 struct Dropout {
   double probability = 0;
@@ -63,7 +63,7 @@ struct Dropout {
   template <int N>
   using Input = Eigen::Ref<const Matrix<S, In, N>>;
 
-  /// What a pass needs for a moment: a block of the mask, and of what it leaves.
+  /// Temporary memory of a pass: a block of the mask, and of the masked input.
   template <int N>
   struct Scratch {
     Buffer<S, In, N> mask, block;
@@ -72,7 +72,7 @@ struct Dropout {
 
   bool drops(const Pass& pass) const { return pass.training && probability > 0; }
 
-  /// f(first, input) with x itself, or with mask .* x for consecutive blocks of samples.
+  /// Calls f(first, input) with x itself, or with mask .* x for consecutive blocks of samples.
   template <int N>
   void for_each_input(const Input<N>& x, const Pass& pass, Scratch<N>& scratch, auto&& f) const {
     if (!drops(pass)) return f(Index(0), x);
@@ -83,7 +83,7 @@ struct Dropout {
     });
   }
 
-  /// forward: input = mask .* x   =>   dx += mask .* g, with g(first, block): block = the input's gradient there.
+  /// forward: input = mask .* x   =>   dx += mask .* g. g(first, block) sets block to the gradient of that input.
   template <int N>
   void add_gradient(auto& dx, const Pass& pass, Scratch<N>& scratch, auto&& g) const {
     for_each_mask<N>(dx.rows(), dx.cols(), pass, scratch, [&](Index first, const auto& mask) {
@@ -94,7 +94,7 @@ struct Dropout {
   }
 
  private:
-  /// f(first, mask) for consecutive blocks of samples; a compile-time number of samples is one block.
+  /// Calls f(first, mask) for consecutive blocks of samples; a compile-time number of samples is one block.
   template <int N>
   void for_each_mask(Index rows, Index samples, const Pass& pass, Scratch<N>& scratch, auto&& f) const {
     const DropoutMask all(probability, stream, pass);

@@ -2,7 +2,7 @@
 /// A weight that is trained in full:   y = W x
 ///
 /// As an adapter it is a trained copy of one layer (PEFT's modules_to_save): W starts as W0 and replaces it while
-/// selected, and off restores the base. It is also what a linear layer is before anything is frozen.
+/// selected; deselecting it restores the base. It is also the weight of a linear layer before it is frozen.
 
 #include "lora/adapters/adapter.hpp"
 #include "lora/kernels/thin_product.hpp"
@@ -29,7 +29,7 @@ struct FullWeight {
 
   explicit FullWeight(Matrix<S, Out, In> initial) : weight(std::move(initial)) {}
 
-  /// y = W x, by the same sums as the base's if W is W0
+  /// y = W x; for W = W0 the result of the base, bit for bit
   template <FrozenBase Base, int N>
   void forward(const Base&, const auto& x, auto&& y, Kept<N>&, Scratch<N>&, const Pass& pass) const {
     multiply_like<Base>(weight.value, x, y, pass.executor);
@@ -53,7 +53,7 @@ struct FullWeight {
 
   static void visit(auto& self, auto&& f) { f("weight", self.weight); }
 
-  // What it answers for itself (AdapterKind). In a file it is one of the modules_to_save.
+  // AdapterKind. Files store it as one of the modules_to_save.
 
   static constexpr const char* peft_type = "";
   static constexpr bool summable = false;

@@ -1,5 +1,5 @@
 #pragma once
-/// Starting values that need neither W0 nor data.
+/// Initial values that depend on neither W0 nor data.
 
 #include "lora/adapters/lora_config.hpp"
 #include "lora/core/random.hpp"
@@ -26,8 +26,8 @@ void fill_uniform(Eigen::MatrixBase<Derived>& matrix, double bound, Rng& rng) {
   }
 }
 
-/// Starts A (rank, in) as `init` says: Gaussian with standard deviation 1/rank, or Kaiming-uniform with a = sqrt(5),
-/// which is uniform in (-1/sqrt(in), 1/sqrt(in)).
+/// Initializes A (rank, in): Gaussian with standard deviation 1/rank, or Kaiming-uniform with a = sqrt(5), which is
+/// uniform in (-1/sqrt(in), 1/sqrt(in)).
 template <class Derived>
 void initialize_a(Eigen::MatrixBase<Derived>& A, Init init, Rng& rng) {
   switch (init) {

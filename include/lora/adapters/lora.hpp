@@ -88,7 +88,7 @@ struct Lora {
     }
   }
 
-  /// dx += A^T g, and the gradients
+  /// dx += A^T g; dA and dB as in backward
   template <int N>
   void add_backward(const auto& x, const auto& dy, auto&& dx, Kept<N>& kept, Scratch<N>& scratch, const Pass& pass) {
     const Low<N> g = accumulate<N>(x, dy, kept, scratch, pass);
@@ -142,14 +142,13 @@ struct Lora {
   }
 
  public:
-  // ---- How it is made, merged and listed.
+  // ---- Construction, merging and listing.
 
-  /// New factors beside a base. Throws ConfigError for a setting out of range, or a rank other than the compile-time
-  /// one.
+  /// New factors for a base. Throws ConfigError for a setting out of range, or a rank other than the compile-time one.
   Lora(const FrozenBase auto& base, const LoraConfig& config, Rng& rng) : Lora(base.rows(), base.cols(), config, rng) {}
   Lora(Index out, Index in, const LoraConfig& config, Rng& rng) : alpha(config.alpha), scaling(config.scaling) {
     check(out, in, config);
-    dropout = {config.dropout, rng()};  // only now: a refused config leaves the generator where it was
+    dropout = {config.dropout, rng()};  // only now: a refused config draws no random numbers
     A.value.resize(config.rank, in);
     initialize_a(A.value, config.init, rng);
     B.value.setZero(out, config.rank);
@@ -179,7 +178,7 @@ struct Lora {
     f("B", self.B);
   }
 
-  // What it answers for itself (AdapterKind).
+  // AdapterKind.
 
   static constexpr const char* peft_type = "LORA";
   static constexpr bool summable = true;

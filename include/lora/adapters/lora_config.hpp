@@ -1,5 +1,5 @@
 #pragma once
-/// How an adapter is made: an aggregate, written with designated initializers, checked by validate().
+/// The config of a new adapter: an aggregate, written with designated initializers, checked by validate().
 
 #include "lora/core/error.hpp"
 #include "lora/core/scalar.hpp"
@@ -20,13 +20,13 @@ enum class Scaling {
   alpha_over_sqrt_rank,  ///< s = alpha / sqrt(rank): rsLoRA (Kalajdzievski 2023, arXiv:2312.03732)
 };
 
-/// How A starts. B starts at zero in every case, so that a new adapter changes nothing.
+/// How A is initialized. B starts at zero in every case, so that a new adapter changes nothing.
 enum class Init {
   gaussian,         ///< normal, mean 0, standard deviation 1/rank (PEFT's init_lora_weights="gaussian")
   kaiming_uniform,  ///< uniform in (-1/sqrt(in), 1/sqrt(in)) (the default of loralib and PEFT)
 };
 
-/// Which biases are trained. A trained bias is a copy that belongs to the adapter: off restores the base's own.
+/// Which biases are trained. A trained bias is a copy that belongs to the adapter; the base's bias is unchanged.
 enum class Bias {
   none,
   all,        ///< of every linear layer in the model
@@ -39,14 +39,14 @@ struct Lora;
 struct LoraConfig {
   Index rank = 8;
   double alpha = 8;
-  /// Probability with which an entry of the adapter's input is dropped in training; the base sees the whole input.
+  /// Probability with which an element of the adapter's input is dropped in training; the base sees the whole input.
   double dropout = 0;
   Scaling scaling = Scaling::alpha_over_rank;
   Init init = Init::gaussian;
   Bias bias = Bias::none;
 
-  /// Ranks and alphas of some layers of a model: {{"fc2", 16}}. The first entry counts whose regular expression is a
-  /// layer's whole name, or its end after a dot.
+  /// Ranks and alphas of some layers of a model: {{"fc2", 16}}. The first entry applies whose regular expression
+  /// matches a layer's whole name, or its end after a dot.
   std::vector<std::pair<std::string, Index>> rank_pattern = {};
   std::vector<std::pair<std::string, double>> alpha_pattern = {};
 
@@ -77,14 +77,14 @@ inline void validate(const LoraConfig& config, const detail::Caller& who = "Lora
 
 namespace detail {
 
-/// Which biases a config trains; none if it does not say.
+/// Which biases a config trains; none if it has no such setting.
 template <class C>
 Bias bias_of(const C& config) {
   if constexpr (requires { config.bias; }) return config.bias;
   return Bias::none;
 }
 
-/// Whether a setting is a finite number, and stays one as an S.
+/// Whether a setting is a finite number, and stays finite as an S.
 template <class S>
 bool is_finite_in(double setting) {
   if constexpr (std::is_floating_point_v<S>) {
@@ -102,7 +102,7 @@ void check_scale(const LoraConfig& config, const Caller& who) {
   fail<ConfigError>(who, "the scale " + std::to_string(scale) + " overflows the layer's scalar type");
 }
 
-/// Throws ConfigError if factors of this rank have more bytes than can be counted.
+/// Throws ConfigError if factors of this rank have more bytes than an Index can count.
 template <class S>
 void check_factors_fit(Index out, Index in, Index rank, const Caller& who) {
   if (rank <= std::numeric_limits<Index>::max() / static_cast<Index>(sizeof(S)) / std::max(in, out)) return;

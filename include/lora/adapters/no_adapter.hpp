@@ -1,5 +1,5 @@
 #pragma once
-/// The adapter that changes nothing:   y = W0 x. It stands where an adapter is switched off, or brings only a bias.
+/// The adapter that changes nothing:   y = W0 x. Used for an adapter that has only a bias.
 
 #include "lora/adapters/adapter.hpp"
 
@@ -41,7 +41,7 @@ struct NoAdapter {
 
   static void visit(auto&, auto&&) {}
 
-  // What it answers for itself (AdapterKind).
+  // AdapterKind.
 
   static constexpr const char* peft_type = "";
   static constexpr bool summable = true;

@@ -5,7 +5,7 @@
 ///
 ///   layer.attach("olora", lora::olora(layer.dense(), {.rank = 8, .alpha = 16}, rng));
 ///
-/// The factors do not depend on the scale s: what is taken off W0 is s B0 A0, as in PEFT (init_lora_weights="olora").
+/// The factors do not depend on the scale s: s B0 A0 is subtracted from W0, as in PEFT (init_lora_weights="olora").
 /// With s = 1, alpha = rank, that is the projection of W0 onto its first columns.
 ///
 /// Source: Buyukakyuz 2024, arXiv:2406.01775, algorithm 1.   Compile time: that of linalg/leading_qr.hpp.
@@ -17,10 +17,10 @@
 
 namespace lora::inline LORA_ABI {
 
-/// W0 (out, in) any matrix or expression of float or double; it is read, not kept. config.init is not asked. Cost:
-/// 4 out in rank operations.
+/// W0 (out, in) any matrix or expression of float or double; it is read, not kept. config.init is ignored. Cost: 4 out
+/// in rank operations.
 /// Throws ConfigError unless 1 <= rank <= min(out, in) and the scale is above 0, ShapeError if W0 is empty, ValueError
-/// naming an entry that is not finite or if R overflows; the generator is as it was then.
+/// naming an entry that is not finite or if R overflows; the generator is unchanged then.
 template <class Derived>
 auto olora(const Eigen::MatrixBase<Derived>& W0, const LoraConfig& config, Rng& rng)
     -> ResidualLora<typename Derived::Scalar> {

@@ -5,14 +5,14 @@
 ///
 ///   layer.attach("pissa", lora::pissa(layer.dense(), {.rank = 8, .alpha = 16}, rng));
 ///
-/// or for every layer of a model, with a rank that suits each:
+/// or for every layer of a model:
 ///
 ///   lora::visit_adaptable(net, [&](const lora::Path&, auto& layer) {
 ///     layer.attach("pissa", lora::pissa(layer.dense(), {.rank = 8, .alpha = 16}, rng));
 ///   });
 ///
-/// Training from there moves the directions in which W0 is largest. The decomposition need not be exact, because what
-/// is taken off W0 is the very B0 A0 that was found; large matrices are decomposed by the randomized method.
+/// Training then moves the directions in which W0 is largest. The decomposition need not be exact, because s B0 A0 as
+/// computed is subtracted from W0; large matrices are decomposed by the randomized method.
 ///
 /// Source: Meng, Wang & Zhang 2024, arXiv:2404.02948, equations (2) to (4).
 /// Compile time: that of linalg/truncated_svd.hpp, which tells how to pay once in a program.
@@ -24,13 +24,13 @@
 
 namespace lora::inline LORA_ABI {
 
-/// W0 (out, in) any matrix or expression of float or double; it is read, not kept. config.init is not asked.
-/// options: method, oversampling, power_iterations and seed of truncated_svd, whose cost this is; the rank is
-/// config.rank. Of a W0 of lower rank, the directions beyond start at zero in both factors and are never trained, or,
-/// where they are rounding, at its square root.
+/// W0 (out, in) any matrix or expression of float or double; it is read, not kept. config.init is ignored. options:
+/// method, oversampling, power_iterations and seed of truncated_svd, whose cost this is; the rank is config.rank. If W0
+/// has lower rank, the remaining directions start at zero in both factors and are never trained, or, if they hold
+/// rounding errors, at the square root of those.
 /// Throws ConfigError unless 1 <= rank <= min(out, in) and the scale is above 0, or for options that ask for another
 /// rank; ShapeError if W0 is empty; ValueError if W0 is zero or so large that a factor overflows, or naming an entry
-/// that is not finite. The generator is as it was then.
+/// that is not finite. The generator is unchanged then.
 template <class Derived>
 auto pissa(const Eigen::MatrixBase<Derived>& W0, const LoraConfig& config, Rng& rng, SvdOptions options = {})
     -> ResidualLora<typename Derived::Scalar> {

@@ -6,15 +6,16 @@
 ///                                   in a checkpoint, as W0 is not
 ///   s                               the trained pair's alpha / rank or alpha / sqrt(rank), for both pairs
 ///
-/// It trains what others train on the residual base W0 - s B0 A0, which they write over W0. Here W0 is not touched: it
-/// stays shared, off is exact, and a new adapter, a difference of equals, changes the output by rounding alone.
+/// Others overwrite W0 by the residual base W0 - s B0 A0 and train B A on it. Here W0 is unchanged: it stays shared,
+/// the model without the adapter is exact, and a new adapter, whose two terms cancel, changes the output only by
+/// rounding.
 ///
 /// Dropout in training is that of the residual base: only the trained pair sees M .* x / (1 - p), the constant pair
-/// sees x. So a new adapter is neutral in training without dropout, and in the mean with it.
-/// Cost beside LoRA: one more thin product pair forward, one for dx, and the memory of A0 and B0.
+/// sees x. So a new adapter is neutral in training without dropout, and in expectation with it. Cost in addition to
+/// LoRA: one more thin product pair forward, one for dx, and the memory of A0 and B0.
 ///
-/// pissa.hpp and olora.hpp make one from W0. Source: Meng, Wang & Zhang 2024, arXiv:2404.02948, section 3 (the residual
-/// base).
+/// pissa.hpp and olora.hpp construct one from W0. Source: Meng, Wang & Zhang 2024, arXiv:2404.02948, section 3 (the
+/// residual base).
 
 #include "lora/adapters/lora.hpp"
 #include "lora/core/parameters.hpp"
@@ -37,10 +38,10 @@ class ResidualLora {
 
   Pair trained;
 
-  /// B0 A0 is what B A is now. Throws ShapeError if the factors do not fit each other.
+  /// Starts with B0 A0 = B A. Throws ShapeError if the factors do not fit each other.
   explicit ResidualLora(Pair initial) : ResidualLora(initial, initial) {}
 
-  /// A pair that has been trained since it was `start`, of which only the factors count. Throws ShapeError if the
+  /// A pair `now` that has been trained from `start`, of which only the factors are used. Throws ShapeError if the
   /// factors do not fit each other.
   ResidualLora(Pair now, Pair start) : trained(std::move(now)), start_(std::move(start)) {
     detail::check_cols("ResidualLora", "B", trained.B.value.cols(), "the rank of A", trained.rank());
@@ -105,9 +106,9 @@ class ResidualLora {
     start_.add_delta(block, first, base, -weight * scale());
   }
 
-  /// The same delta as an ordinary adapter of twice the rank, for tools that know nothing of A0 and B0: B' = [B -B0],
-  /// A' = [A; A0], and alpha' such that s is the same. Exact; alpha' is rounded once with alpha / sqrt(rank).
-  /// Where it is trained further, A0 and B0 are trained too, and see what dropout leaves of x.
+  /// The same delta as an ordinary LoRA of twice the rank, for tools that do not know A0 and B0: B' = [B -B0], A' = [A;
+  /// A0], and alpha' such that s is the same. Exact; alpha' is rounded once with alpha / sqrt(rank). If it is trained
+  /// further, A0 and B0 are trained too, and dropout applies to their input.
   Joined to_lora() const {
     const Index joined_rank = rank() + start_.rank();
     const double growth = static_cast<double>(joined_rank) / static_cast<double>(rank());
@@ -132,7 +133,7 @@ class ResidualLora {
     f("B0", std::as_const(self.start_.B.value));
   }
 
-  // What it answers for itself (AdapterKind). In a file it is the ordinary adapter of twice the rank, to_lora().
+  // AdapterKind. Files store it as to_lora(), an ordinary LoRA of twice the rank.
 
   static constexpr const char* peft_type = "LORA";
   static constexpr bool summable = true;
@@ -162,7 +163,7 @@ class ResidualLora {
 
 namespace detail {
 
-/// The config of an adapter that starts from W0 (out, in). Throws ConfigError for what no start can be made with.
+/// Checks the config of an adapter that starts from W0. Throws ConfigError for settings that no start can satisfy.
 template <class S>
 void check_start(const Caller& who, const LoraConfig& config) {
   validate(config, who);
@@ -173,7 +174,7 @@ void check_start(const Caller& who, const LoraConfig& config) {
                              "take away the part of W0 that it starts from");
 }
 
-/// The adapter that starts as A, B. Takes as many random numbers as a new Lora of this config.
+/// The adapter that starts as A, B. Draws as many random numbers as a new Lora of this config.
 template <class S>
 ResidualLora<S> residual_lora(const LoraConfig& config, Matrix<S> B, RowMajorMatrix<S> A, Rng& rng) {
   Lora<S> pair(B.rows(), A.cols(), config, rng);

@@ -11,9 +11,9 @@
 
 namespace lora::inline LORA_ABI {
 
-/// A FrozenBase of run-time sizes that a layer can hold: in a few bits, in a mapped file, in whatever order it likes.
+/// A FrozenBase of run-time sizes that a layer can hold. It may quantize W0, map it from a file, or reorder it.
 ///
-///   like(W)       another of its kind, made from a matrix (out, in): merging keeps the kind
+///   like(W)       a base of the same kind from a matrix (out, in), so that merging keeps the kind
 ///   storage()     its elements, as one shared block of bytes
 ///   over(block)   the same base over another block of these bytes
 template <class B>
@@ -24,8 +24,8 @@ concept RunTimeBase = FrozenBase<B> && B::Out == Dynamic && B::In == Dynamic && 
                         { base.over(base.storage()) } -> std::same_as<B>;
                       };
 
-/// Models FrozenBase; holds any RunTimeBase of this scalar. Copies share what they hold, and whether a product is fused
-/// is the held base's business.   Cost: one virtual call for each product.
+/// Models FrozenBase; holds any RunTimeBase of this scalar. Copies share the held base, which decides whether a product
+/// is fused.   Cost: one virtual call for each product.
 template <class S>
 class AnyBase {
   using Columns = detail::Columns<S>;
@@ -60,7 +60,7 @@ class AnyBase {
     held_->apply_transposed(dy, dx, U, Z, executor);
   }
 
-  /// y = W x of a matrix that is trained, with the sums of Frozen in their order: freezing it changes no bit.
+  /// y = W x of a trained matrix, summed in the order of Frozen, so that freezing it changes no bit.
   static void multiply(const Columns& W, const Columns& x, MutableColumns y, Executor* executor = nullptr) {
     multiply_like<Frozen<S>>(W, x, y, executor);
   }
@@ -70,18 +70,19 @@ class AnyBase {
   Index bytes() const { return held_->bytes(); }
   Matrix<S> columns(Index first, Index count) const { return held_->columns(first, count); }
   Matrix<S> dense() const { return columns(0, cols()); }
-  /// Another of the held kind.
+  /// A base of the held kind from another matrix (out, in).
   AnyBase like(Matrix<S> W) const { return held_->like(std::move(W)); }
-  /// What is held as one block of bytes, and the same over another block of them. Throws StateError or ShapeError.
+  /// The elements as one shared block of bytes, and the same base over another block. Throws StateError for a null
+  /// block, ShapeError for its size or alignment.
   SharedBytes storage() const { return held_->storage(); }
   AnyBase over(const SharedBytes& block) const { return held_->over(block); }
 
-  /// The base that is held, or null if it is no B.
+  /// The held base, or null if it is not a B.
   template <class B>
   const B* as() const {
     return held_->tag == detail::tag_of<B>() ? &static_cast<const Held<B>&>(*held_).base : nullptr;
   }
-  /// Whether both hold the same one.
+  /// Whether both hold the same base object.
   bool shares_with(const AnyBase& other) const { return held_ == other.held_; }
 
  private:
@@ -126,7 +127,7 @@ class AnyBase {
     AnyBase over(const SharedBytes& block) const override { return AnyBase(base.over(block)); }
   };
 
-  /// Out of the class, so that it can be compiled once for the common bases (lora/compiled.hpp).
+  /// Defined outside the class, so that it can be compiled once for the common bases (lora/compiled.hpp).
   template <class B>
   static std::shared_ptr<const Interface> hold(B base);
 

@@ -19,7 +19,7 @@ class Dense {
   static_assert(detail::require_storable<S, Rows, Cols>());
   static constexpr bool fixed = Rows != Dynamic && Cols != Dynamic;
 
-  /// The matrix, or what else owns its elements.
+  /// The elements, which a matrix or another owner holds.
   struct Held {
     std::shared_ptr<const S> data;
     Index rows = 0, cols = 0;
@@ -35,7 +35,7 @@ class Dense {
   static constexpr int Out = Rows;
   static constexpr int In = Cols;
 
-  /// Takes the matrix over; pass it with std::move to avoid the copy. Throws ShapeError if it is empty.
+  /// Takes ownership of the matrix; pass it with std::move to avoid the copy. Throws ShapeError if it is empty.
   Dense(Weight W0) : weight_(store(std::move(W0))) {  // NOLINT(google-explicit-constructor): a matrix is a frozen base
     detail::check_not_empty("Dense", "W0", rows(), cols());
   }
@@ -45,7 +45,7 @@ class Dense {
   Dense(const Eigen::MatrixBase<Derived>& W0)  // NOLINT(google-explicit-constructor)
       : Dense(checked(W0.derived())) {}
 
-  /// Shares a matrix that others hold too. Throws ShapeError if it is empty, StateError if there is none.
+  /// Shares a matrix that others hold too. Throws ShapeError if it is empty, StateError if it is null.
   explicit Dense(std::shared_ptr<const Weight> W0)
     requires(!fixed)
   {
@@ -54,7 +54,7 @@ class Dense {
     detail::check_not_empty("Dense", "W0", rows(), cols());
   }
 
-  /// Eigen's products, on this thread whatever the executor.
+  /// Eigen's products, on this thread; the executor is ignored.
   void apply(const auto& x, auto& y, Executor* = nullptr) const { y.noalias() = dense() * x; }
   void apply_transposed(const auto& dy, auto& dx, Executor* = nullptr) const {
     dx.noalias() = dense().transpose() * dy;
@@ -66,10 +66,10 @@ class Dense {
   Index cols() const { return dense().cols(); }
   Index bytes() const { return dense().size() * static_cast<Index>(sizeof(S)); }
 
-  /// Another matrix (out, in), held likewise.
+  /// A Dense of another matrix (out, in).
   Dense like(Weight W) const { return Dense(std::move(W)); }
 
-  /// W0 where it lies.
+  /// W0, without a copy.
   decltype(auto) dense() const {
     if constexpr (fixed) {
       return static_cast<const Weight&>(weight_);
@@ -85,7 +85,7 @@ class Dense {
     return {std::shared_ptr<const std::byte>(weight_.data, reinterpret_cast<const std::byte*>(weight_.data.get())),
             static_cast<std::size_t>(bytes())};
   }
-  /// The same over another block of these bytes. Throws StateError or ShapeError.
+  /// The same base over another block of these bytes. Throws StateError for null, ShapeError for its size or alignment.
   Dense over(const SharedBytes& block) const
     requires(!fixed)
   {

@@ -1,5 +1,5 @@
 #pragma once
-/// What a frozen weight W0 (out, in) must offer, and the one place that fuses the adapter's term into its product.
+/// The concept of a frozen weight W0 (out, in), and the functions that fuse the adapter's term into its product.
 
 #include "lora/core/executor.hpp"
 #include "lora/core/scalar.hpp"
@@ -11,15 +11,14 @@ namespace lora::inline LORA_ABI {
 /// apply_transposed(dy, dx, executor):  dx = W0^T dy   dy (out, samples), dx (in, samples)
 /// columns(first, count):               W0[:, first : first + count] as a dense matrix
 ///
-/// y and dx have their sizes already and must not overlap the input. The executor is who may help, or null; it changes
-/// no bit of the result. All are const and safe to call from many threads.
+/// The caller sizes y and dx, which must not overlap the input. The executor may be null; it changes no bit of the
+/// result. All are const and safe to call from many threads.
 ///
 /// Out, In: compile-time sizes or Dynamic. bytes() is the memory that W0 takes.
 ///
-/// A base that can do better adds apply(x, y, U, Z, executor) for y = W0 x + U Z and
-/// apply_transposed(dy, dx, U, Z, executor) likewise; the free functions below pick them up, so speed arrives through
-/// the base and adapters contain no branches for it. The same holds for a static multiply(W, x, y, executor) with a
-/// matrix that is not frozen.
+/// A base may add fused forms, apply(x, y, U, Z, executor) for y = W0 x + U Z and apply_transposed(dy, dx, U, Z,
+/// executor) for dx = W0^T dy + U Z, and a static multiply(W, x, y, executor) for a matrix that is not frozen. The free
+/// functions below use them if they exist, so adapters contain no branches for them.
 template <class B>
 concept FrozenBase =
     requires(const B& base, const Matrix<typename B::Scalar, B::In, Dynamic>& x,
@@ -34,7 +33,7 @@ concept FrozenBase =
       base.apply_transposed(dy, dx, executor);
     };
 
-/// y = W0 x + U Z, in one pass where the base can.   U (out, rank), Z (rank, samples).
+/// y = W0 x + U Z, in one pass if the base has a fused form.   U (out, rank), Z (rank, samples).
 void apply(const FrozenBase auto& base, const auto& x, auto& y, const auto& U, const auto& Z,
            Executor* executor = nullptr) {
   if constexpr (requires { base.apply(x, y, U, Z, executor); }) {
@@ -45,7 +44,7 @@ void apply(const FrozenBase auto& base, const auto& x, auto& y, const auto& U, c
   }
 }
 
-/// dx = W0^T dy + U Z, in one pass where the base can.   U (in, rank), Z (rank, samples).
+/// dx = W0^T dy + U Z, in one pass if the base has a fused form.   U (in, rank), Z (rank, samples).
 void apply_transposed(const FrozenBase auto& base, const auto& dy, auto& dx, const auto& U, const auto& Z,
                       Executor* executor = nullptr) {
   if constexpr (requires { base.apply_transposed(dy, dx, U, Z, executor); }) {
@@ -62,7 +61,7 @@ Matrix<typename Base::Scalar, Base::Out, Base::In> dense(const Base& base) {
   return base.columns(0, base.cols());
 }
 
-/// y = W x of a trained matrix, summed in the order of Base: if W is W0, y is that of apply to the bit.
+/// y = W x of a trained matrix, summed in the order of Base: for W = W0 the result of apply, bit for bit.
 template <FrozenBase Base>
 void multiply_like(const auto& W, const auto& x, auto& y, Executor* executor = nullptr) {
   if constexpr (requires { Base::multiply(W, x, y, executor); }) {

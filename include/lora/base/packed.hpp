@@ -1,5 +1,5 @@
 #pragma once
-/// A frozen weight in the order in which products read it.
+/// A frozen weight packed into panels, the order in which products read it.
 
 #include "lora/base/frozen_base.hpp"
 #include "lora/base/shared_bytes.hpp"
@@ -15,21 +15,21 @@
 
 namespace lora::inline LORA_ABI {
 
-/// One copy of W0 serves both directions. A second one, of its transpose, takes as much memory again and makes dx
-/// faster for a small W0 (up to 96 x 96) or few samples (up to 12, with a W0 of up to 384 x 384).
+/// One copy of W0 serves both directions. A second one, of its transpose, doubles the memory and makes dx faster for a
+/// small W0 (up to 96 x 96) or few samples (up to 12, with a W0 of up to 384 x 384).
 enum class Copies { one, two };
 
 /// W0 (out, in), packed once and never changed: y = W0 x + U Z and dx = W0^T dy + V G.
 ///
 ///   lora::LoraLinear<float> layer(std::move(W0), {.rank = 8, .alpha = 16}, rng);     holds a Packed<float>
 ///
-/// A general matrix product copies W0 into such an order on every call, which for few samples takes longer than the
-/// product. W0 never changes, so here it is done once, and both directions read the same copy. Packing takes the time
-/// of a copy; the dense matrix is not kept, and dense() gives it back, bit for bit.
+/// A general matrix product packs W0 on every call, which for few samples takes longer than the product. W0 never
+/// changes, so here it is packed once, and both directions read the same copy. Packing takes the time of a copy; the
+/// dense matrix is not kept, but dense() returns it, bit for bit.
 ///
-/// Copies of a Packed share one W0 in memory. Products take x, dy and the factors as they lie if their columns are
-/// contiguous, need no heap, and up to 120 KiB of stack. The adapter's term is added within the product, so a result
-/// differs by rounding from that of Dense. Sizes are asserted, as in Eigen.
+/// Copies of a Packed share one W0 in memory. Products read x, dy and the factors in place if their columns are
+/// contiguous, do not allocate, and use up to 120 KiB of stack. The adapter's term is fused into the product, so a
+/// result differs by rounding from that of Dense. Sizes are asserted, as in Eigen.
 template <class S>
 class Packed {
   static_assert(std::is_same_v<S, float> || std::is_same_v<S, double>,
@@ -44,11 +44,11 @@ class Packed {
   static constexpr int Out = Dynamic;
   static constexpr int In = Dynamic;
 
-  /// Packs W0; pass it with std::move to give its memory back at once. Throws ShapeError if it is empty.
+  /// Packs W0; pass it with std::move to free its memory at once. Throws ShapeError if it is empty.
   Packed(Matrix<S> W0, Copies copies = Copies::one)  // NOLINT(google-explicit-constructor): a matrix is a frozen base
       : Packed(copies, Columns(W0)) {}
 
-  /// Any matrix expression. What lies in memory with contiguous columns, such as a block or a Ref, is not copied first.
+  /// Any matrix expression. A matrix with contiguous columns, such as a block or a Ref, is not copied first.
   template <class Derived>
   Packed(const Eigen::MatrixBase<Derived>& W0, Copies copies = Copies::one)  // NOLINT(google-explicit-constructor)
       : Packed(copies, Columns(W0.derived())) {}
@@ -74,7 +74,7 @@ class Packed {
     multiply_transposed(dy, dx, {V, G}, executor);
   }
 
-  /// y = W x of another matrix, which is not packed: the same sums in the same order as in apply.
+  /// y = W x of another matrix, which is not packed: the same sums in the same order as apply.
   static void multiply(const Columns& W, const Columns& x, MutableColumns y, Executor* executor = nullptr) {
     detail::unpacked_product<S>(W, x, y, executor);
   }
@@ -84,19 +84,19 @@ class Packed {
   Index bytes() const { return elements(copies_) * static_cast<Index>(sizeof(S)); }
   Copies copies() const { return copies_; }
 
-  /// The elements of W0 in their packed order: the same memory in all copies of this base.
+  /// The elements of W0 in packed order, in memory that all copies of this base share.
   const S* data() const { return panels(); }
 
-  /// Another matrix (out, in), packed likewise.
+  /// A Packed of another matrix (out, in), with as many copies.
   Packed like(Matrix<S> W) const { return Packed(std::move(W), copies()); }
 
-  /// The panels, and what of them a kernel may read beyond the end; those of the transpose behind them.
+  /// The panels and the slack that a kernel may read after them, then those of the transpose if there are two copies.
   SharedBytes storage() const {
     return {std::shared_ptr<const std::byte>(block_, reinterpret_cast<const std::byte*>(block_.get())),
             static_cast<std::size_t>(bytes())};
   }
-  /// The same over another block of these bytes, of the same build: their order is that of its packets. Throws
-  /// StateError or ShapeError.
+  /// The same base over another block of these bytes, from the same build: their order depends on its packet size.
+  /// Throws StateError for null, ShapeError for its size or alignment.
   Packed over(const SharedBytes& block) const {
     Packed other = *this;
     other.block_ = block.as<S>("Packed::over", static_cast<std::size_t>(elements(copies_)));

@@ -1,5 +1,5 @@
 #pragma once
-/// The elements of a frozen weight as one block of bytes that somebody owns.
+/// The elements of a frozen weight as one block of bytes with shared ownership.
 
 #include "lora/core/error.hpp"
 
@@ -11,16 +11,16 @@
 
 namespace lora::inline LORA_ABI {
 
-/// A run-time base shows what it holds as one (storage()), and can be made anew over another block of the same bytes
-/// (over()): memory of its own, a mapped file, memory that processes share. Whoever makes one over foreign memory gives
-/// its owner along:
+/// A run-time base returns its elements as a block (storage()) and can be constructed over another block of the same
+/// bytes (over()): private memory, a mapped file, memory shared by processes. A block of foreign memory holds its
+/// owner:
 ///
 ///   SharedBytes block{std::shared_ptr<const std::byte>(mapping, mapping->data()), size};
 struct SharedBytes {
   std::shared_ptr<const std::byte> data;
   std::size_t size = 0;
 
-  /// The block of a matrix or vector that is held by shared ownership, with it as its owner.
+  /// The block of a matrix or vector, which it owns.
   template <class M>
   static SharedBytes of(std::shared_ptr<M> owner) {
     const auto* data = reinterpret_cast<const std::byte*>(owner->data());
@@ -28,7 +28,7 @@ struct SharedBytes {
     return {std::shared_ptr<const std::byte>(std::move(owner), data), size};
   }
 
-  /// Its elements. Throws StateError for none, ShapeError unless there are so many bytes and they are aligned for S.
+  /// The block as `elements` elements of S. Throws StateError if it is null, ShapeError for its size or alignment.
   template <class S>
   std::shared_ptr<const S> as(const detail::Caller& who, std::size_t elements) const {
     if (data == nullptr) detail::fail<StateError>(who, "the block is a null pointer, expected bytes to share");

@@ -1,15 +1,14 @@
 #pragma once
-/// Which adapter a pass is for, resolved once from a name for a whole model.
+/// A handle to an adapter: its name, resolved once for a whole model, tells a pass which adapter to use.
 ///
 ///   const auto alice = lora::adapter(net, "alice");            // model/handle.hpp; NameError if no layer has it
 ///   net.forward(x, cache, {.adapter = alice});                 // alice, whatever is selected
 ///   net.forward(x, cache, {.adapter = lora::base_alone});      // the base
 ///   net.forward(x, cache);                                     // each layer's own selection
 ///
-/// A handle is a small value. Copies share one table that never changes: every layer of the model by its number, with
-/// alice's part in it or none. The table owns the parts, so whoever holds a handle may go on with an adapter that
-/// others have detached meanwhile. A pass reads nothing else that attach, detach or select change; so on a frozen model
-/// it needs no lock and runs beside them.
+/// A handle is a small value. Copies share one immutable table: each layer's number and alice's part in it, or null.
+/// The table owns the parts, so a handle outlives the detaching of its adapter. A pass reads nothing else that attach,
+/// detach or select change, so on a frozen model it runs concurrently with them without a lock.
 
 #include "lora/core/error.hpp"
 
@@ -25,14 +24,13 @@ namespace lora::inline LORA_ABI {
 
 namespace detail {
 
-/// A number that no other call in this process returns: of a layer, by which a handle and a cache know it, or of an
-/// adapter's part in a layer.
+/// Returns a number that is unique in this process. It identifies a layer to handles and caches, or an adapter's part.
 inline std::uint64_t next_identity() {
   static std::atomic<std::uint64_t> last = 0;
   return ++last;
 }
 
-/// A number of its own for each object that holds one: a copy gets another, what is moved keeps it.
+/// A unique number for the object that holds it: a copy gets a new one, a move takes it along.
 class OwnNumber {
  public:
   OwnNumber() = default;
@@ -53,7 +51,7 @@ class OwnNumber {
   std::uint64_t number_ = next_identity();
 };
 
-/// What a layer computes beside its base: the layer's own type derives from it.
+/// What a layer computes in addition to its base; each layer type derives its own from this.
 struct LayerChoice {
   virtual ~LayerChoice() = default;
 };
@@ -65,14 +63,14 @@ struct HandleTable {
   };
   std::string name;
   std::vector<Layer> layers;         ///< ascending by number
-  std::vector<std::uint64_t> parts;  ///< the numbers of the adapter's parts, ascending
+  std::vector<std::uint64_t> parts;  ///< numbers of the adapter's parts, ascending
 };
 
 }  // namespace detail
 
 class AdapterHandle {
  public:
-  /// None: a pass takes what each layer has selected when it comes to the layer.
+  /// Empty: the pass uses each layer's own selection, read when it reaches the layer.
   AdapterHandle() = default;
   explicit AdapterHandle(std::shared_ptr<const detail::HandleTable> table) : table_(std::move(table)) {}
 
@@ -91,8 +89,8 @@ class AdapterHandle {
   }
   const std::shared_ptr<const detail::HandleTable>& table() const { return table_; }
 
-  /// What the layer of this number computes; null: the base. Throws NameError, which calls the layer `who`, if the
-  /// handle is of another model, or older than the layer.   Cost: O(log layers).
+  /// What layer number `layer` computes; null: the base alone. Throws NameError, naming the layer `who`, if the handle
+  /// belongs to another model or is older than the layer.   Cost: O(log layers).
   const std::shared_ptr<const detail::LayerChoice>& choice_of(std::uint64_t layer, const detail::Caller& who) const {
     static const std::shared_ptr<const detail::LayerChoice> none;
     if (base_alone_) return none;
@@ -105,7 +103,7 @@ class AdapterHandle {
     return found->choice;
   }
 
-  /// Whether the adapter's part of this number belongs to it.   Cost: O(log layers).
+  /// Whether `part` is the number of one of this adapter's parts.   Cost: O(log layers).
   bool has(std::uint64_t part) const {
     return table_ != nullptr && std::binary_search(table_->parts.begin(), table_->parts.end(), part);
   }
@@ -122,7 +120,7 @@ class AdapterHandle {
   bool base_alone_ = false;
 };
 
-/// In the place of a handle: the base, bit for bit.
+/// Pass this instead of a handle to run the base alone, bit for bit.
 inline constexpr AdapterHandle::BaseAlone base_alone = AdapterHandle::base_alone;
 
 }  // namespace lora::inline LORA_ABI

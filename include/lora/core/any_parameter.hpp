@@ -1,6 +1,5 @@
 #pragma once
-/// A parameter of any storage order and compile-time sizes, as one type: what an adapter whose kind is known at run
-/// time only lists.
+/// A type-erased parameter, of any storage order and compile-time sizes: what an adapter of a run-time kind lists.
 
 #include "lora/core/parameter.hpp"
 
@@ -8,11 +7,10 @@
 
 namespace lora::inline LORA_ABI {
 
-/// Looks into a parameter, which must outlive it; changes go through. S may be const.
+/// A view of a parameter, which must outlive it; writes go through to it. S may be const.
 ///
 ///   value, grad   (rows, cols), in whatever order the parameter stores them: data() is its flat memory, size() long
 ///   trainable     the parameter's own
-///   shared        whether all layers of a model with this adapter hold the same one (VeRA's A and B)
 template <class S>
 class AnyParameter {
   static constexpr bool is_const = std::is_const_v<S>;
@@ -40,7 +38,7 @@ class AnyParameter {
     }
   }
 
-  /// The gradient to add to; see Parameter.
+  /// The gradient to accumulate into; see Parameter.
   View& gradient() {
     call_(parameter_, Call::gradient, *this);
     return grad;
@@ -61,7 +59,7 @@ class AnyParameter {
   void (*call_)(void*, Call, AnyParameter&) = nullptr;
 };
 
-/// The same for a tensor that is never trained.
+/// A view of a tensor that is never trained.
 template <class S>
 using AnyConstant = Eigen::Map<const Matrix<S>, 0, Eigen::Stride<Dynamic, Dynamic>>;
 

@@ -47,7 +47,7 @@ class Buffer {
 
 namespace detail {
 
-/// The columns first, first + 1, ... of a Buffer's view, as a view of the same type: one type for all products.
+/// Columns first, ..., first + count - 1 of a Buffer's view, as a view of the same type, so that products see one type.
 template <class View>
 View columns_of(View& view, Index first, Index count)
   requires(View::ColsAtCompileTime == Dynamic)

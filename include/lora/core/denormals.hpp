@@ -1,9 +1,9 @@
 #pragma once
-/// A scope in which denormal numbers count as zero (FTZ and DAZ of the processor).
+/// Scope guard: flushes denormals to zero (FTZ and DAZ).
 ///
-/// Below 1.2e-38 a float loses digits instead of vanishing, and some processors need a hundred cycles for each
-/// operation that meets one. Training makes them: moments of Adam that decay, gradients of weights that no longer
-/// matter. A step inside this scope runs at full speed, and a denormal among its inputs or results counts as zero.
+/// A float below 1.2e-38 is denormal, and some processors take a hundred cycles for each operation on one. Training
+/// produces them: decaying moments of Adam, gradients of weights that no longer matter. A step inside this scope runs
+/// at full speed, and denormal inputs and results count as zero.
 
 #if defined(__SSE2__) || defined(_M_X64) || (defined(_M_IX86_FP) && _M_IX86_FP >= 2)
 #include "lora/abi.hpp"
@@ -15,12 +15,12 @@
 
 namespace lora::inline LORA_ABI {
 
-/// From construction to destruction, in this thread alone; then everything is as it was. May be nested.
+/// In effect until its destructor restores the flags, in this thread alone. May be nested.
 ///
 ///   const lora::DenormalsAsZero scope;
 ///
-/// Put it around a loop of steps, not around one expression: a compiler knows nothing of the flags and may take for an
-/// expression the value that it had on the other side of the scope's end.
+/// Put it around a loop of steps, not around one expression: the compiler does not know about the flags and may move an
+/// expression across the end of the scope.
 ///
 /// Changes the flags FTZ and DAZ of MXCSR on x86, FZ of FPCR on AArch64, and nothing elsewhere: see supported. Threads
 /// that exist already keep their own flags.
@@ -54,7 +54,7 @@ class DenormalsAsZero {
   static constexpr bool supported = false;
 
   DenormalsAsZero() = default;
-  ~DenormalsAsZero() {}  // NOLINT(modernize-use-equals-default): so that nobody is warned of an unused variable
+  ~DenormalsAsZero() {}  // NOLINT(modernize-use-equals-default): avoids warnings of an unused variable
 #endif
 
  public:

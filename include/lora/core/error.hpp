@@ -1,10 +1,10 @@
 #pragma once
-/// What the library throws. Every message says who refused, what was given and what was expected:
+/// The exceptions. Every message names the function, what it was given and what it expected:
 ///
 ///   LoraLinear::forward: x has 512 rows, expected in_features = 768
 ///
-/// Types that are wrong fail to compile; broken internal invariants are assertions; only what a caller can get wrong at
-/// run time is an exception, and then nothing has changed.
+/// Wrong types fail to compile, and broken internal invariants are assertions. Exceptions are for what a caller can get
+/// wrong at run time; they leave everything unchanged.
 
 #include "lora/abi.hpp"
 
@@ -16,7 +16,7 @@
 
 namespace lora::inline LORA_ABI {
 
-/// Base of all: catch this to catch everything that the library throws on purpose.
+/// The base class: catch this to catch everything that the library throws on purpose.
 struct Error : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
@@ -43,8 +43,8 @@ struct ValueError : Error {
 
 namespace detail {
 
-/// The context of an error message: "Linear", or "Linear" and "forward" for Linear::forward. Joined only once something
-/// has gone wrong.
+/// The context of an error message: "Linear", or "Linear" and "forward" for Linear::forward. The text is composed only
+/// when an error is thrown.
 struct Caller {
   std::string_view type;
   std::string_view function = {};

@@ -1,5 +1,5 @@
 #pragma once
-/// A reference to something that can be called: a lambda as a parameter of a function that is no template.
+/// A non-owning reference to a callable: lets a function that is not a template take a lambda.
 
 #include "lora/abi.hpp"
 
@@ -12,7 +12,7 @@ namespace lora::inline LORA_ABI::detail {
 template <class Signature>
 class FunctionRef;
 
-/// Looks at what it was made from, which must outlive it. No heap.
+/// Refers to the callable it is constructed from, which must outlive it. Never allocates.
 template <class R, class... Arguments>
 class FunctionRef<R(Arguments...)> {
  public:

@@ -1,6 +1,6 @@
 #pragma once
-/// What every layer's pass has in common: the checks of what it is given, and the calls with a cache as a thin form
-/// over those that write where they are told.
+/// Common to the passes of every layer: checks of the arguments, and the calls with a cache, which are thin wrappers of
+/// those that write to given matrices.
 
 #include "lora/core/buffer.hpp"
 #include "lora/core/error.hpp"
@@ -14,7 +14,7 @@
 
 namespace lora::inline LORA_ABI {
 
-/// Given in place of dx when nobody needs the gradient of the input, as in the first layer of a network.
+/// Pass this in place of dx when the gradient of the input is not needed, as in the first layer of a network.
 struct NoGradient {};
 inline constexpr NoGradient no_gradient = {};
 
@@ -23,7 +23,7 @@ inline constexpr bool wants_gradient = !std::is_same_v<std::remove_cvref_t<Dx>, 
 
 namespace detail {
 
-/// Turns a matrix of another number type, which Eigen does not convert by itself, into one readable sentence.
+/// Reports a matrix of another scalar type, which Eigen does not convert implicitly, in one readable sentence.
 template <class S, class... Given>
 consteval bool require_same_scalar() {
   static_assert((std::is_same_v<S, typename Given::Scalar> && ...),
@@ -31,14 +31,14 @@ consteval bool require_same_scalar() {
   return true;
 }
 
-/// x must have in_features rows, at least one sample, and as many as a cache with compile-time Samples holds.
+/// Checks that x has in_features rows and at least one sample, or exactly the compile-time Samples of the cache.
 inline void check_pass_input(const Caller& who, const auto& x, Index in_features, int samples = Dynamic) {
   check_rows(who, "x", x.rows(), "in_features", in_features);
   check_not_empty(who, "x", x.rows(), x.cols());
   if (samples != Dynamic) check_cols(who, "x", x.cols(), "the cache's compile-time Samples", samples);
 }
 
-/// x and dy must be those of a forward pass with `samples` columns; negative if there was none.
+/// Checks that x and dy match a forward pass with `samples` columns; negative if there was none.
 inline void check_pass_gradient(const Caller& who, const auto& x, const auto& dy, Index in_features, Index out_features,
                                 Index samples) {
   if (samples < 0) fail<StateError>(who, "this cache has seen no forward pass, expected forward before backward");
@@ -48,7 +48,7 @@ inline void check_pass_gradient(const Caller& who, const auto& x, const auto& dy
   check_cols(who, "dy", dy.cols(), "samples in the forward pass", samples);
 }
 
-/// Results are views into the cache: a pass cannot read one of them while it writes the next in its place.
+/// Checks that an input does not overlap the result: results are views into the cache, which the next pass overwrites.
 inline void check_apart(const Caller& who, std::string_view what, const auto& given, const auto& result) {
   const std::less<const void*> before;
   if (before(given.data(), result.data()) || !before(given.data(), result.data() + result.size())) return;
@@ -56,8 +56,8 @@ inline void check_apart(const Caller& who, std::string_view what, const auto& gi
                    std::string(what) + " lies in the cache that this pass writes to, expected another cache or a copy");
 }
 
-/// What one layer on its own needs for its passes: results, what it keeps, and scratch. Owned by the caller; after the
-/// largest batch nothing allocates.   Samples: fixed or Dynamic.
+/// What a single layer needs for its passes: results, what backward reads later (kept), and scratch. Owned by the
+/// caller; after the largest batch nothing allocates.   Samples: fixed or Dynamic.
 template <class S, int Out, int In, int N, class Kept_, class Scratch_>
 struct LayerCache {
   static constexpr int Samples = N;
@@ -78,7 +78,7 @@ concept IsLayerCache = requires(C& cache) {
   cache.scratch;
 };
 
-/// The calls of a layer with a cache, by those that write where they are told:
+/// CRTP base: a layer's calls with a cache, implemented by those that write to given matrices:
 ///
 ///   forward(x, y, &kept, scratch, pass)         kept null: no backward pass follows
 ///   backward(x, dy, dx, kept, scratch)          dx: a matrix, or no_gradient
@@ -109,7 +109,7 @@ class CachedPass {
     return std::as_const(cache.dx).view();
   }
 
-  /// The same without dx, for a first layer: it saves the product with W0^T.
+  /// As above without dx, for a first layer: saves the product with W0^T.
   template <class X, class Dy, IsLayerCache C>
   void backward(const Eigen::MatrixBase<X>& x, const Eigen::MatrixBase<Dy>& dy, C& cache, NoGradient) {
     self().check_backward({Layer::layer_name(), "backward"}, x, dy, cache.kept);

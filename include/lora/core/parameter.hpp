@@ -8,8 +8,8 @@
 
 namespace lora::inline LORA_ABI {
 
-/// value: the numbers. grad: dL/dvalue, of the same shape, or empty while no backward pass has reached it.
-/// trainable: backward passes skip the gradient of a parameter that is not, and optimizers leave it alone.
+/// value: the elements. grad: dL/dvalue, of the same shape, or empty until a backward pass has reached it. trainable:
+/// if false, backward passes skip its gradient and optimizers leave it alone.
 template <class S, int Rows = Dynamic, int Cols = Dynamic, class Value = Matrix<S, Rows, Cols>>
 struct Parameter {
   static_assert(detail::require_storable<S, Rows, Cols>());
@@ -22,14 +22,14 @@ struct Parameter {
   Parameter() { clear_fixed_gradient(); }
   explicit Parameter(Value initial) : value(std::move(initial)) { clear_fixed_gradient(); }
 
-  /// The gradient to add to; it appears as zeros at the first call. Backward passes always add (+=), because a
-  /// parameter that is used twice has the sum of two gradients; zero_gradients(model) starts anew.
+  /// The gradient to accumulate into, allocated as zeros by the first call. Backward passes always add (+=), because a
+  /// parameter that is used twice has the sum of two gradients; zero_gradients(model) resets it.
   Value& gradient() {
     if (grad.size() != value.size()) grad.setZero(value.rows(), value.cols());
     return grad;
   }
 
-  /// Gives back the memory of the gradient; with compile-time sizes, which have none to give back, it becomes zero.
+  /// Frees the memory of the gradient; with compile-time sizes, which own none, sets it to zero.
   void drop_gradient() {
     if constexpr (Value::SizeAtCompileTime == Dynamic) {
       grad = Value();
@@ -44,14 +44,13 @@ struct Parameter {
   }
 };
 
-/// A parameter stored row by row, as A (rank, in) is.
+/// A row-major parameter, such as A (rank, in).
 template <class S, int Rows = Dynamic, int Cols = Dynamic>
 using RowMajorParameter = Parameter<S, Rows, Cols, RowMajorMatrix<S, Rows, Cols>>;
 
 namespace detail {
 
-/// The elements of a parameter's value or gradient as they lie in memory, in whatever order: faster than a view with
-/// strides.
+/// The elements of a parameter's value or gradient as a flat vector in storage order: faster than a strided view.
 template <class M>
 auto flat(M& matrix) {
   using Scalar = std::remove_pointer_t<decltype(matrix.data())>;

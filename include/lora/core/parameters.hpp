@@ -1,5 +1,5 @@
 #pragma once
-/// What follows from a listing alone: count, name, find, freeze, zero, gather.
+/// Functions that need only a model's listing: count, name, freeze, zero, gather.
 
 #include "lora/core/adapter_handle.hpp"
 #include "lora/core/error.hpp"
@@ -10,7 +10,7 @@
 
 namespace lora::inline LORA_ABI {
 
-/// Numbers in a model: what an optimizer would train now, and all of them, frozen weights and idle adapters included.
+/// Elements in a model: those that an optimizer would train now; all, with frozen weights and inactive adapters.
 struct ParameterCount {
   Index trainable = 0;
   Index total = 0;
@@ -50,13 +50,13 @@ void freeze_parameter(ParameterLike auto& parameter) {
 
 }  // namespace detail
 
-/// Stops training every parameter, and gives back the memory of the gradients.
+/// Stops training every parameter, and frees the memory of the gradients.
 template <class T>
 void freeze(T& model) {
   visit_parameters(model, [](const Path&, auto& parameter) { detail::freeze_parameter(parameter); });
 }
 
-/// The same for every parameter that does not belong to an adapter.
+/// Freezes every parameter that does not belong to an adapter.
 template <class T>
 void freeze_base(T& model) {
   visit_parameters(model, [](const Path& path, auto& parameter) {
@@ -64,13 +64,13 @@ void freeze_base(T& model) {
   });
 }
 
-/// Lets every parameter be trained. A weight that was moved into a shared frozen base is no parameter and stays frozen.
+/// Makes every parameter trainable. A weight in a shared frozen base is not a parameter any more and stays frozen.
 template <class T>
 void unfreeze(T& model) {
   visit_parameters(model, [](const Path&, auto& parameter) { parameter.trainable = true; });
 }
 
-/// Sets all gradients to zero; those that no backward pass has reached yet stay absent.
+/// Sets all gradients to zero; those that are not allocated yet stay empty.
 template <class T>
 void zero_gradients(T& model) {
   visit_parameters(model, [](const Path&, auto& parameter) { detail::flat(parameter.grad).setZero(); });
@@ -78,14 +78,13 @@ void zero_gradients(T& model) {
 
 namespace detail {
 
-/// Whether the handle's adapter owns this parameter and trains it; with no handle, whether it is trained as things are
-/// selected.
+/// Whether the handle's adapter owns this parameter and it is trainable; for an empty handle, is_trained.
 template <ParameterLike P>
 bool is_trained_for(const AdapterHandle& adapter, const Path& path, const P& parameter) {
   return adapter ? parameter.trainable && adapter.has(path.adapter()) : is_trained(path, parameter);
 }
 
-/// Throws NameError unless the model has a part of the handle's adapter: it may be another model's, or detached.
+/// Throws NameError if the model has no part of the handle's adapter, because it was detached or is another model's.
 template <class T>
 void check_has_parts(const Caller& who, const T& model, const AdapterHandle& adapter) {
   if (!adapter) return;
@@ -99,7 +98,8 @@ void check_has_parts(const Caller& who, const T& model, const AdapterHandle& ada
 
 }  // namespace detail
 
-/// The same for one adapter, whatever is selected. Throws NameError if the model has no part of it.
+/// Sets the gradients of one adapter to zero, whatever is selected; all gradients for an empty handle. Throws NameError
+/// if the model has no part of the adapter.
 template <class T>
 void zero_gradients(T& model, const AdapterHandle& adapter) {
   detail::check_has_parts("zero_gradients", model, adapter);
@@ -113,11 +113,11 @@ template <class S>
 struct ParameterView {
   std::string name;
   Eigen::Map<Vector<S>> value;
-  Eigen::Map<Vector<S>> grad;  // of size 0 while no backward pass has reached the parameter
+  Eigen::Map<Vector<S>> grad;  // of size 0 until a backward pass has reached the parameter
 };
 
 /// The trained parameters in listing order, for a custom optimizer. The views point into the model: they are
-/// void as soon as the model moves or an adapter is attached, detached or selected.
+/// invalid as soon as the model moves or an adapter is attached, detached or selected.
 template <class S, class T>
 std::vector<ParameterView<S>> gather(T& model) {
   std::vector<ParameterView<S>> views;

@@ -1,8 +1,8 @@
 #pragma once
-/// The name of a part of a model, such as "encoder.layers.3.fc1.weight", composed only when somebody asks.
+/// The name of a part of a model, such as "encoder.layers.3.fc1.weight", composed only on request.
 ///
-/// A Path is a chain of segments on the stack of the function that walks the model: naming costs no heap while an
-/// optimizer steps, and the full text exists only for error messages, files and reports.
+/// A Path is a linked list of segments on the stack of the function that walks the model: an optimizer's step allocates
+/// nothing for names, and the full text exists only for error messages, files and reports.
 
 #include "lora/core/scalar.hpp"
 
@@ -35,8 +35,8 @@ struct Name {
   Name(std::string_view text, Index position) : word(text), number(position) {}
 };
 
-/// What the listing says of an adapter beside its name: whether it is selected, and the number that it keeps in copies,
-/// 0 where adapters have none.
+/// What the listing tells about an adapter besides its name: whether it is selected, and its number, which copies keep;
+/// 0 if adapters have none.
 struct AdapterTag {
   bool selected = false;
   std::uint64_t number = 0;
@@ -66,7 +66,7 @@ class Path {
   bool active() const { return active_; }
   /// Whether this is an adapter or a part of one, rather than of the base model.
   bool in_adapter() const { return in_adapter_; }
-  /// The number of the adapter that this is a part of; 0 if it is of none, or of one without a number.
+  /// The number of the adapter that this is a part of; 0 if there is none or it has no number.
   std::uint64_t adapter() const { return adapter_; }
 
   std::string str() const {

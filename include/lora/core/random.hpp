@@ -166,7 +166,7 @@ class Rng {
   }
 
   /// Uniform in the open interval (0, 1): (k + 1/2) 2^-52 with k the draw's top 52 bits, for float (k + 1/2) 2^-23 with
-  /// its top 23. Exact in that type, symmetric about 1/2, never 0 or 1. Other scalars are made from the double.
+  /// its top 23. Exact in that type, symmetric about 1/2, never 0 or 1. Other scalars are constructed from the double.
   template <class S = double>
   S uniform() {
     static_assert(!std::integral<S>, "lora: uniform needs a real scalar; for integers use below(n)");
@@ -188,15 +188,15 @@ class Rng {
   }
 
   /// Standard normal: normal_quantile of a uniform double. Largest magnitude 8.21 (p = 2^-53). Float is that double
-  /// rounded once; other scalars are made from the double.
+  /// rounded once; other scalars are constructed from the double.
   template <class S = double>
   S normal() {
     static_assert(!std::integral<S>, "lora: normal needs a real scalar");
     return static_cast<S>(normal_quantile(uniform<double>()));
   }
 
-  /// Uniform on {0, ..., n - 1}, without bias: draws below 2^64 mod n are rejected, so that a multiple of n values is
-  /// left. Takes one draw, and one more with probability below n / 2^64.   Throws ValueError if n is 0.
+  /// Uniform on {0, ..., n - 1}, without bias: draws below 2^64 mod n are rejected, which leaves a multiple of n
+  /// values. Takes one draw, and one more with probability below n / 2^64.   Throws ValueError if n is 0.
   std::uint64_t below(std::uint64_t n) {
     if (n == 0) detail::fail<ValueError>("Rng::below", "n is 0, expected at least 1");
     const std::uint64_t rejected = (max() - n + 1) % n;

@@ -1,11 +1,11 @@
 #pragma once
-/// Numbers, sizes and the orientation rule.
+/// Scalars, sizes and the orientation of matrices.
 ///
 ///   weight W     (out, in)
 ///   activation x (features, samples)      samples are columns, so code reads like the paper: y = W0 x + s B (A x)
 ///
 /// A column-major (features, samples) matrix has the same bytes as a row-major (samples, features) tensor of PyTorch or
-/// NumPy: activations cross over through an Eigen::Map, without a copy.
+/// NumPy: an Eigen::Map passes activations between them without a copy.
 
 #include "lora/abi.hpp"
 
@@ -31,18 +31,17 @@ concept RealArithmetic = std::constructible_from<S, double> && requires(S a, S b
 
 }  // namespace detail
 
-/// A number to compute and train with: float, double, or any real type of at least 32 bits that behaves like them, such
+/// A scalar to compute and train with: float, double, or any real type of at least 32 bits that behaves like them, such
 /// as a dual number (testing/dual.hpp). Integers cannot be trained; half types are storage: convert first.
 template <class S>
 concept Scalar = detail::RealArithmetic<S> && !std::integral<S> && sizeof(S) >= sizeof(float) &&
                  !Eigen::NumTraits<S>::IsInteger && !Eigen::NumTraits<S>::IsComplex;
 
-/// W (out, in), activations (features, samples). Column-major, as Eigen requires row-major for a fixed single row.
+/// W (out, in), activations (features, samples). Column-major, except for a fixed single row, as Eigen requires.
 template <class S, int Rows = Dynamic, int Cols = Dynamic>
 using Matrix = Eigen::Matrix<S, Rows, Cols, (Rows == 1 && Cols != 1) ? Eigen::RowMajor : Eigen::ColMajor>;
 
-/// The storage of A (rank, in): the long dimension is contiguous, which A x and A^T g need to be fast at few
-/// samples.
+/// The storage of A (rank, in): the long dimension is contiguous, which makes A x and A^T g fast at few samples.
 template <class S, int Rows = Dynamic, int Cols = Dynamic>
 using RowMajorMatrix = Eigen::Matrix<S, Rows, Cols, (Cols == 1 && Rows != 1) ? Eigen::ColMajor : Eigen::RowMajor>;
 
@@ -63,8 +62,7 @@ using Wide = typename WideScalar<S>::type;
 
 namespace detail {
 
-/// Turns a wrong scalar or an oversized fixed matrix into one readable sentence; every class that stores elements asks
-/// for it.
+/// Reports a wrong scalar or an oversized fixed matrix in one sentence; used by every class that stores elements.
 template <class S, int Rows = Dynamic, int Cols = Dynamic>
 consteval bool require_storable() {
   static_assert(

@@ -1,8 +1,8 @@
 #pragma once
-/// The memory that a pass needs for a moment: one for each thread of passes, shared by all layers, however many.
+/// Temporary memory of a pass: one Scratch for each thread that runs passes, shared by all layers.
 ///
-/// What backward reads later is not here but in each layer's Kept. Nothing is given back before the end, so after the
-/// largest pass of every kind nothing allocates.
+/// What backward reads later is in each layer's Kept instead. Memory is freed only at the end, so after the largest
+/// pass of every kind nothing allocates.
 
 #include "lora/core/buffer.hpp"
 
@@ -18,13 +18,13 @@ namespace detail {
 template <class T>
 inline constexpr char type_tag = 0;
 
-/// Tells types apart without run-time type information.
+/// Identifies a type without run-time type information (RTTI).
 template <class T>
 const void* tag_of() {
   return &type_tag<T>;
 }
 
-/// One object of each type that was ever asked for, made when it is. T: default-constructed, copied, with bytes().
+/// One object of each requested type, constructed on request. T: default-constructible, copyable, with bytes().
 class Slots {
  public:
   Slots() = default;
@@ -74,12 +74,12 @@ class Slots {
 
 }  // namespace detail
 
-/// Buffers to borrow for the length of a scope, and one object of each type that a kind of adapter asks for:
+/// Lends buffers for a scope, and holds one object of each type that an adapter requests:
 ///
 ///   const auto hidden = scratch.borrow<float>();      // until the end of the scope; nested layers get others
 ///   auto h = hidden->resize(width, samples);
 ///
-/// For one thread at a time.
+/// Not thread-safe: for one thread at a time.
 class Scratch {
   template <class S>
   struct Pool {
@@ -87,7 +87,7 @@ class Scratch {
     Index lent_bytes = 0;
 
     Pool() = default;
-    Pool(const Pool&) {}  // a copy begins empty: its original may be in use
+    Pool(const Pool&) {}  // a copy starts empty: the original's buffers may be in use
     Pool& operator=(const Pool&) = delete;
     Index bytes() const {
       Index sum = lent_bytes;
@@ -128,7 +128,7 @@ class Scratch {
   Borrowed<S> borrow() {
     return Borrowed<S>(slots_.get<Pool<S>>());
   }
-  /// The one T: for what calls nobody who might ask for it too.
+  /// The only T: the caller must not call anything that may request it too while using it.
   template <class T>
   T& get() {
     return slots_.get<T>();

@@ -81,7 +81,7 @@ void walk(T& part, OnTensor&& on_tensor, OnModule&& on_module, const Path& path 
                   },
               });
   } else if constexpr (detail::Indirect<T> && std::is_const_v<T>) {
-    // A const pointer may point to what is not const; the listing of a const model hands out const parts all the same.
+    // A const pointer may point to a non-const object; the listing of a const model still yields const parts.
     if (part) walk(std::as_const(*part), on_tensor, on_module, path);
   } else if constexpr (detail::Indirect<T>) {
     if (part) walk(*part, on_tensor, on_module, path);
@@ -96,13 +96,13 @@ void walk(T& part, OnTensor&& on_tensor, OnModule&& on_module, const Path& path 
   }
 }
 
-/// f(path, tensor) for every Parameter and constant.
+/// Calls f(path, tensor) for every Parameter and constant.
 template <class T, class F>
 void visit_tensors(T& model, F&& f) {
   walk(model, f, [](const Path&, auto&) {});
 }
 
-/// f(path, parameter) for every Parameter, selected or not, trainable or not.
+/// Calls f(path, parameter) for every Parameter, selected or not, trainable or not.
 template <class T, class F>
 void visit_parameters(T& model, F&& f) {
   visit_tensors(model, [&](const Path& path, auto& tensor) {
@@ -110,7 +110,7 @@ void visit_parameters(T& model, F&& f) {
   });
 }
 
-/// f(path, module) for the model itself and every part with a `visit`, outermost first.
+/// Calls f(path, module) for the model itself and every part with a `visit`, outermost first.
 template <class T, class F>
 void visit_modules(T& model, F&& f) {
   walk(model, [](const Path&, auto&) {}, f);

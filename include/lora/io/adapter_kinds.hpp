@@ -1,10 +1,10 @@
 #pragma once
-/// Adapters of any kind in files: the two files of PEFT, with the settings and tensors that the kind lists for itself.
+/// Adapters of any kind in files: the two files of PEFT, with the settings and tensors that each kind lists.
 ///
-///   lora::save_adapter(net, "adapter/");                                                   // of whatever kind
+///   lora::save_adapter(net, "adapter/");                                                   // of any kind
 ///   lora::load_adapter(net, "adapter/", lora::AdapterKinds<MyConfig, OtherConfig>());      // LORA, or one of these
 ///
-/// A config that lists its settings is made from a file:
+/// A config that lists its settings can be read from a file:
 ///
 ///   struct MyConfig {
 ///     double strength = 1;
@@ -28,19 +28,19 @@
 
 namespace lora::inline LORA_ABI {
 
-/// The kinds that a file may be of besides LORA, by their configs.
+/// The kinds that a file may have besides LORA, by their configs.
 template <class... Configs>
 struct AdapterKinds {};
 
 namespace detail {
 
-/// What is read of a config of another kind than LORA, beside the settings of the kind.
+/// The keys that are read for a kind other than LORA, besides the settings of the kind.
 inline constexpr std::array<std::string_view, 8> general_settings{
     "base_model_name_or_path", "bias",     "inference_mode", "modules_to_save", "peft_type", "revision",
     "target_modules",          "task_type"};
 
-/// A config of this kind from the settings of a file. Throws FormatError for one of another type, ConfigError for one
-/// that the kind does not list.
+/// The config of a kind from the settings of a file. Throws FormatError for a setting of another type, ConfigError for
+/// a setting that the kind does not list.
 template <class C>
 C config_from(const Json& source, const std::string& who, const std::vector<std::string>& ignore) {
   const PeftSettings settings(who, source);
@@ -72,7 +72,7 @@ std::vector<std::uint64_t> shape_in_file(const AdapterTensor<S>& tensor) {
   return tensor.is_vector ? std::vector{rows * cols} : std::vector{rows, cols};
 }
 
-/// Attaches what the file has, of the kind of this config. Nothing has changed if it throws.
+/// Attaches the adapter of a file whose kind has the config C. If it throws, nothing has changed.
 template <class C, class T>
 void load_kind(T& model, const PeftFiles& files, const LoadAdapterOptions& options) {
   const C config = config_from<C>(files.settings, files.config_path, options.ignore);
@@ -97,7 +97,7 @@ void load_kind(T& model, const PeftFiles& files, const LoadAdapterOptions& optio
       changes.emplace_back([&layer] { layer.select_none(); });
       return;
     }
-    Rng rng(1);  // what it draws is overwritten
+    Rng rng(1);  // the values that it draws are overwritten
     const AnyBase<S> base = layer.frozen() ? layer.base() : AnyBase<S>(layer.dense());
     auto made = std::make_shared<AnyAdapter<S>>(typename C::template Kind<S>(base, config_for(config, own), rng));
     std::as_const(*made).tensors([&](const AdapterTensor<const S>& tensor) {
@@ -119,10 +119,9 @@ void load_kind(T& model, const PeftFiles& files, const LoadAdapterOptions& optio
 
 }  // namespace detail
 
-/// load_adapter for files of LORA and of the given kinds. Selected alone afterwards. Returns the file's config; of
-/// another kind than LORA it has `source` and `from_weights` only. Throws what load_adapter throws, and ConfigError for
-/// a peft_type that is none of them, or settings that its kind does not know, by their names; the model is unchanged
-/// then.
+/// load_adapter for files of LORA and of the given kinds; selects the adapter alone. Returns the file's config; for a
+/// kind other than LORA it has only `source` and `from_weights`. Throws what load_adapter throws, and ConfigError for
+/// another peft_type, or with the names of settings that the kind does not list; the model is unchanged then.
 template <class T, class... Configs>
 PeftConfig load_adapter(T& model, const std::filesystem::path& directory, AdapterKinds<Configs...>,
                         const LoadAdapterOptions& options = {}) {

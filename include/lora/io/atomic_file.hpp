@@ -1,10 +1,11 @@
 #pragma once
-/// A file that is either there whole or not at all.
+/// A file that is written completely or not at all.
 ///
 /// Writes a temporary file in the same folder; commit() forces it to the disk (fsync), renames it to its name, and
-/// forces the folder to the disk. Whatever fails before the rename, also a kill or a power failure, leaves the old file
-/// as it was; whoever has the old file open or mapped keeps it. Two writers at once: the last to rename wins, neither
-/// is torn. What a killed process leaves behind, the next save in the folder removes; see detail/temporary.hpp.
+/// forces the folder to the disk. A failure before the rename, including a kill or a power failure, leaves the old file
+/// unchanged; a process that has the old file open or mapped keeps it. With two concurrent writers the last to rename
+/// wins, and neither file is torn. The next save in the folder removes what a killed process leaves behind; see
+/// detail/temporary.hpp.
 
 #include "lora/io/detail/temporary.hpp"
 #include "lora/io/file_error.hpp"
@@ -22,11 +23,11 @@
 
 namespace lora::inline LORA_ABI {
 
-/// Everything throws FileError with the path, the step and the system's reason. Without commit, the destructor removes
-/// the temporary file, so that leaving by an exception leaves nothing behind.
+/// All functions throw FileError with the path, the step and the system's reason. Without commit, the destructor
+/// removes the temporary file, so that an exception leaves nothing behind.
 ///
-/// An existing file passes its permissions on, not its owner; a new one gets those of the process's umask. A symbolic
-/// link stays, and the file that it points to is replaced. Anything but a regular file is refused.
+/// The file gets the permissions of the old file, but not its owner; without an old file, those of the process's umask.
+/// A symbolic link stays, and the file that it points to is replaced. Anything but a regular file is refused.
 template <class System = PosixFiles>
 class AtomicFile {
  public:
@@ -59,7 +60,7 @@ class AtomicFile {
   AtomicFile(AtomicFile&&) = delete;
   ~AtomicFile() { remove(); }
 
-  /// Appends. Small pieces are gathered, large ones go out as they are.
+  /// Appends. Small pieces are buffered, large ones are written directly.
   void write(std::span<const std::byte> bytes) {
     constexpr std::size_t capacity = std::size_t{1} << 16;
     if (buffer_.size() + bytes.size() > capacity) {
@@ -70,16 +71,16 @@ class AtomicFile {
   }
   void write(std::string_view text) { write(std::as_bytes(std::span(text))); }
 
-  /// Everything that can fail but the renaming: of two files that belong together, both are prepared first.
+  /// Everything that can fail except the rename: of two files that belong together, prepare both before a commit.
   void prepare() {
     if (!file_) return;
     flush();
     if (detail::uninterrupted([&] { return System::sync(file_.get()); }) != 0) fail("force it to the disk", errno);
-    // What close reports is the last chance to hear of a failed write; interrupted, it has closed all the same.
+    // close is the last call that can report a failed write; if interrupted, it has closed the file all the same.
     if (file_.close() != 0 && errno != EINTR) fail("close it", errno);
   }
 
-  /// Puts the file into its place. If only the last step fails, forcing the folder to the disk, the new file is in
+  /// Renames the file to its name. If only the last step fails, forcing the folder to the disk, the new file is in
   /// place, whole, and the message says so: after a power failure it may be the old one again.
   void commit() {
     prepare();
@@ -88,7 +89,7 @@ class AtomicFile {
       fail("rename " + temporary_ + " to it", errno);
     }
     temporary_.clear();
-    // Some file systems cannot do this to a folder and say EINVAL.
+    // Some file systems cannot sync a folder and report EINVAL.
     if (detail::uninterrupted([&] { return System::sync(folder_.get()); }) != 0 && errno != EINVAL) {
       fail("force its folder to the disk; the new file is in place, but may not survive a power failure", errno);
     }
@@ -97,7 +98,7 @@ class AtomicFile {
  private:
   [[noreturn]] void fail(std::string_view step, int reason) const { detail::fail_system(path_, step, reason); }
 
-  /// Held open: the folder that is written to is then the one that is forced to the disk, even if it is moved.
+  /// Keeps the folder open, so that the same folder is written to and forced to the disk, even if it is moved.
   void open_folder() {
     const auto parent = path_.parent_path();
     const std::string folder = parent.empty() ? "." : parent.string();
@@ -131,7 +132,7 @@ class AtomicFile {
         fail("create a temporary file beside it", reason);
       }
     }
-    // The file is closed before it is renamed, and has to be held until then.
+    // The file is closed before it is renamed, but must stay locked until then.
     lock_ = detail::Descriptor<System>(System::duplicate(file_.get()));
   }
 

@@ -1,5 +1,5 @@
 #pragma once
-/// Training that is stopped and resumed as if it had not been: the same bits.
+/// Stops and resumes training: the same bits as without the interruption.
 ///
 ///   lora::save_checkpoint("run.safetensors", net, optimizer, {.step = step, .generators = {{"data", rng}}});
 ///
@@ -8,8 +8,8 @@
 ///   rng = at.generators.at("data");
 ///   for (auto step = at.step; step < steps; ++step) ...
 ///
-/// The file is safetensors. model.PATH: every parameter that is trainable or an adapter's (frozen weights are not in
-/// it). optimizer.PATH.steps and optimizer.PATH.moment0, 1, ...: what the optimizer remembers, in the parameter's own
+/// The file is safetensors. model.PATH: every parameter that is trainable or belongs to an adapter (frozen weights are
+/// left out). optimizer.PATH.steps and optimizer.PATH.moment0, 1, ...: the optimizer's state, in the parameter's own
 /// storage order. Dropout needs nothing: its masks are a function of the seed and the step.
 
 #include "lora/core/random.hpp"
@@ -30,7 +30,7 @@
 
 namespace lora::inline LORA_ABI {
 
-/// Where a training stands, besides the numbers of model and optimizer.
+/// The state of a training besides the values of model and optimizer.
 struct Checkpoint {
   std::uint64_t step = 0;                      ///< steps done
   std::map<std::string, Rng> generators = {};  ///< with their positions
@@ -71,7 +71,7 @@ constexpr std::string_view moments_key = "lora.moments";
 constexpr std::string_view generator_key = "lora.generator.";
 constexpr std::string_view note_key = "lora.note.";
 
-/// The metadata of a checkpoint, but for the number of moments.
+/// The metadata of a checkpoint, except the number of moments.
 inline Checkpoint read_checkpoint_metadata(const Safetensors& file) {
   const std::string& path = file.files().front();
   Checkpoint point;
@@ -95,8 +95,8 @@ inline Checkpoint read_checkpoint_metadata(const Safetensors& file) {
 
 }  // namespace detail
 
-/// Writes the file, atomically. Optimizer: AdamW, Sgd, or anything whose state() offers find(path, size) as theirs.
-/// Throws what save_safetensors throws; the last checkpoint of this name is then intact.
+/// Writes the file, atomically. Optimizer: AdamW, Sgd, or any type whose state() has find(path, size) as theirs. Throws
+/// what save_safetensors throws; an old checkpoint of this name stays intact then.
 template <class T, class Optimizer>
 void save_checkpoint(const std::filesystem::path& file, const T& model, const Optimizer& optimizer,
                      const Checkpoint& point) {
@@ -125,9 +125,9 @@ void save_checkpoint(const std::filesystem::path& file, const T& model, const Op
   save_safetensors(file, tensors, metadata);
 }
 
-/// Gives model and optimizer the numbers of a checkpoint; the optimizer keeps its own settings. The model has the same
-/// parameters as the saved one, in the same scalar, with the same layers frozen.
-/// Throws MismatchError listing every difference, FormatError or FileError; nothing has changed then.
+/// Loads the values of a checkpoint into model and optimizer; the optimizer keeps its own settings. The model must have
+/// the same parameters as the saved one, in the same scalar, with the same layers frozen.
+/// Throws MismatchError listing every difference, FormatError or FileError; it changes nothing then.
 template <class T, class Optimizer>
 Checkpoint load_checkpoint(const std::filesystem::path& path, T& model, Optimizer& optimizer) {
   constexpr const char* who = "load_checkpoint";

@@ -1,5 +1,5 @@
 #pragma once
-/// The number formats of safetensors.
+/// The dtypes of safetensors.
 ///
 /// Their order is the reference implementation's: from narrow to wide, which is also the reverse of the order in which
 /// a file stores its tensors (the widest first, so that each starts aligned to its own size).
@@ -60,7 +60,7 @@ inline constexpr std::array<DtypeFacts, dtype_count> dtype_facts{{
 
 }  // namespace detail
 
-/// As written in a header: "F32".
+/// The name in a header: "F32".
 constexpr std::string_view name(Dtype dtype) { return detail::dtype_facts[static_cast<std::size_t>(dtype)].name; }
 
 /// Bits of one element: 4, 6, 8, 16, 32 or 64.
@@ -73,7 +73,7 @@ constexpr std::optional<Dtype> find_dtype(std::string_view name) {
   return std::nullopt;
 }
 
-/// F64, F32, F16 and BF16: what `read` turns into float or double.
+/// F64, F32, F16 and BF16, which `read` converts to float or double.
 constexpr bool is_real(Dtype dtype) {
   return dtype == Dtype::f64 || dtype == Dtype::f32 || dtype == Dtype::f16 || dtype == Dtype::bf16;
 }
@@ -92,7 +92,7 @@ constexpr std::optional<std::uint64_t> bit_count(Dtype dtype, std::span<const st
   return multiply(bits(dtype)) ? std::optional(product) : std::nullopt;
 }
 
-/// The C++ numbers that a tensor can hold without conversion.
+/// The C++ scalars that a tensor can hold without conversion.
 template <class S>
 concept StoredScalar =
     std::same_as<S, float> || std::same_as<S, double> || (std::integral<S> && !std::same_as<S, bool> && sizeof(S) <= 8);

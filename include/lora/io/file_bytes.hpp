@@ -1,10 +1,10 @@
 #pragma once
-/// All bytes of a file, to read: mapped into memory, or read into it.
+/// The bytes of a file, read-only: mapped into memory, or read into it.
 ///
 /// map    opening costs the same for a megabyte and a terabyte; pages are read when they are touched and shared with
 ///        other processes. If somebody truncates the file in place, touching what is gone kills the process (SIGBUS):
 ///        no check can prevent that. Programs that replace files by renaming, as AtomicFile does, are harmless.
-/// read   the bytes are ours: for network folders and files that others may change while we look.
+/// read   the bytes are a private copy: for network folders and files that others may change meanwhile.
 
 #include "lora/io/file_error.hpp"
 #include "lora/io/posix.hpp"

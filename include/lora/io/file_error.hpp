@@ -1,5 +1,5 @@
 #pragma once
-/// What goes wrong with files, each as a type: which file, what was found, what was expected.
+/// The exceptions of file access. Every message names the file, what was found and what was expected:
 ///
 ///   adapter.safetensors: tensor "fc1.weight": dtype is F16, expected F32; read<float> converts
 
@@ -21,7 +21,7 @@ struct FileError : Error {
 struct FormatError : Error {
   using Error::Error;
 };
-/// A tensor is stored in another number format than was asked for.
+/// A tensor is stored in another dtype than was requested.
 struct DtypeError : Error {
   using Error::Error;
 };
@@ -53,7 +53,7 @@ inline std::string shown(std::string_view name) {
                   "cannot " + std::string(step) + ": " + std::generic_category().message(error_number));
 }
 
-/// A path that the operating system would cut off at a NUL, or an empty one, is refused.
+/// Throws FileError for an empty path, or one with a NUL, at which the operating system would cut it off.
 inline void check_path(const std::filesystem::path& path) {
   const std::string file = path.string();
   if (file.empty()) fail<FileError>("file", "the path is empty");

@@ -1,5 +1,5 @@
 #pragma once
-/// IEEE binary16 (F16) and bfloat16 (BF16): storage only, so all there is are conversions, on bits.
+/// IEEE binary16 (F16) and bfloat16 (BF16): storage only, with conversions on bits.
 ///
 ///   F16    1 sign, 5 exponent (bias 15),  10 fraction bits: up to 65504, normal from 2^-14, subnormal steps of 2^-24
 ///   BF16   1 sign, 8 exponent (bias 127),  7 fraction bits: the upper half of a float

@@ -1,11 +1,28 @@
 #pragma once
 /// An adapter from a directory that Hugging Face PEFT or save_adapter has written:
 ///
-///   const lora::PeftConfig config = lora::load_adapter(net, "adapter/");
-///   ...
-///   lora::save_adapter(net, "adapter/", {.config = config});      // keeps what is only known to PEFT
+/// ```cpp
+/// #include <lora/io/load_adapter.hpp>
+/// #include <lora/io/save_adapter.hpp>
 ///
-/// Nothing in the directory has to be trusted.
+/// struct Net {
+///   lora::Linear<float> fc1;
+///   static void visit(auto& self, auto&& f) { f("fc1", self.fc1); }
+/// };
+///
+/// int main() {
+///   lora::Rng rng(1);
+///   Net net{lora::Linear<float>({.in = 8, .out = 4}, rng)}, other = net;  // the same base weights
+///   lora::attach(net, {.rank = 2}, rng);
+///   net.fc1.adapter("default").as<lora::Lora<float>>().B.value.setOnes();
+///   lora::save_adapter(net, "adapter", {.base_model_name_or_path = "gpt2"});  // for PEFT and load_adapter
+///   const lora::PeftConfig config = lora::load_adapter(other, "adapter");     // from PEFT or save_adapter
+///   lora::save_adapter(other, "adapter", {.config = config});                 // keeps settings that only PEFT knows
+///   return net.fc1.merged() == other.fc1.merged() && config.lora.rank == 2 ? 0 : 1;
+/// }
+/// ```
+///
+/// The directory need not be trusted.
 
 #include "lora/adapters/residual_lora.hpp"
 #include "lora/io/detail/peft_files.hpp"
@@ -31,21 +48,20 @@
 namespace lora::inline LORA_ABI {
 
 struct LoadAdapterOptions {
-  /// What the adapter is called in the model.
+  /// The name of the adapter in the model.
   std::string name = "default";
-  /// Keys of adapter_config.json that are left out where they would be refused, such as {"init_lora_weights"} if the
-  /// model has the base that PiSSA left. The model computes without them, and the config that is returned does not have
-  /// them.
+  /// Keys of adapter_config.json to be ignored instead of refused, such as {"init_lora_weights"} if the model has the
+  /// base that PiSSA left. The model computes without them, and the returned config does not have them.
   std::vector<std::string> ignore = {};
 };
 
 namespace detail {
 
-/// What a config gives to one layer, and how its tensors lie in the file.
+/// What a config gives to one layer, and how the file stores its tensors.
 struct PeftPlan {
   ModuleMatch match;
-  const char* bias = nullptr;  // the part of the key; null: no bias of its own
-  bool stored_bias = true;     // false: the base's bias starts it
+  const char* bias = nullptr;  // the part of the key; null: no trained bias
+  bool stored_bias = true;     // false: it starts as the base's bias
   bool transposed = false;     // a full weight stored (in, out)
 };
 
@@ -84,7 +100,7 @@ PeftPlan plan_layer(const L& layer, const ModuleMatch& match, const PeftConfig& 
     plan.transposed = config.fan_in_fan_out && weight != nullptr && weight->shape == std::vector{in, out};
     check.want(key, plan.transposed ? std::vector{in, out} : std::vector{out, in});
     if (config.lora.bias == Bias::all && plan.bias != nullptr) {
-      // PEFT also writes these two, the same bias again and the base's own.
+      // PEFT also writes these two: the same bias again, and the base's.
       check.allow(peft_key(path, "modules_to_save.bias"), {out});
       check.allow(peft_key(path, "original_module.bias"), {out});
     }
@@ -93,7 +109,7 @@ PeftPlan plan_layer(const L& layer, const ModuleMatch& match, const PeftConfig& 
   return plan;
 }
 
-/// The adapter that `plan` says, with the numbers of the file, and its bias.
+/// The adapter of a plan, with the values of the file, and its bias.
 template <class L>
 auto read_layer(const L& layer, const PeftPlan& plan, const PeftConfig& config, const PeftFiles& files) {
   using S = typename L::Scalar;
@@ -132,7 +148,7 @@ auto read_layer(const L& layer, const PeftPlan& plan, const PeftConfig& config, 
   return std::pair(AnyAdapter<S>(std::move(factors)), std::move(bias));
 }
 
-/// target_modules was null: the layers that the file has factors for.
+/// For a target_modules of null: the layers that the file has factors for.
 inline ModuleNames targets_of(const std::vector<ModuleMatch>& matches, const PeftFiles& files) {
   std::vector<std::string> targets;
   for (const ModuleMatch& match : matches) {
@@ -145,7 +161,7 @@ inline ModuleNames targets_of(const std::vector<ModuleMatch>& matches, const Pef
   return targets;
 }
 
-/// Attaches the adapter of kind LORA that the files hold. Nothing has changed if it throws.
+/// Attaches the adapter of kind LORA in the files. If it throws, nothing has changed.
 template <class T>
 PeftConfig load_lora(T& model, const PeftFiles& files, const LoadAdapterOptions& options) {
   PeftConfig config = peft_config_of(files.config_path, files.settings);
@@ -187,7 +203,7 @@ PeftConfig load_lora(T& model, const PeftFiles& files, const LoadAdapterOptions&
   return config;
 }
 
-/// The files of the adapter that is asked for, whose name the model must not have yet.
+/// Opens the files of an adapter. Throws NameError if the model has an adapter of this name already.
 template <class T>
 PeftFiles open_peft_for(const T& model, const std::filesystem::path& directory, std::string_view name) {
   visit_adaptable(model, [&](const Path&, const auto& layer) {
@@ -203,14 +219,14 @@ PeftFiles open_peft_for(const T& model, const std::filesystem::path& directory, 
 /// base is frozen. Returns its config, for save_adapter. An adapter other than "default" is in the sub-directory of its
 /// name, or, if there is none, in the directory itself.
 ///
-/// Weights that save_adapter wrote carry the settings that they were saved with. Where adapter_config.json beside them
-/// is missing or says something else, theirs hold, and the config that is returned says so (from_weights).
+/// Weights that save_adapter wrote carry the settings that they were saved with. If adapter_config.json is missing or
+/// says something else, the settings of the weights apply, and the returned config says so (from_weights).
 ///
-/// The tensors of the file have to be those that the config gives to this model, no more and no less: MismatchError
-/// lists all that are missing, unexpected or misshapen. F64, F32, F16 and BF16 are converted to the model's scalar.
-/// Throws FileError, FormatError for files that are not valid, ConfigError with the names of all settings that are
-/// neither applied nor harmless (detail/peft_support.hpp lists both), NameError for an adapter name that is taken, or
-/// names that no layer has. With any of these the model is unchanged.
+/// The tensors of the file must be exactly those that the config gives to this model: MismatchError lists all that are
+/// missing, unexpected or misshapen. F64, F32, F16 and BF16 are converted to the model's scalar. Throws FileError,
+/// FormatError for invalid files, ConfigError with the names of all settings that are neither applied nor harmless
+/// (detail/peft_support.hpp lists both), NameError for an adapter name that is taken, or names that no layer has. With
+/// any of these the model is unchanged.
 template <class T>
 PeftConfig load_adapter(T& model, const std::filesystem::path& directory, const LoadAdapterOptions& options = {}) {
   return detail::load_lora(model, detail::open_peft_for(model, directory, options.name), options);

@@ -1,5 +1,5 @@
 #pragma once
-/// What a file holds against what a model has places for: all differences in one error.
+/// All differences between a file and a model in one error.
 
 #include "lora/io/file_error.hpp"
 
@@ -10,8 +10,8 @@
 
 namespace lora::inline LORA_ABI {
 
-/// A file is sound, but not of this model: names missing, names too many, other shapes. The message lists all of them,
-/// one a line.
+/// A file is valid, but does not fit the model: missing names, unexpected names, other shapes. The message lists them,
+/// at most 100, one on each line.
 struct MismatchError : Error {
   using Error::Error;
 };
@@ -45,7 +45,7 @@ class Mismatches {
   std::vector<std::string> lines_;
 };
 
-/// Notes a shape that is not the expected one. Whether it fits.
+/// Records a shape that is not the expected one; returns whether it is.
 inline bool check_stored_shape(Mismatches& mismatches, std::string_view name, const std::vector<std::uint64_t>& shape,
                                const std::vector<std::uint64_t>& expected) {
   if (shape == expected) return true;

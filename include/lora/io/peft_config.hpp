@@ -3,9 +3,9 @@
 ///
 ///   lora::PeftConfig config = lora::read_peft_config("adapter/");
 ///
-/// A config that starts here has the 21 keys that PEFT 0.7.1 knows, and use_rslora or another only if it is set. One
-/// that was read keeps every key it had, with its value; what has been changed since is written anew. The text is
-/// Python's json.dumps(config, indent=2, sort_keys=True), as PEFT writes it.
+/// A new config has the 21 keys that PEFT 0.7.1 knows, and use_rslora or another only if it is set. A config that was
+/// read keeps all its keys and values, except for the settings that have been changed since. The text is Python's
+/// json.dumps(config, indent=2, sort_keys=True), as PEFT writes it.
 ///
 /// Source: peft 0.7.1 and 0.21.2, config.py and tuners/lora/config.py.
 
@@ -29,8 +29,8 @@ namespace lora::inline LORA_ABI {
 struct PeftConfig {
   /// r, lora_alpha, use_rslora (scaling), rank_pattern, alpha_pattern, ...
   LoraConfig lora = {};
-  /// target_modules, exclude_modules, layers_to_transform, layers_pattern, modules_to_save. Empty modules stand for
-  /// null: PEFT then has names for each type of model.
+  /// target_modules, exclude_modules, layers_to_transform, layers_pattern, modules_to_save. Empty modules mean null:
+  /// PEFT then has default names for each type of model.
   Targets targets = {};
   std::optional<std::string> base_model_name_or_path = {};
   std::optional<std::string> revision = {};
@@ -39,10 +39,10 @@ struct PeftConfig {
   bool inference_mode = true;
   /// The base stores its weights (in, out), as GPT-2's Conv1D does. A and B are the same either way.
   bool fan_in_fan_out = false;
-  /// All settings of the file that this was read from; empty for a config that starts here.
+  /// All settings of the file that this was read from; empty for a new config.
   nlohmann::ordered_json source = {};
-  /// What load_adapter says of a directory whose adapter_config.json is missing, or is not the one that its weights
-  /// were saved with, as after a save that was killed, or a change by hand: these settings are the weights' own.
+  /// Set by load_adapter if adapter_config.json is missing, or is not the one that the weights were saved with, as
+  /// after a killed save or a change by hand: these settings are those stored in the weights.
   bool from_weights = false;
 };
 
@@ -52,7 +52,7 @@ inline constexpr const char* peft_config_name = "adapter_config.json";
 inline constexpr const char* peft_weights_name = "adapter_model.safetensors";
 inline constexpr JsonLimits peft_config_limits{.bytes = 16'000'000, .depth = 8, .values = 1'000'000};
 
-/// What PEFT 0.7.1 knows, with the values of a config that starts here.
+/// The keys that PEFT 0.7.1 knows, with the values of a new config.
 inline Json new_peft_settings() {
   return Json::parse(R"({
     "alpha_pattern": {}, "auto_mapping": null, "base_model_name_or_path": null, "bias": "none", "fan_in_fan_out": false,
@@ -114,7 +114,7 @@ inline Json text_setting(const std::optional<std::string>& text) { return text ?
 inline Json names_setting(const ModuleNames& names) {
   return names.is_pattern() ? Json(names.pattern()) : list_setting(names.names());
 }
-/// A whole number without a point, as people give alphas.
+/// Writes a whole number without a decimal point.
 inline Json alpha_setting(double alpha) {
   const bool whole = alpha == std::floor(alpha) && std::abs(alpha) < 1e15;
   return whole ? Json(static_cast<Index>(alpha)) : json_number(alpha);
@@ -152,7 +152,7 @@ inline Json peft_settings_of(const PeftConfig& config) {
 }
 
 /// A file of settings as a tree. It is read rather than mapped: Python writes it in place, and a mapped file that is
-/// cut off kills the process.
+/// truncated kills the process.
 inline Json read_settings(const std::filesystem::path& file) {
   const std::string who = file.string();
   std::error_code ignored;
@@ -168,8 +168,8 @@ inline Json read_settings(const std::filesystem::path& file) {
 
 }  // namespace detail
 
-/// A config from its text; `who` stands in messages. Throws FormatError for what is not JSON, a setting of another type
-/// or a peft_type other than LORA, ConfigError for one out of range. Settings that cannot be applied are no error yet.
+/// Parses a config; messages begin with `who`. Throws FormatError for invalid JSON, a setting of another type or a
+/// peft_type other than LORA, ConfigError for a setting out of range. Settings that cannot be applied are no error yet.
 inline PeftConfig parse_peft_config(std::string_view who, std::string_view text) {
   return detail::peft_config_of(who, detail::parse_json(who, text, detail::peft_config_limits));
 }

@@ -1,8 +1,8 @@
 #pragma once
-/// The system calls that io makes, under one name each, so that a test can put its own beside them.
+/// The system calls that io makes, as one function each, so that a test can replace them.
 ///
-/// Code that touches files is a template on a type with these functions. The default calls straight through; a test
-/// derives from PosixFiles and lets the k-th call fail. POSIX only; another system needs another struct with the same
+/// Code that touches files is a template on a type with these functions. The default forwards to the system; a test
+/// derives from PosixFiles and makes the k-th call fail. POSIX only; another system needs another struct with the same
 /// functions.
 
 #if defined(_WIN32)
@@ -40,8 +40,8 @@ struct PosixFiles {
   static int rename_at(int folder, const char* from, const char* to) { return ::renameat(folder, from, folder, to); }
   static int unlink_at(int folder, const char* path) { return ::unlinkat(folder, path, 0); }
   static int duplicate(int descriptor) { return ::fcntl(descriptor, F_DUPFD_CLOEXEC, 0); }
-  /// Until this descriptor and its duplicates are closed, nobody else can lock the file. Fails with EWOULDBLOCK if
-  /// somebody else has locked it, or if it has no name any more.
+  /// Locks the file until this descriptor and its duplicates are closed. Fails with EWOULDBLOCK if it is locked
+  /// already, or if it has no name any more.
   static int lock(int descriptor) {
     if (::flock(descriptor, LOCK_EX | LOCK_NB) != 0) return -1;
     struct ::stat status;
@@ -57,7 +57,7 @@ struct PosixFiles {
 
 namespace detail {
 
-/// Calls again for as long as a signal interrupts it; not for close, after which the descriptor is gone either way.
+/// Repeats a call while signals interrupt it; not for close, after which the descriptor is gone either way.
 template <class Call>
 auto uninterrupted(Call&& call) {
   auto result = call();
@@ -65,7 +65,7 @@ auto uninterrupted(Call&& call) {
   return result;
 }
 
-/// Never more at once: some systems refuse 2 GiB and more.
+/// The max size of one transfer: some systems refuse 2 GiB and more.
 inline constexpr std::size_t largest_transfer = std::size_t{1} << 30;
 
 /// Owns an open file; closes it.
@@ -82,7 +82,7 @@ class Descriptor {
 
   int get() const { return descriptor_; }
   explicit operator bool() const { return descriptor_ >= 0; }
-  /// 0, or -1 with errno set; the descriptor is given up in both cases.
+  /// 0, or -1 with errno set; the descriptor is closed in both cases.
   int close() { return descriptor_ < 0 ? 0 : System::close(std::exchange(descriptor_, -1)); }
 
  private:

@@ -1,13 +1,24 @@
 #pragma once
 /// Reading safetensors: an object that exists only if its file has passed every check.
 ///
-///   const auto file = lora::Safetensors::open("model.safetensors");
-///   const auto W = file.tensor<float>("fc1.weight");     // F32 only; the file's own memory, no copy
-///   Eigen::MatrixXf V = file.read<float>("fc2.weight");  // F64, F32, F16 or BF16, converted
-///   lora::Safetensors::open("model.safetensors.index.json");                  // a model in several files, as one
+/// ```cpp
+/// #include <lora/io/safetensors.hpp>
+/// #include <lora/io/safetensors_writer.hpp>
+/// #include <iostream>
 ///
-/// A tensor (rows, cols) is a matrix, (n) a column of n, () is 1 x 1. Tensors of more dimensions, and formats without a
-/// C++ number, are there as bytes.
+/// int main() {
+///   const Eigen::MatrixXf W = Eigen::MatrixXf::Random(4, 3);
+///   lora::save_safetensors("model.safetensors", {{"fc1.weight", W}, {"fc1.bias", Eigen::VectorXf::Zero(4)}});
+///   const auto file = lora::Safetensors::open("model.safetensors");  // or model.safetensors.index.json: several files
+///   for (const auto& tensor : file.tensors()) std::cout << tensor.name << ": " << lora::name(tensor.dtype) << '\n';
+///   const auto view = file.tensor<float>("fc1.weight");            // F32 only; the file's own memory, no copy
+///   const Eigen::MatrixXd copy = file.read<double>("fc1.weight");  // F64, F32, F16 or BF16, converted
+///   return view == W && copy == W.cast<double>() ? 0 : 1;
+/// }
+/// ```
+///
+/// A tensor (rows, cols) is a matrix, (n) a column of n, () is 1 x 1. Tensors of more dimensions, and dtypes without a
+/// C++ scalar, are available as bytes.
 
 #include "lora/core/scalar.hpp"
 #include "lora/io/detail/elements.hpp"
@@ -37,7 +48,7 @@ struct SafetensorsOptions {
   SafetensorsLimits limits = {};
 };
 
-/// One tensor as it lies in the file: row-major, little-endian, aligned to nothing in particular.
+/// One tensor as stored in the file: row-major, little-endian, of any alignment.
 struct StoredTensor {
   std::string name;
   Dtype dtype;
@@ -49,7 +60,7 @@ struct StoredTensor {
 /// A copy shares the file. All functions may be called from several threads at once.
 class Safetensors {
  public:
-  // Declared so that there is no move, and no empty object left behind by it.
+  // Declared so that there is no move, which would leave an empty object behind.
   Safetensors(const Safetensors&) = default;
   Safetensors& operator=(const Safetensors&) = default;
 
@@ -58,8 +69,7 @@ class Safetensors {
   ///
   /// If `path` is an index (its name ends with .json), all files that it lists are opened as one object. Every tensor
   /// of the index is in the file that it names, and no two files have one of the same name; else FormatError. Tensors
-  /// that are in a file but not in the index are left out, see unlisted(). Of the files' metadata, what is in all of
-  /// them with the same value is kept.
+  /// that are in a file but not in the index are left out, see unlisted(). Metadata are kept if equal in all files.
   static Safetensors open(const std::filesystem::path& path, const SafetensorsOptions& options = {}) {
     if (path.extension() == ".json") return open_listed(path, options);
     auto contents = std::make_shared<Contents>();
@@ -68,7 +78,7 @@ class Safetensors {
     return Safetensors(std::move(contents));
   }
 
-  /// The same for a file that is in memory already, which the caller keeps there; `name` stands in messages.
+  /// As above for a file in memory, which the caller keeps alive; messages begin with `name`.
   static Safetensors in_memory(std::span<const std::byte> file, std::string name = "memory",
                                const SafetensorsLimits& limits = {}) {
     auto contents = std::make_shared<Contents>();
@@ -100,7 +110,7 @@ class Safetensors {
                                                                     " among its " + std::to_string(tensors().size()));
   }
 
-  /// The bytes of any tensor. They live as long as a copy of this object.
+  /// The bytes of any tensor. They are valid as long as a copy of this object exists.
   std::span<const std::byte> bytes(std::string_view name) const { return at(name).bytes; }
 
   /// Strict: throws DtypeError unless the tensor is stored as S (float: F32, double: F64, integers of their size and
@@ -123,9 +133,9 @@ class Safetensors {
     return {copy->data(), rows, cols, copy, true};
   }
 
-  /// A copy, converted to S. float and double are read from F64, F32, F16 and BF16; that is exact but for
-  /// F64 to float, which rounds to nearest even (beyond the range of float to infinity). Integers are read as
-  /// themselves. Throws as tensor does.
+  /// A copy, converted to S. float and double are read from F64, F32, F16 and BF16; the conversion is exact, except for
+  /// F64 to float, which rounds to nearest even (beyond the range of float to infinity). Integers are not converted.
+  /// Throws as tensor does.
   template <StoredScalar S>
   Matrix<S> read(std::string_view name) const {
     const StoredTensor& tensor = at(name);
@@ -136,8 +146,8 @@ class Safetensors {
     return result;
   }
 
-  /// The same into memory that is there: a matrix, map or block of the tensor's shape; for a vector also a row. Throws
-  /// ShapeError if it has another, and then nothing is written.
+  /// As read, into an existing matrix, map or block of the tensor's shape; for a vector also a row. Throws ShapeError
+  /// for another shape, and writes nothing then.
   template <class Derived>
     requires StoredScalar<typename Derived::Scalar>
   void read_into(std::string_view name, Eigen::DenseBase<Derived>& to) const {
@@ -154,7 +164,7 @@ class Safetensors {
 
  private:
   struct Contents {
-    std::string title;  // begins messages that are about no tensor
+    std::string title;  // begins messages that are not about a tensor
     std::vector<FileBytes> files;
     std::vector<std::string> paths;
     std::vector<StoredTensor> tensors;
@@ -214,7 +224,7 @@ class Safetensors {
     if (shape.size() > 2) {
       refuse<ShapeError>(tensor, "shape is " + shape_text(tensor) + ", expected at most 2 dimensions; bytes gives any");
     }
-    // Beside a dimension of 0, the other may be as large as it likes.
+    // If one dimension is 0, the other may have any size.
     if (std::any_of(shape.begin(), shape.end(), [](std::uint64_t d) { return d > std::uint64_t{PTRDIFF_MAX}; })) {
       refuse<ShapeError>(tensor, "shape is " + shape_text(tensor) + ", more than a matrix can have");
     }

@@ -1,5 +1,5 @@
 #pragma once
-/// The header of a safetensors file, and every rule that makes the file behind it safe to read.
+/// The header of a safetensors file, and the rules that make the rest of the file safe to read.
 ///
 ///   8 bytes N, little-endian | N bytes of JSON | the tensors' bytes
 ///   {"__metadata__":{"format":"pt"},"fc1.weight":{"dtype":"F32","shape":[64,784],"data_offsets":[0,200704]},...}
@@ -7,9 +7,9 @@
 /// Offsets count from the end of the header; the end is not included. The tensors fill the rest of the file without gap
 /// or overlap, so no two share a byte and none reaches outside.
 ///
-/// Whatever this accepts, the reference implementation accepts. It refuses a little more: a name twice in one object
-/// (the reference lets the last one win), an entry written as an array, and what exceeds SafetensorsLimits or the depth
-/// of 8.
+/// The reference implementation accepts everything that this accepts. This refuses a little more: a duplicate name in
+/// an object (the reference lets the last one win), an entry written as an array, and files that exceed
+/// SafetensorsLimits or the depth of 8.
 /// Source: huggingface/safetensors, README.md and safetensors/src/tensor.rs.
 
 #include "lora/io/detail/json.hpp"
@@ -56,7 +56,7 @@ struct SafetensorsHeader {
 
 namespace detail {
 
-/// One tensor, as the header says it.
+/// The entry of one tensor.
 inline SafetensorsHeader::Entry tensor_entry(std::string_view who, const std::string& name, const Json& value,
                                              const SafetensorsLimits& limits) {
   const auto refuse = [&](const std::string& text) { fail<FormatError>(who, "tensor " + shown(name) + ": " + text); };
@@ -97,7 +97,7 @@ inline SafetensorsHeader::Entry tensor_entry(std::string_view who, const std::st
 
 inline Metadata metadata_entries(std::string_view who, const Json& value, const SafetensorsLimits& limits) {
   Metadata metadata;
-  if (value.is_null()) return metadata;  // the reference implementation takes it for none
+  if (value.is_null()) return metadata;  // the reference implementation treats it as none
   if (!value.is_object()) fail<FormatError>(who, "__metadata__ is " + found_in_json(value) + ", expected an object");
   if (value.size() > limits.metadata_entries) {
     fail<FormatError>(who, "__metadata__ has more than " + std::to_string(limits.metadata_entries) + " entries");
@@ -111,7 +111,7 @@ inline Metadata metadata_entries(std::string_view who, const Json& value, const 
   return metadata;
 }
 
-/// The entries of a header, each of the right form.
+/// The entries of a header, each checked for its form.
 inline SafetensorsHeader header_entries(std::string_view who, const Json& root, const SafetensorsLimits& limits) {
   if (!root.is_object()) fail<FormatError>(who, "the header is " + found_in_json(root) + ", expected an object");
   SafetensorsHeader header;
@@ -167,7 +167,7 @@ inline void check_layout(std::string_view who, std::vector<SafetensorsHeader::En
 }  // namespace detail
 
 /// Reads and checks the header of the file whose bytes these are; `who` begins the messages. Throws FormatError.
-/// Nothing is allocated by numbers that the header claims; for memory see parse_json.
+/// Sizes that the header claims never cause an allocation; for memory see parse_json.
 inline SafetensorsHeader read_safetensors_header(std::string_view who, std::span<const std::byte> file,
                                                  const SafetensorsLimits& limits = {}) {
   constexpr std::size_t prefix = 8;

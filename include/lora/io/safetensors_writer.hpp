@@ -4,7 +4,7 @@
 ///   lora::save_safetensors("model.safetensors", {{"fc1.weight", W}, {"fc1.bias", b}});
 ///
 /// Tensors by dtype (widest first), then by name; compact JSON, metadata first; the header padded with spaces to a
-/// multiple of 8. The reference takes metadata of several keys in no fixed order, this writer by name.
+/// multiple of 8. The reference writes metadata of several keys in no fixed order, this writer sorts them by name.
 /// Source: huggingface/safetensors, safetensors/src/tensor.rs, serialize.
 
 #include "lora/io/atomic_file.hpp"
@@ -27,7 +27,7 @@ namespace lora::inline LORA_ABI {
 
 namespace detail {
 
-/// The order of the file. Throws NameError for a name that is there twice or is reserved.
+/// The tensors in the order of the file. Throws NameError for a duplicate or reserved name.
 inline std::vector<const TensorToSave*> in_file_order(const std::vector<TensorToSave>& tensors) {
   constexpr const char* who = "save_safetensors";
   std::vector<const TensorToSave*> order;
@@ -45,8 +45,8 @@ inline std::vector<const TensorToSave*> in_file_order(const std::vector<TensorTo
   return order;
 }
 
-/// The first 8 bytes and the header. Throws NameError or ValueError for what is not UTF-8, FormatError for a header of
-/// more than would be read again.
+/// The first 8 bytes and the header. Throws NameError or ValueError for text that is not UTF-8, FormatError for a
+/// header above SafetensorsLimits.
 inline std::string safetensors_start(const std::vector<const TensorToSave*>& tensors, const Metadata& metadata) {
   constexpr const char* who = "save_safetensors";
   std::string json = "{";
@@ -96,9 +96,9 @@ inline std::string safetensors_start(const std::vector<const TensorToSave*>& ten
 
 }  // namespace detail
 
-/// What a file of these tensors contains, given to sink(std::span<const std::byte>) in pieces. Throws before the first
-/// one: NameError for two tensors of one name, and what cannot be a name; FormatError for a header above 32 MB or 2
-/// million values.
+/// Passes the contents of a file of these tensors to sink(std::span<const std::byte>) in pieces. Throws before the
+/// first one: NameError for a duplicate or invalid name; ValueError for metadata that are not UTF-8; FormatError for a
+/// header above 32 MB or 2 million values.
 template <class Sink>
 void write_safetensors(Sink&& sink, const std::vector<TensorToSave>& tensors,
                        const Metadata& metadata = {{"format", "pt"}}) {
@@ -109,7 +109,7 @@ void write_safetensors(Sink&& sink, const std::vector<TensorToSave>& tensors,
 }
 
 /// Writes the file, atomically: see AtomicFile, also for what it throws. It may be the file that the tensors are mapped
-/// from; their views keep the old contents. The metadata {"format": "pt"} is what Python programs want to see.
+/// from; their views keep the old contents. Python programs expect the metadata {"format": "pt"}.
 template <class System = PosixFiles>
 void save_safetensors(const std::filesystem::path& path, const std::vector<TensorToSave>& tensors,
                       const Metadata& metadata = {{"format", "pt"}}) {

@@ -4,9 +4,10 @@
 ///   lora::save_adapter(net, "adapter/");
 ///   lora::save_adapter(net, "adapter/", {.name = "formal", .base_model_name_or_path = "gpt2"});
 ///
-///   model = PeftModel.from_pretrained(base, "adapter/")     # the same numbers, in Python
+///   model = PeftModel.from_pretrained(base, "adapter/")     # the same values, in Python
 ///
-/// Layers are called by their paths in the model, so a model whose paths are those of the PyTorch model fits it.
+/// Layers are named by their paths in the model, so a model whose paths are those of the PyTorch model fits it. A whole
+/// program is in load_adapter.hpp.
 
 #include "lora/adapters/residual_lora.hpp"
 #include "lora/io/atomic_file.hpp"
@@ -32,10 +33,10 @@
 namespace lora::inline LORA_ABI {
 
 struct SaveAdapterOptions {
-  /// Which adapter; any but "default" goes into a sub-directory of its name, as in PEFT.
+  /// The adapter; any but "default" goes into a sub-directory of its name, as in PEFT.
   std::string name = "default";
-  /// What load_adapter returned: its settings are kept, also those that are not known here. For a new adapter, what
-  /// the config is to be wherever the layers do not say otherwise, such as {.lora = what it was attached with}.
+  /// What load_adapter returned: its settings are kept, including those unknown to this library. For a new adapter, the
+  /// config wherever the layers do not say otherwise, such as {.lora = the config given to attach}.
   PeftConfig config = {};
   std::optional<std::string> base_model_name_or_path = {};
   std::optional<std::string> task_type = {};
@@ -47,14 +48,14 @@ struct SaveAdapterOptions {
 
 namespace detail {
 
-/// LoRA factors as they are saved: an adapter that starts from a part of W0 becomes one of twice the rank.
+/// The LoRA factors to be saved: an adapter that starts from a part of W0 becomes one of twice the rank.
 template <class S>
 const Lora<S>* factors_of(const NamedAdapter<S>& member, std::optional<Lora<S>>& joined) {
   if (const auto* residual = member.adapter.template as<ResidualLora<S>>()) joined.emplace(residual->to_lora());
   return joined ? &*joined : member.adapter.template as<Lora<S>>();
 }
 
-/// f(path, layer, member), with member null where the layer has no adapter of this name.
+/// Calls f(path, layer, member) for every layer; member is null if the layer has no adapter of this name.
 template <class T, class F>
 void visit_members(const T& model, std::string_view name, F&& f) {
   visit_adaptable(model, [&](const Path& path, const auto& layer) {
@@ -109,7 +110,7 @@ PeftConfig peft_config_for(const T& model, const std::vector<PeftLayer>& layers,
   return parse_peft_config("save_adapter", to_json(config));
 }
 
-/// The tensors of the adapter, which look into the model.
+/// The tensors of the adapter, which refer to the model's memory.
 template <class T>
 std::vector<TensorToSave> peft_tensors(const T& model, const PeftConfig& config, const SaveAdapterOptions& options) {
   std::vector<TensorToSave> tensors;
@@ -146,8 +147,8 @@ std::vector<TensorToSave> peft_tensors(const T& model, const PeftConfig& config,
   return tensors;
 }
 
-/// The two files: both are written and on the disk before the first is put into its place, and that is the weights,
-/// which carry the settings that give them their meaning.
+/// Writes the two files: both are on the disk before the first is committed, which is that of the weights: they carry
+/// the settings that give them their meaning.
 template <class System>
 void write_peft(const std::filesystem::path& folder, const PeftConfig& config,
                 const std::vector<TensorToSave>& tensors) {
@@ -167,7 +168,7 @@ void write_peft(const std::filesystem::path& folder, const PeftConfig& config,
   settings.commit();
 }
 
-/// The type of the adapter's parts if it is not LORA; empty if it is, or if it has none of its own.
+/// The peft_type of the adapter if it is not LORA; empty if it is LORA, or if files store no such adapter.
 template <class T>
 std::string other_kind(const T& model, std::string_view name, const Caller& who) {
   std::string type, first;
@@ -185,7 +186,7 @@ std::string other_kind(const T& model, std::string_view name, const Caller& who)
   return type == "LORA" ? "" : type;
 }
 
-/// Writes an adapter of another kind than LORA: its settings and tensors are those that the kind lists.
+/// Writes an adapter of a kind other than LORA, with the settings and tensors that the kind lists.
 template <class System, class T>
 void save_kind(const T& model, const std::filesystem::path& path, const std::string& type,
                const SaveAdapterOptions& options, const Caller& who) {
@@ -234,21 +235,23 @@ void save_kind(const T& model, const std::filesystem::path& path, const std::str
 }  // namespace detail
 
 /// Writes adapter_model.safetensors and adapter_config.json, each atomically, and nothing else in the directory:
-/// whatever fails, and whenever the process is killed, load_adapter finds the old adapter or the new one, whole. The
-/// weights are put into place first and carry the settings that give them their meaning (in the metadata, under
-/// "lora_config"), so a kill between the two leaves new weights beside an old config, and load_adapter goes by the
-/// weights. PEFT reads no metadata and would take the old config with the new weights: save again before you go there.
+/// whatever fails, and whenever the process is killed, load_adapter finds the whole old adapter or the whole new one.
+/// The weights are committed first and carry the settings that give them their meaning (in the metadata, under
+/// "lora_config"), so a kill between the two leaves new weights beside an old config, and load_adapter uses the
+/// settings of the weights. PEFT reads no metadata and would use the old config with the new weights: save again before
+/// you use it.
 ///
 /// Without options.config the config is new: its target_modules are the full paths of the layers with factors, r and
 /// lora_alpha those of most layers, rank_pattern and alpha_pattern those of the others. rsLoRA becomes lora_alpha =
-/// alpha sqrt(rank): the scale is the same number, or the one beside it in double if the rank is no power of 2. A
-/// ResidualLora becomes an ordinary adapter of twice the rank. If one bias is trained, the others are saved too.
-/// A config that was loaded is kept as it was for as long as it says what the model has, and changed where it does not.
+/// alpha sqrt(rank): the scale is the same double, or an adjacent one if the rank is not a power of 2. A ResidualLora
+/// becomes an ordinary adapter of twice the rank. If one bias is trained, the others are saved too. A loaded config is
+/// kept as long as it describes the model, and changed where it does not.
 ///
-/// An adapter of another kind is written with the settings and tensors that the kind lists (adapter_kinds.hpp).
+/// An adapter of another kind is saved with the settings and tensors that the kind lists (adapter_kinds.hpp).
 ///
-/// Throws NameError without an adapter of this name; ConfigError or NameError for what PEFT cannot express, such as two
-/// dropouts; FileError with the path and the step. Cost: one pass over the adapter's numbers.
+/// Throws NameError if there is no adapter of this name; ConfigError or NameError for an adapter that PEFT cannot
+/// express, such as one with two dropouts; FileError with the path and the step. Cost: one pass over the adapter's
+/// elements.
 template <class T, class System = PosixFiles>
 void save_adapter(const T& model, const std::filesystem::path& directory, const SaveAdapterOptions& options = {}) {
   constexpr const char* who = "save_adapter";

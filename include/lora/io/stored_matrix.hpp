@@ -1,5 +1,5 @@
 #pragma once
-/// What Safetensors::tensor returns: a tensor (rows, cols) as a matrix that can be used like any other of Eigen's.
+/// The result of Safetensors::tensor: a tensor (rows, cols) as a matrix that can be used like any other in Eigen.
 
 #include "lora/core/scalar.hpp"
 
@@ -8,9 +8,9 @@
 
 namespace lora::inline LORA_ABI {
 
-/// A matrix in the memory of a file: an Eigen::Map that keeps the file open. Where the file's bytes cannot be used as
-/// they are (not aligned to S, as older writers left them, or a machine that is not little-endian) it holds a copy
-/// instead.
+/// A matrix in the memory of a file: an Eigen::Map that keeps the file open; a copy as a plain Map or Ref does not. If
+/// the file's bytes cannot be used as they are (not aligned to S, as older writers left them, or a machine that is not
+/// little-endian) it holds a copy of them instead.
 template <class S>
 class StoredMatrix : public Eigen::Map<const Eigen::Matrix<S, Dynamic, Dynamic, Eigen::RowMajor>> {
   using Base = Eigen::Map<const Eigen::Matrix<S, Dynamic, Dynamic, Eigen::RowMajor>>;

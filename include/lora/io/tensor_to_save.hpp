@@ -1,5 +1,5 @@
 #pragma once
-/// A name and the numbers to store under it.
+/// A named tensor to be stored.
 
 #include "lora/core/scalar.hpp"
 #include "lora/io/detail/elements.hpp"
@@ -20,13 +20,13 @@
 
 namespace lora::inline LORA_ABI {
 
-/// Looks at the matrix it is given, whose elements are read when the file is written; a temporary is kept. Copies look
-/// at the same numbers.
+/// Refers to the matrix it is given, whose elements are read when the file is written; a temporary is kept. Copies
+/// refer to the same elements.
 class TensorToSave {
  public:
-  /// A matrix (rows, cols) of float, double or integers, of any storage order and strides; any expression. Stored is
-  /// the shape [rows, cols], and [n] for what is a vector at compile time. float and double may be stored as F64, F32,
-  /// F16 or BF16, rounded once to nearest even. Throws DtypeError if the numbers cannot be stored as dtype.
+  /// A matrix (rows, cols) of float, double or integers, of any storage order and strides; any expression. The stored
+  /// shape is [rows, cols], or [n] for a vector at compile time. float and double may be stored as F64, F32, F16 or
+  /// BF16, rounded once to nearest even. Throws DtypeError if the elements cannot be stored as dtype.
   template <class M>
     requires requires(const std::remove_reference_t<M>& m) {
       typename std::remove_reference_t<M>::Scalar;
@@ -54,7 +54,7 @@ class TensorToSave {
     }
   }
 
-  /// Bytes as they are to be in the file: row-major and little-endian. Throws ShapeError unless their number fits.
+  /// Bytes as in the file: row-major and little-endian. Throws ShapeError unless their number fits dtype and shape.
   TensorToSave(std::string name, Dtype dtype, std::vector<std::uint64_t> shape, std::span<const std::byte> bytes)
       : name_(std::move(name)), dtype_(dtype), shape_(std::move(shape)), data_(bytes.data()), contiguous_(true) {
     const auto size = bit_count(dtype, shape_);
@@ -72,7 +72,7 @@ class TensorToSave {
   std::uint64_t byte_size() const { return *bit_count(dtype_, shape_) / 8; }
 
   /// Calls sink(std::span<const std::byte>) with the bytes of the file, piece by piece: at most 4 MiB are converted
-  /// at once, and what has these bytes in memory already is given as it is.
+  /// at once, and memory that already has these bytes is passed as it is.
   template <class Sink>
   void write_to(Sink&& sink) const {
     if (contiguous_)

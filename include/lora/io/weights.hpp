@@ -1,11 +1,11 @@
 #pragma once
-/// Base weights by name: from a file into your model, and back.
+/// Base weights by name: from a file into a model, and back.
 ///
 ///   lora::load_weights(net, lora::Safetensors::open("model.safetensors"));
 ///   lora::load_weights(net, file, {.prefixes = {{"", "transformer."}}, .transposed = {"c_attn", "c_proj", "c_fc"}});
 ///   lora::save_weights(net, "base.safetensors");
 ///
-/// A tensor's name is its path in the model's listing: "fc1.weight". Adapters are no base weights and are left out.
+/// A tensor's name is its path in the model's listing: "fc1.weight". Adapters are left out.
 
 #include "lora/core/visit.hpp"
 #include "lora/io/mismatch.hpp"
@@ -27,11 +27,11 @@ namespace lora::inline LORA_ABI {
 
 /// How the names and layouts of a file differ from those of the model.
 struct WeightNames {
-  /// {in the model, in the file}: what a name begins with there and here. The first pair that fits counts.
+  /// {in the model, in the file}: the prefixes of a name. The first pair that fits applies.
   std::vector<std::pair<std::string, std::string>> prefixes = {};
-  /// Layers whose weight the file stores as (in, out), as GPT-2's Conv1D does. In memory it is (out, in) all the same.
+  /// Layers whose weight the file stores as (in, out), as GPT-2's Conv1D does. In memory it is still (out, in).
   ModuleNames transposed = {};
-  /// Tensors of the file that may be there without a place in the model: names, their ends after a dot, or a pattern.
+  /// Tensors of the file that the model need not have: names, their ends after a dot, or a pattern.
   ModuleNames ignored = {};
 };
 
@@ -49,7 +49,7 @@ inline std::string_view layer_of(std::string_view tensor) {
   return dot == tensor.npos ? std::string_view() : tensor.substr(0, dot);
 }
 
-/// The same memory as the transpose: a column-major (out, in) is a row-major (in, out).
+/// A view of the same memory as the transpose: a column-major (out, in) is a row-major (in, out).
 template <class M>
 auto transposed_map(M& matrix) {
   using S = typename std::remove_const_t<M>::Scalar;
@@ -58,7 +58,7 @@ auto transposed_map(M& matrix) {
                                                                                 matrix.rows());
 }
 
-/// The shape that a matrix has in a file: (n) for what is a vector at compile time.
+/// The shape of a matrix in a file: (n) for a vector at compile time.
 template <class M>
 std::vector<std::uint64_t> stored_shape(const M& matrix, bool transposed) {
   const auto rows = static_cast<std::uint64_t>(matrix.rows());
@@ -68,8 +68,8 @@ std::vector<std::uint64_t> stored_shape(const M& matrix, bool transposed) {
   return {rows, cols};
 }
 
-/// The numbers of a listed part: a Parameter's value, a frozen base's W0, which is a new matrix if it lies in memory in
-/// another order, or the matrix itself.
+/// The elements of a listed part: a Parameter's value, a frozen base's W0 (a new matrix if the base stores it in
+/// another order), or the matrix itself.
 template <class T>
 decltype(auto) numbers_of(const T& tensor) {
   if constexpr (ParameterLike<T>) {
@@ -83,11 +83,11 @@ decltype(auto) numbers_of(const T& tensor) {
 
 }  // namespace detail
 
-/// Fills every parameter of the model that is no adapter's. F64, F32, F16 and BF16 are converted to the model's scalar.
+/// Fills every parameter outside adapters. F64, F32, F16 and BF16 are converted to the model's scalar.
 ///
 /// Throws MismatchError listing every tensor that is missing, unexpected (and not ignored), or of another shape or
-/// kind; StateError if a weight is frozen already: weights are loaded before adapters are attached. Nothing has
-/// changed then. Cost: one copy of the numbers.
+/// kind; StateError if a weight is frozen already: load weights before attaching adapters. It changes nothing then.
+/// Cost: one copy of the elements.
 template <class T>
 void load_weights(T& model, const Safetensors& file, const WeightNames& names = {}) {
   constexpr const char* who = "load_weights";
@@ -137,8 +137,8 @@ void load_weights(T& model, const Safetensors& file, const WeightNames& names = 
   });
 }
 
-/// Writes every weight and bias that is no adapter's, frozen or not, atomically: as `dtype`, or else as they are.
-/// Throws what save_safetensors throws; an old file of this name is then intact.
+/// Writes every weight and bias that does not belong to an adapter, frozen or not, atomically: as `dtype` if given,
+/// else in the model's own scalar. Throws what save_safetensors throws; an old file of this name stays intact then.
 template <class T>
 void save_weights(const T& model, const std::filesystem::path& path, const WeightNames& names = {},
                   std::optional<Dtype> dtype = {}) {

@@ -1,32 +1,32 @@
 #pragma once
-/// The blocking constants of all kernels, in one place. Letters are those of BLIS, where it has one:
+/// The blocking constants of all kernels, in one place. Names follow BLIS where it has one:
 ///
 ///   y = W0 x       MR rows of W0 by NR samples are a tile in registers; KC columns of W0 by MR rows are a panel in L1;
-///                  NC samples meet all of W0 before the next NC do, and their KC rows of x stay in L2
+///                  all of W0 is multiplied by NC samples before the next NC; their KC rows of x stay in L2
 ///   dx = W0^T dy   `transposed_columns` columns of W0 by `transposed_packets` packets of samples are a tile
 ///
-/// Values were measured with benchmarks/packed.cpp; benchmarks/DEAD_ENDS.md says on which processors, and what was
-/// tried beside them. Those that say where a sum is cut (KC, kc_rank, packed_dy, ...) also decide the bits of results.
+/// Values were measured with benchmarks/packed.cpp; benchmarks/DEAD_ENDS.md names the processors and the alternatives
+/// that were tried. Values that split a sum (KC, kc_rank, packed_dy, ...) also decide the bits of results.
 
 #include "lora/kernels/packet.hpp"
 
 namespace lora::inline LORA_ABI::detail {
 
-/// What the number of registers, and their size, decide.
+/// Blocking that depends on the number of registers and their size.
 struct RegisterBlocking {
-  int mr_packets;          ///< packets in MR: with NR they fill the registers with sums, beside the operands of a step
+  int mr_packets;          ///< packets in MR: MR x NR accumulators and the operands of a step fill the registers
   int nr;                  ///< samples in a tile of y
-  int transposed_columns;  ///< columns of W0 in a tile of dx; columns of L in one of L^T X
-  int transposed_packets;  ///< most packets of samples in a tile of dx
-  int dot_panels;          ///< panels whose columns are added together for a single sample: their rows of dy are held
-  bool lone_tile_waits;    ///< a tile without another beside it prefetches nothing: it would take longer than it saves
+  int transposed_columns;  ///< columns of W0 in a tile of dx, or of L in a tile of L^T X
+  int transposed_packets;  ///< max packets of samples in a tile of dx
+  int dot_panels;          ///< panels processed together for a single sample, with their rows of dy in registers
+  bool lone_tile_waits;    ///< a single tile does not prefetch: that would take longer than it saves
 };
 
-/// AVX-512, NEON: 16 sums in a tile of y; 24, with 12 samples, reach 91 % of the peak instead of 98 %.
+/// AVX-512, NEON: 16 accumulators in a tile of y; 24 (12 samples) reach 91 % of the peak instead of 98 %.
 inline constexpr RegisterBlocking blocking_of_32_registers{2, 8, 8, 2, 4, false};
-/// AVX: 12 sums; 8, with 2 packets, reach 90 % instead of 96 %.
+/// AVX: 12 accumulators; 8 (2 packets) reach 90 % of the peak instead of 96 %.
 inline constexpr RegisterBlocking blocking_of_16_registers{3, 4, 4, 3, 4, false};
-/// SSE2: 12 sums, because each product takes a register before it is added; 3 x 4 is 5 to 25 % slower.
+/// SSE2: 12 accumulators, because each product takes a register before it is added; 3 x 4 is 5 to 25 % slower.
 inline constexpr RegisterBlocking blocking_of_sse2{6, 2, 4, 2, 2, true};
 
 template <class S>
@@ -42,39 +42,39 @@ struct Blocking {
   static constexpr Index mr = Index(mr_packets) * lanes;
   static constexpr int nr = table.nr;
   static constexpr Index kc = 264;      ///< 256 would put panels 32 KiB apart, into the same sets of L1
-  static constexpr Index nc = 128;      ///< 264 rows of x and a panel of y are 150 KiB of floats for so many: within L2
-  static constexpr Index kc_rank = 32;  ///< columns of U that one pass adds; a copy of their edge fits on the stack
-  static constexpr Index large = elements_in(1 << 20);  ///< elements of W0 from which on L2 does not hold it
-  /// Up to so many samples no tile prefetches the next panel: memory is waited for either way.
+  static constexpr Index nc = 128;      ///< 128 samples x (264 rows of x + a panel of y) = 150 KiB of floats: fits L2
+  static constexpr Index kc_rank = 32;  ///< columns of U per pass; a padded copy of an edge panel fits on the stack
+  static constexpr Index large = elements_in(1 << 20);  ///< elements of W0 above which it does not fit L2
+  /// With at most this many samples no tile prefetches the next panel: the product is memory-bound either way.
   static constexpr Index unprefetched_samples = table.lone_tile_waits ? nr : nr / 2;
-  /// Most tiles of a panel that prefetch, each its share: more at a time than memory can bring would wait.
+  /// Max tiles of a panel among which the prefetch of the next panel is divided, so that none has to wait for memory.
   static constexpr Index prefetching_tiles = 4;
 
   // dx = W0^T dy + V G
   static constexpr int transposed_columns = table.transposed_columns;
   static constexpr int transposed_packets = table.transposed_packets;
-  static constexpr Index packed_dy = elements_in(65536);  ///< of dy: 128 KiB gain 4 % at most, for twice the stack
+  static constexpr Index packed_dy = elements_in(65536);  ///< of dy; 128 KiB gain at most 4 %, for twice the stack
   static constexpr Index same_set = elements_in(4096);    ///< columns of dx a multiple of this apart share a set of L1
-  static constexpr Index collected_columns = 136;         ///< of dx that are collected elsewhere when they do
+  static constexpr Index collected_columns = 136;         ///< columns of dx to compute in a buffer when they do
 
   // dx of a few samples
-  static constexpr int streamed_packets = 3;  ///< most packets of samples; beyond, the product in tiles is faster
+  static constexpr int streamed_packets = 3;  ///< max packets of samples; above, tiles are faster
   static constexpr int dot_panels = table.dot_panels;
-  static constexpr Index streamed_dy = elements_in(32768);       ///< of dy, packed: they stay in L1 and L2
+  static constexpr Index streamed_dy = elements_in(32768);       ///< packed elements of dy: they stay in L1 and L2
   static constexpr Index prefetch_distance = elements_in(8192);  ///< into L2: 100 GFLOP/s for 8 samples; 3 KiB: 70
 
   // Z = L^T X and D += X G^T
-  static constexpr int thin_samples = 3;                  ///< columns of X that meet those of L in scalar products
-  static constexpr Index thin_rows = elements_in(16384);  ///< of all columns of L that do: half of L1
-  static constexpr Index thin_kc = 256;                   ///< rows of L that are packed at a time
-  static constexpr Index outer_kc = 64;                   ///< samples that one pass over D adds
+  static constexpr int thin_samples = 3;                  ///< columns of X in a tile of dot products
+  static constexpr Index thin_rows = elements_in(16384);  ///< elements of L in a tile: half of L1
+  static constexpr Index thin_kc = 256;                   ///< rows of L that are packed together
+  static constexpr Index outer_kc = 64;                   ///< samples per pass over D
 
-  // y = W x of one sample, W as it lies
-  static constexpr Index walked_rows = 32 * mr;          ///< whose sums stay in L1
-  static constexpr Index far_apart = elements_in(2048);  ///< columns so far apart are read faster than rows across them
+  // y = W x of one sample, W not packed
+  static constexpr Index walked_rows = 32 * mr;          ///< rows whose accumulators stay in L1
+  static constexpr Index far_apart = elements_in(2048);  ///< stride above which columns are read faster than rows
 
-  /// Independent accumulators for each sum of a tile: a multiply-add waits for the last one on the same accumulator,
-  /// and fewer than eight under way leave the arithmetic units idle.
+  /// Independent accumulators for each sum of a tile: a multiply-add waits for the previous one on the same
+  /// accumulator, and fewer than eight in flight leave the arithmetic units idle.
   static constexpr int accumulators(int sums) { return sums < 8 ? 8 / sums : 1; }
 };
 

@@ -1,14 +1,13 @@
 #pragma once
-/// Products of a large matrix with few vectors, reading the matrix once and as it lies.
+/// Products of a large matrix with a few vectors, which read the matrix once and in place.
 ///
 ///   Y += A X,   Y = A^T X     A (m, n) column-major,  X of few columns
 ///
-/// A general matrix product first copies A into the order its kernel likes, which for few columns takes longer than
-/// the product itself. Here up to eight columns of A at a time meet three of X in registers. A^T X in tiles of
-/// tile_kernel.hpp would be slower: benchmarks/DEAD_ENDS.md. One thread; where Eigen may use several, and for more than
-/// 64 columns, its own product takes over.
+/// A general matrix product first packs A, which for few columns takes longer than the product itself. Here a tile of
+/// up to eight columns of A and three of X is held in registers. A^T X in tiles of tile_kernel.hpp would be slower:
+/// benchmarks/DEAD_ENDS.md. Uses one thread; if Eigen may use several, or above 64 columns, calls Eigen's product.
 ///
-/// Compile time: nothing over Eigen/Core.
+/// Compile time: none beyond Eigen/Core.
 
 #include "lora/kernels/packet.hpp"
 
@@ -41,7 +40,7 @@ class FewColumns {
     return X.cols() <= 64 && A.rows() >= lanes && A.cols() >= depth && Eigen::nbThreads() == 1;
   }
 
-  /// f(0), ..., f(N - 1) with constants, so that what f indexes stays in registers.
+  /// Calls f(0), ..., f(N - 1) with constants, so that the arrays that f indexes stay in registers.
   template <int N>
   EIGEN_ALWAYS_INLINE static void unrolled(auto&& f) {
     [&]<int... I>(std::integer_sequence<int, I...>) {
@@ -52,7 +51,7 @@ class FewColumns {
   template <bool forward>
   static void for_each_tile(const Large& A, const Large& X, Thin& Y) {
     const Index packets = A.rows() / lanes;
-    const Index max_packets = forward ? panel : 4 * panel;  // longer where each tile ends in sums across the packets
+    const Index max_packets = forward ? panel : 4 * panel;  // longer if each tile ends in horizontal sums
     for (Index first = 0; first < packets; first += max_packets) {
       const Index count = std::min(max_packets, packets - first);
       for (Index j = 0; j + depth <= A.cols(); j += depth) {
@@ -71,7 +70,7 @@ class FewColumns {
     }
   }
 
-  /// `count` packets of the columns j, ..., j + depth - 1 of A, from `row` on, with N columns of X and Y from c on.
+  /// One tile: `count` packets, from `row` on, of columns j, ..., j + depth - 1 of A; N columns of X and Y from c on.
   template <bool forward, int N>
   static void tile(const Large& A, const Large& X, Thin& Y, Index row, Index count, Index j, Index c) {
     const S* a[depth];

@@ -1,5 +1,5 @@
 #pragma once
-/// Large memory in large pages, where the system offers them on request.
+/// Huge pages for large memory, if the system offers them on request.
 ///
 /// A product with few samples reads a weight from memory once, and the hardware prefetcher stops at page boundaries: in
 /// pages of 2 MiB instead of 4 KiB one sample of a 4096 x 4096 weight takes half the time.
@@ -17,8 +17,8 @@
 
 namespace lora::inline LORA_ABI::detail {
 
-/// Asks for large pages before memory is used for the first time. Only advice: what lies there does not change, and
-/// memory below 4 MiB and systems that know no such request are left alone.
+/// Requests huge pages, before the memory is first used. This is only advice and does not change the contents; it does
+/// nothing for memory below 4 MiB or on systems without such a request.
 inline void prefer_huge_pages([[maybe_unused]] void* memory, [[maybe_unused]] std::size_t bytes) noexcept {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
   if (bytes < std::size_t(4) << 20) return;

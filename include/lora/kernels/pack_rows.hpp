@@ -1,5 +1,5 @@
 #pragma once
-/// Copies of a few columns: in which a row can be read at once, or padded with zeros to whole packets.
+/// Packs a few columns: by rows, so that one load reads a row, or padded with zeros to whole packets.
 ///
 ///   from, columns:   a0 a1 a2 ...      to, rows of `width`:   a0 b0 c0 0 | a1 b1 c1 0 | ...
 ///                    b0 b1 b2 ...
@@ -11,7 +11,7 @@
 
 namespace lora::inline LORA_ABI::detail {
 
-/// to[row / rows_in_group][sample][row % rows_in_group] = from(row, sample), zero for the samples beyond.
+/// to[row / rows_in_group][sample][row % rows_in_group] = from(row, sample), or zero for samples, ..., width - 1.
 template <class S>
 void pack_rows(const S* from, Index from_stride, Index rows, Index samples, Index width, int rows_in_group, S* to) {
   if (rows_in_group > 1) {
@@ -44,8 +44,8 @@ void pack_rows(const S* from, Index from_stride, Index rows, Index samples, Inde
   }
 }
 
-/// `columns` columns of `rows` rows, one after the other, each padded with zeros to `padded_rows`: for the edge of a
-/// matrix, beyond which packets would reach.
+/// Copies `columns` columns of `rows` rows, each padded with zeros to `padded_rows`: for the edge of a matrix, where
+/// packets would read beyond it.
 template <class S>
 void pack_padded(const S* from, Index from_stride, Index rows, Index columns, Index padded_rows, S* to) {
   for (Index column = 0; column < columns; ++column, from += from_stride, to += padded_rows) {

@@ -2,14 +2,14 @@
 /// y = W0 x + U Z from the panels of W0.
 ///
 ///   for each NC samples
-///     for each block of KC columns     the KC rows of x that meet it stay in L2
+///     for each block of KC columns     its KC rows of x stay in L2
 ///       for each panel of the block    stays in L1, or is streamed once if samples are few
 ///         for each tile of samples     (MR, NR) of y, in registers: panel columns times rows of x, then columns of U
 ///                                      times rows of Z
 ///
-/// y is written once per block of columns. x, U and Z are read where they lie. Splitting the rows at panels, and the
-/// samples at tiles, changes no bit of the result. If W0 is larger than L2, the first tiles of a panel prefetch the
-/// next one, each its share.
+/// y is written once per block of columns. x, U and Z are read in place. Splitting the rows at panels, and the samples
+/// at tiles, changes no bit of the result. If W0 is larger than L2, the first tiles of a panel prefetch equal shares of
+/// the next.
 
 #include "lora/kernels/pack_rows.hpp"
 #include "lora/kernels/panel_layout.hpp"
@@ -46,7 +46,7 @@ struct LowRankTerm {
     eigen_assert(left_factor.cols() == right_factor.rows());
   }
 
-  /// That of the samples from `sample` on.
+  /// The term for the samples from `sample` on.
   LowRankTerm from(Index sample) const {
     LowRankTerm some = *this;
     if (rank > 0) some.right += sample * right_stride;
@@ -58,13 +58,13 @@ struct LowRankTerm {
   Index ranks_in(Index pass) const { return std::clamp<Index>(rank - pass * block, 0, block); }
 };
 
-/// product_tile for every number of columns and packets.
+/// Tables of product_tile for every number of columns and packets.
 template <class S>
 struct ProductTiles {
   static constexpr int columns = Blocking<S>::nr;
-  /// A tile of fewer columns never prefetches. Where there are several tiles, none has fewer.
+  /// Min columns of a tile that prefetches. If there are several tiles, each has at least these.
   static constexpr int min_prefetching_columns = columns / 2;
-  /// How many tiles prefetch, the first ones of a panel: 1, 2 or 4, so that shares are whole.
+  /// How many of the first tiles of a panel prefetch: 0, 1, 2 or 4, so that shares are whole.
   static Index prefetching_tiles(Index samples) {
     if (samples <= Blocking<S>::unprefetched_samples) return 0;
     return std::min<Index>(Blocking<S>::prefetching_tiles,
@@ -72,11 +72,11 @@ struct ProductTiles {
   }
   using Function = void (*)(const TileSum<S>*, int, S*, Index, Index, bool);
 
-  /// Tiles are 1, 2, 3 packets high, or 1, 2, 4, 6: every other height would take long to compile.
+  /// Tiles are 1, 2, 3 packets high, or 1, 2, 4, 6: instantiating every height would take long to compile.
   static constexpr int step = Blocking<S>::mr_packets > 3 ? 2 : 1;
   static constexpr int heights = Blocking<S>::mr_packets / step + step - 1;
   static constexpr int height(int k) { return step == 1 ? k + 1 : std::max(1, 2 * k); }
-  /// The height in packets of the lowest tile that has so many rows.
+  /// The height in packets of the lowest tile with at least `rows` rows.
   static Index packets(Index rows) {
     const Index needed = (rows + Simd<S>::lanes - 1) / Simd<S>::lanes;
     return needed > 1 ? (needed + step - 1) / step * step : needed;
@@ -89,7 +89,7 @@ struct ProductTiles {
     return table[static_cast<std::size_t>((tile_columns - 1) * heights + (step == 1 ? vectors - 1 : vectors / step))];
   }
 
-  /// The same for whole panels, and prefetches the next one.
+  /// The tile of whole panels that prefetches the next panel.
   static Function get_prefetching(Index tile_columns) {
     static constexpr auto table = []<int... I>(std::integer_sequence<int, I...>) {
       return std::array<Function, sizeof...(I)>{
@@ -99,7 +99,7 @@ struct ProductTiles {
     return table[static_cast<std::size_t>(tile_columns - min_prefetching_columns)];
   }
 
-  /// f(first, count) for tiles as equal as can be: five and four samples are faster than eight and one.
+  /// Calls f(first, count) for tiles as equal as possible: five and four samples are faster than eight and one.
   static void for_each(Index samples, auto&& f) {
     Index tiles = (samples + columns - 1) / columns;
     for (Index first = 0; first < samples; --tiles) {
@@ -118,15 +118,15 @@ struct ProductTiles {
   }
 };
 
-/// A panel in memory: its columns are `step` apart, and as a rule so are those of the one that follows it.
+/// A panel in memory. Its columns are `step` apart, and usually so are the columns of the next panel.
 template <class S>
 struct Panel {
   const S* elements;
   Index step;
-  const S* next;  ///< what to prefetch; null if nothing
+  const S* next;  ///< what to prefetch; null: nothing
 };
 
-/// panel_at(row, first_col): the panel that begins there. rows: begin and end with a panel. add: to what y is.
+/// panel_at(row, first_col): the panel that begins there. rows: from and to panel boundaries. add: y += instead of y =.
 template <class S>
 void panel_product(const PanelLayout<S>& layout, auto&& panel_at, const Columns<S>& x, MutableColumns<S>& y,
                    const LowRankTerm<S>& term, Interval rows, bool add = false) {
@@ -155,7 +155,7 @@ void panel_product(const PanelLayout<S>& layout, auto&& panel_at, const Columns<
       sums[0].scalar_step = 1;
       sums[0].steps = depth;
 
-      alignas(64) S edge[LowRankTerm<S>::block * Blocking<S>::mr];  // columns of U, where packets would reach beyond it
+      alignas(64) S edge[LowRankTerm<S>::block * Blocking<S>::mr];  // columns of U, padded at its edge
       if (ranks > 0) {
         sums[1].vectors = term.left + first_rank * term.left_stride + row;
         sums[1].vector_step = term.left_stride;
@@ -186,7 +186,7 @@ void panel_product(const PanelLayout<S>& layout, auto&& panel_at, const Columns<
   }
 }
 
-/// y = W0 x + U Z on this thread. rows: begin and end with a panel. add: to what y is.
+/// y = W0 x + U Z on this thread. rows: begin and end at panel boundaries. add: y += instead of y =.
 template <class S>
 void packed_product_part(const PanelLayout<S>& layout, const S* panels, const Columns<S>& x, MutableColumns<S> y,
                          const LowRankTerm<S>& term, Interval rows, bool add = false) {
@@ -206,12 +206,12 @@ void packed_product_part(const PanelLayout<S>& layout, const S* panels, const Co
   }
 }
 
-/// For a product with W0: a few samples wait for W0 to come from memory, and take as long as four.
+/// The multiply-adds of a product with W0. Fewer than four samples are memory-bound and take as long as four.
 inline double product_size(Index rows, Index cols, Index samples) {
   return static_cast<double>(rows) * static_cast<double>(cols) * static_cast<double>(std::max<Index>(samples, 4));
 }
 
-/// y = W0 x + U Z, shared by the threads of an executor if there is one.
+/// y = W0 x + U Z, split among the threads of an executor if there is one.
 template <class S>
 void packed_product(const PanelLayout<S>& layout, const S* panels, const Columns<S>& x, MutableColumns<S> y,
                     const LowRankTerm<S>& term = {}, Executor* executor = nullptr) {

@@ -1,16 +1,16 @@
 #pragma once
-/// dx = W0^T dy + V G from the panels that serve y = W0 x: one packed copy of W0 is enough for training.
+/// dx = W0^T dy + V G from the same panels as y = W0 x: one packed copy of W0 is enough for training.
 ///
-///   for some samples
-///     for some rows of dy            are copied so that samples lie side by side; they stay in the caches
-///       for 8 columns of W0          in panel after panel
-///         for each packet of samples (8 columns, samples) of dx, in registers: rows of dy times elements of W0,
+///   for max_samples samples
+///     for a block of rows of dy      packed so that samples are contiguous; stays in L1 and L2
+///       for a few columns of W0      in panel after panel
+///         for each packet of samples (columns, samples) of dx, in registers: rows of dy times elements of W0,
 ///                                    which are broadcast as they are loaded; then rows of G times elements of V
 ///
 /// Columns of dx a multiple of 4 KiB apart, as for a weight with 1024 columns of floats, fall into the same set of L1
-/// and evict each other: a block of those is computed in a buffer first.
+/// and evict each other: a block of such columns is computed in a buffer first.
 ///
-/// Few samples, and a remainder of few, would leave packets mostly empty: streamed_transposed.hpp.
+/// Few samples, or a remainder of few, would leave packets mostly empty: streamed_transposed.hpp computes them.
 ///
 /// Splitting the columns at multiples of MR, and the samples at multiples of max_samples, changes no bit of the result.
 
@@ -18,17 +18,17 @@
 
 namespace lora::inline LORA_ABI::detail {
 
-/// transposed_tile for some packets of samples.
+/// A table of transposed_tile by packets of samples.
 template <class S>
 struct TransposedTiles {
   using Function = void (*)(const TileSum<S>*, int, S*, Index, Index, Index, bool);
   static constexpr int lanes = Simd<S>::lanes;
   static constexpr int columns = Blocking<S>::transposed_columns;
   static constexpr int max_vectors = Blocking<S>::transposed_packets;
-  static constexpr int samples = lanes * max_vectors;      ///< in a tile
-  static constexpr int tiles = std::max(1, 32 / samples);  ///< that a pass over W0 serves
+  static constexpr int samples = lanes * max_vectors;      ///< samples in a tile
+  static constexpr int tiles = std::max(1, 32 / samples);  ///< tiles in a pass over W0
 
-  /// For the next panel, as measured: benchmarks/DEAD_ENDS.md.
+  /// How to prefetch the next panel, as measured: benchmarks/DEAD_ENDS.md.
   static constexpr PrefetchPolicy prefetch_policy(int vectors) {
     return vectors == 1 || max_vectors == 3 ? PrefetchPolicy::l2_line : PrefetchPolicy::l1_line;
   }
@@ -41,7 +41,7 @@ struct TransposedTiles {
   }
 };
 
-/// One pass over W0 for as many samples as fit; holds the copies of dy and G.
+/// One pass over W0 for at most max_samples samples; holds the packed copies of dy and G.
 template <class S>
 class PackedTransposed {
   using Layout = PanelLayout<S>;
@@ -52,9 +52,9 @@ class PackedTransposed {
   static constexpr Index max_collected = Blocking<S>::collected_columns;
 
  public:
-  static constexpr Index max_samples = Tiles::samples * Tiles::tiles;  ///< in a pass
+  static constexpr Index max_samples = Tiles::samples * Tiles::tiles;  ///< samples in a pass
 
-  /// cols: of W0; begin and end with a multiple of MR.
+  /// cols: columns of W0; begin and end at multiples of MR, or at its end.
   static void run(const Layout& layout, const S* panels, const Columns<S>& dy, MutableColumns<S> dx,
                   const LowRankTerm<S>& term = {}, Interval cols = {}) {
     cols.last = std::min(cols.last, layout.cols);
@@ -72,19 +72,19 @@ class PackedTransposed {
   }
 
  private:
-  /// How many of `left` samples come next: whole packets if few remain beyond them, which are faster on their own.
+  /// How many of `left` samples come next: only whole packets if few samples remain, which are faster on their own.
   static Index next_pass(Index left) {
     const Index samples = std::min(max_samples, left), beyond = samples % lanes;
     return samples > lanes && beyond <= Streamed::max_samples ? samples - beyond : samples;
   }
 
-  /// Samples that are multiplied together, and what is added for them: full panels, the last one, the low-rank term.
+  /// The samples of a tile, and the sums for them: full panels, the remainder panel, the low-rank term.
   struct Tile {
     Index first;  ///< sample
     Index samples;
     Index vectors;  ///< packets
     TileSum<S> sums[3];
-    Index advance[3];  ///< of the scalars, from one tile to the next
+    Index advance[3];  ///< distance of the scalars from one tile to the next
     int count;
 
     Index width() const { return vectors * lanes; }
@@ -148,7 +148,7 @@ class PackedTransposed {
 
   bool collects() const { return dx_.outerStride() % Blocking<S>::same_set == 0; }
 
-  /// Columns of the block of W0 that begins with column `block`, for all samples.
+  /// Computes `cols`, in the block of W0 that begins with column `block`, for all samples.
   void multiply_block(Index block, Interval cols, bool add) {
     MutableColumns<S> dx = dx_.middleRows(cols.first, cols.last - cols.first);
     if (!collects()) return multiply_into(dx, block, cols, add);
@@ -165,7 +165,7 @@ class PackedTransposed {
     }
   }
 
-  /// dx: those columns of W0 alone
+  /// dx: the rows of the result for `cols` alone.
   void multiply_into(MutableColumns<S>& dx, Index block, Interval cols, bool add) {
     describe_block(block, cols.first);
     alignas(64) S edge[max_ranks * Tiles::columns];
@@ -184,7 +184,7 @@ class PackedTransposed {
     }
   }
 
-  /// The tiles at column first_col of the block.
+  /// Sets up the tiles for column first_col of the block.
   void describe_block(Index block, Index first_col) {
     const Index full = rows_ / Blocking<S>::mr, remainder = rows_ % Blocking<S>::mr;
     const Index panel = Blocking<S>::mr * layout_.block_cols(block);
@@ -217,7 +217,7 @@ class PackedTransposed {
     }
   }
 
-  /// A tile reads `columns` elements of each column of V: at the edge, of a copy padded with zeros.
+  /// A tile reads Tiles::columns elements of each column of V; at the edge, it reads them from a zero-padded copy.
   void copy_edge_of_factor(Index col, S* edge) {
     pack_padded(term_.left + first_rank_ * term_.left_stride + col, term_.left_stride, layout_.cols - col, ranks_,
                 Index(Tiles::columns), edge);
@@ -240,14 +240,14 @@ class PackedTransposed {
   alignas(64) S packed_ranks_[max_ranks * max_samples];
 };
 
-/// dx = W0^T dy + V G, shared by the threads of an executor if there is one.
+/// dx = W0^T dy + V G, split among the threads of an executor if there is one.
 template <class S>
 void packed_transposed(const PanelLayout<S>& layout, const S* panels, const Columns<S>& dy, MutableColumns<S> dx,
                        const LowRankTerm<S>& term = {}, Executor* executor = nullptr) {
   eigen_assert(dy.rows() == layout.rows && dx.rows() == layout.cols && dy.cols() == dx.cols());
   using Product = PackedTransposed<S>;
   constexpr Index height = Blocking<S>::mr, max_samples = Product::max_samples;
-  const Index min_cols = dy.cols() < 4 * max_samples ? 128 : 512;  // each part of the columns copies all of dy again
+  const Index min_cols = dy.cols() < 4 * max_samples ? 128 : 512;  // each part of the columns packs all of dy again
   const auto split = Split::choose<S>(product_size(layout.rows, layout.cols, dy.cols()),
                                       split_threshold(1e6, 512, term.rank * layout.cols), layout.cols, min_cols,
                                       dy.cols(), max_samples);

@@ -1,11 +1,11 @@
 #pragma once
-/// The processor's vector registers, as far as the products of this library need them.
+/// SIMD: the operations on vector registers that the library's products need.
 ///
-///   a packet: `lanes` elements side by side in a register, of floats 16 with AVX-512, 8 with AVX, 4 with SSE2 or NEON
+///   a packet: a register of `lanes` elements; of floats, 16 with AVX-512, 8 with AVX, 4 with SSE2 or NEON
 ///
-/// Eigen has these functions for every processor that it knows, but no public name for them. They are used here alone,
-/// and only what has been the same from 3.4 to 5. Intrinsics would mean one version of every kernel for each kind of
-/// processor.
+/// Eigen has these functions for every processor that it supports, but only under internal names. Only this header uses
+/// those, and only the ones that are the same from 3.4 to 5. Intrinsics would need every kernel once per instruction
+/// set.
 
 #include "lora/core/scalar.hpp"
 
@@ -21,12 +21,12 @@
 
 namespace lora::inline LORA_ABI::detail {
 
-/// 0, ..., N - 1 as constants. Packets in an array stay in registers if it is only indexed by constants, in functions
-/// that are always inlined; a lambda that refers to the array is too much for some compilers.
+/// 0, ..., N - 1 as constants. An array of packets stays in registers if only constants index it, in always-inlined
+/// functions; some compilers fail to keep it there if a lambda captures the array.
 template <int N>
 inline constexpr std::make_integer_sequence<int, N> counted{};
 
-/// The packet of S, halved some times, as far as the processor has such halves.
+/// The packet of S, halved `Halvings` times, as far as the processor has halves.
 template <class S, int Halvings>
 struct PacketOf {
   using type = typename Eigen::internal::unpacket_traits<typename PacketOf<S, Halvings - 1>::type>::half;
@@ -36,7 +36,7 @@ struct PacketOf<S, 0> {
   using type = typename Eigen::internal::packet_traits<S>::type;
 };
 
-/// What can be done with a packet of S, full or halved.
+/// The operations on a packet of S, full or halved.
 template <class S, int Halvings = 0>
 struct Simd {
   using Packet = typename PacketOf<S, Halvings>::type;
@@ -48,18 +48,17 @@ struct Simd {
   EIGEN_ALWAYS_INLINE static Packet load(const S* from) { return Eigen::internal::ploadu<Packet>(from); }
   EIGEN_ALWAYS_INLINE static void store(S* to, const Packet& from) { Eigen::internal::pstoreu(to, from); }
   EIGEN_ALWAYS_INLINE static Packet add(const Packet& a, const Packet& b) { return Eigen::internal::padd(a, b); }
-  /// a b + c, rounded once where the processor can
+  /// a b + c, rounded once if the processor has fused multiply-add
   EIGEN_ALWAYS_INLINE static Packet multiply_add(const Packet& a, const Packet& b, const Packet& c) {
     return Eigen::internal::pmadd(a, b, c);
   }
-  /// The bits of a that are set in the mask.
+  /// a AND mask, bit by bit.
   EIGEN_ALWAYS_INLINE static Packet masked(const Packet& a, const Packet& mask) {
     return Eigen::internal::pand(a, mask);
   }
-  /// The lanes, added.
+  /// The sum of the lanes.
   EIGEN_ALWAYS_INLINE static S sum(const Packet& a) { return Eigen::internal::predux(a); }
-  /// Prefetches the cache line at `address`, which need not be the program's, into L1, or into L2 for what is needed
-  /// later.
+  /// Prefetches the cache line at `address`, which need not be valid, into L1 or, for what is needed later, into L2.
   template <int Cache = 1>
   EIGEN_ALWAYS_INLINE static void prefetch(const S* address) {
 #if defined(__GNUC__)
@@ -69,8 +68,8 @@ struct Simd {
 #endif
   }
 
-  /// `Group` neighbors in memory, again and again until the packet is full: one number in all lanes, the packet that
-  /// lies there, or something between, in one load.
+  /// Fills a packet with copies of `Group` adjacent elements, in one load. Group = 1 broadcasts one element to all
+  /// lanes; Group = lanes is a plain load.
   template <int Group>
   EIGEN_ALWAYS_INLINE static Packet broadcast(const S* from) {
     if constexpr (Group == 1) {
@@ -85,21 +84,21 @@ struct Simd {
       return std::bit_cast<Packet>(Eigen::internal::pset1<typename Eigen::internal::packet_traits<Unit>::type>(unit));
     }
   }
-  /// SSE2: sixteen small registers, of which a product takes one before it is added.
+  /// SSE2: sixteen 16-byte registers, and each product takes one before it is added.
   static constexpr bool tight = registers < 32 && lanes * sizeof(S) == 16;
-  /// The group that lets a packet hold four samples, or one if a packet has no more than four lanes.
+  /// The group size with which a packet holds four samples; 1 if a packet has at most four lanes.
   static constexpr int quad = lanes / 4 > 1 ? lanes / 4 : 1;
 
-  /// As many packets as a packet has lanes.
+  /// A block of `lanes` packets.
   using Block = Eigen::internal::PacketBlock<Packet, lanes>;
 
-  /// Packets that lie `stride` apart.
+  /// Loads and stores packets that are `stride` apart.
   EIGEN_ALWAYS_INLINE static Block load(const S* from, Index stride) { return load(from, stride, counted<lanes>); }
   EIGEN_ALWAYS_INLINE static void store(S* to, Index stride, const Block& block) {
     store(to, stride, block, counted<lanes>);
   }
   EIGEN_ALWAYS_INLINE static void add_to(Block& block, const Block& more) { add_to(block, more, counted<lanes>); }
-  /// Columns become rows: packet i of the result holds lane i of each.
+  /// The transpose: packet i of the result holds lane i of each packet.
   EIGEN_ALWAYS_INLINE static Block transposed(Block block) {
     Eigen::internal::ptranspose(block);
     return block;
@@ -122,7 +121,7 @@ struct Simd {
   }
 };
 
-/// The widest packets of no more than Lanes elements, or the narrowest that there are.
+/// The widest packets of at most Lanes elements, or else the narrowest available.
 template <class S, int Lanes>
 using NarrowSimd = Simd<S, (Simd<S, 0>::lanes <= Lanes   ? 0
                             : Simd<S, 1>::lanes <= Lanes ? 1

@@ -1,5 +1,5 @@
 #pragma once
-/// How a packed weight lies in memory: the elements of W0 in another order, none added and none left out.
+/// The memory layout of a packed weight: the elements of W0 in another order, without padding.
 ///
 ///              KC          KC     remainder
 ///         +-----------+-----------+-------+
@@ -8,9 +8,9 @@
 ///         | panel 1   | panel 3   | 5     |  remainder   panel column follows column, each MR elements.
 ///         +-----------+-----------+-------+
 ///
-/// y = W0 x reads a panel from end to end: a column of it is what fits into the registers of one tile. dx = W0^T dy
-/// reads a few columns of one panel, then the same columns of the next: blocks keep those places near each other. For
-/// few samples it streams panels from end to end as well.
+/// y = W0 x reads a panel from end to end: a column of a panel is as high as a tile. dx = W0^T dy reads a few columns
+/// of one panel, then the same columns of the next, which blocks keep close together. For few samples it streams panels
+/// from end to end as well.
 
 #include "lora/kernels/blocking.hpp"
 
@@ -19,7 +19,7 @@
 
 namespace lora::inline LORA_ABI::detail {
 
-/// Some of the rows or columns of a matrix: first, ..., last - 1, as far as it has them. The default is all of them.
+/// A range of the rows or columns of a matrix: first, ..., last - 1, clipped to the matrix. The default is all of them.
 struct Interval {
   Index first = 0;
   Index last = std::numeric_limits<Index>::max();
@@ -29,27 +29,27 @@ template <class S>
 struct PanelLayout {
   static constexpr Index mr = Blocking<S>::mr;
   static constexpr Index kc = Blocking<S>::kc;
-  /// Elements behind the last one that a kernel may read, and ignores: columns beyond the end of a panel, rows beyond
-  /// that of a column. It may prefetch what lies farther.
+  /// How many elements after the last one a kernel may read, and ignores: columns beyond the end of a panel, rows
+  /// beyond the end of a column. Prefetches may go farther.
   static constexpr Index slack = 8 * mr;
 
   Index rows = 0;
   Index cols = 0;
 
-  /// Whether W0 is larger than L2, as a rule.
+  /// Whether W0 is larger than a typical L2.
   bool large() const { return rows * cols > Blocking<S>::large; }
 
   Index panel_rows(Index first_row) const { return std::min(mr, rows - first_row); }
   Index block_cols(Index first_col) const { return std::min(kc, cols - first_col); }
-  /// Where the panel with the rows first_row, ... and the columns first_col, ... begins.
+  /// The offset of the panel that begins at (first_row, first_col).
   Index offset(Index first_row, Index first_col) const { return first_col * rows + first_row * block_cols(first_col); }
-  /// Where the elements of column `col` begin in the panel with the rows first_row, ...
+  /// The offset of column `col` in the panel that begins at row first_row.
   Index position(Index first_row, Index col) const {
     const Index first_col = col - col % kc;
     return offset(first_row, first_col) + (col - first_col) * panel_rows(first_row);
   }
 
-  /// f(position, row, col, count) for every column of every panel: `count` elements of W0 from (row, col) downwards.
+  /// Calls f(position, row, col, count) for every column of every panel: `count` elements of W0 from (row, col) down.
   void for_each_column(auto&& f) const {
     Index position = 0;
     for (Index first_col = 0; first_col < cols; first_col += kc) {

@@ -7,9 +7,9 @@
 ///   Z = L^T X            samples
 ///   D += X G^T           rows of D
 ///
-/// Each part is computed by one thread, and whoever is free takes the next. No sum is ever split, and the shape alone
-/// decides where parts begin. So every element comes out of the same sequence of operations for any number of threads,
-/// and without an executor.
+/// Each part is computed by one thread, and a thread that is free takes the next part. No sum is ever split, and the
+/// shape alone decides where parts begin. So every element results from the same sequence of operations for any number
+/// of threads, and without an executor.
 
 #include "lora/core/executor.hpp"
 #include "lora/kernels/panel_layout.hpp"
@@ -18,7 +18,7 @@
 
 namespace lora::inline LORA_ABI::detail {
 
-/// Into how many parts, from the multiply-adds of a product in single precision.
+/// The number of parts of a product, from its multiply-adds, scaled to single precision.
 struct Split {
   static constexpr double min_part = 1e5;  ///< multiply-adds: a microsecond or two
   static constexpr Index max_parts = 32;
@@ -27,7 +27,7 @@ struct Split {
   Index sample_parts = 1;
   double work = 0;
 
-  /// Whole if it is less than `threshold`, else in parts with no fewer rows and samples than these.
+  /// One part if size < threshold, else parts of at least min_rows rows and min_samples samples.
   template <class S>
   static Split choose(double size, double threshold, Index rows, Index min_rows, Index samples, Index min_samples) {
     size *= static_cast<double>(sizeof(S)) / sizeof(float);
@@ -40,14 +40,14 @@ struct Split {
 
   Index count() const { return row_parts * sample_parts; }
 
-  /// Part k of `parts` of something of this size. boundary(place): where it may be split, at `place` or next after it.
+  /// Part k of `parts` of the range 0, ..., size - 1. boundary(place): the first legal split point at or after `place`.
   static Interval range(Index k, Index parts, Index size, const auto& boundary) {
     return {boundary(size * k / parts), boundary(size * (k + 1) / parts)};
   }
 };
 
-/// Multiply-adds below which a product is faster whole. What two processors read stands in the caches of both, and what
-/// they write in that of one: whoever writes the factors next, the optimizer, waits for each line of them.
+/// Multiply-adds below which a product is faster whole. Factors that two cores read are in the caches of both, so
+/// whoever writes them next, the optimizer, waits for each cache line.
 inline double split_threshold(double least, double per_element, Index factor_elements) {
   return std::max(least, per_element * static_cast<double>(factor_elements));
 }
@@ -57,7 +57,7 @@ inline auto multiples_of(Index unit, Index size) {
   return [=](Index place) { return std::min((place + unit - 1) / unit * unit, size); };
 }
 
-/// f(rows, samples) for all parts; for everything at once if there is no executor or it has nobody to help.
+/// Calls f(rows, samples) for all parts, or once for everything if there is no executor or it has no free thread.
 void for_each_part(Executor* executor, const Split& split, Index rows, const auto& row_boundary, Index samples,
                    const auto& sample_boundary, const auto& f) {
   const auto part = [&](Index k) {

@@ -1,10 +1,10 @@
 #pragma once
-/// dx = W0^T dy + V G for a few samples: W0 is streamed once, in the order in which it lies in memory.
+/// dx = W0^T dy + V G for a few samples: W0 is streamed once, in memory order.
 ///
-///   for some rows of dy             are packed so that a packet holds a group of rows for each sample
-///     for the columns of a block    their sums lie in L1 or L2
+///   for a block of rows of dy       packed so that a packet holds a group of rows for each sample
+///     for the columns of a block    their sums stay in L1 or L2
 ///       for each panel              its rows of dy stay in registers, as many as fit
-///         for each column           sums += rows of dy times elements of W0, of which one load brings a group
+///         for each column           sums += rows of dy times elements of W0; one load broadcasts a group of them
 ///     the lanes of each group are added and go to dx
 ///
 /// With 8 lanes and groups of 2 rows (quad: four samples in a packet, each with a quarter of the lanes), a panel of MR
@@ -19,11 +19,11 @@
 ///   rows_of_dy:              panel 0: groups x packets of samples | panel 1 | ...     the last padded with zeros
 ///   sums:                    column 0: packets of samples | column 1 | ...
 ///
-/// A dot is the same for one sample, with groups of as many rows as there are lanes. The last panel may be lower:
-/// packets reach beyond its columns, and what they find there is masked.
+/// With Group = lanes, a packet holds rows of a single sample, and each column is a dot product. The last panel may
+/// have fewer rows: packets read beyond its columns, and the extra lanes are masked.
 ///
-/// Few samples are done with a column before memory brings the next, so what counts is that memory is read from end to
-/// end. Splitting the columns at multiples of MR changes no bit of the result.
+/// With few samples the product is memory-bound, so W0 has to be read sequentially. Splitting the columns at multiples
+/// of MR changes no bit of the result.
 
 #include "lora/kernels/pack_rows.hpp"
 #include "lora/kernels/packed_product.hpp"
@@ -39,11 +39,11 @@ class StreamedPass {
   using Simd = detail::Simd<S>;
   using Packet = typename Simd::Packet;
   static constexpr int lanes = Simd::lanes;
-  static constexpr int columns = Blocking<S>::transposed_columns;  ///< whose lanes are added together
-  static constexpr int groups = int(Blocking<S>::mr) / Group;      ///< of rows in a panel
+  static constexpr int columns = Blocking<S>::transposed_columns;  ///< columns whose lanes are added together
+  static constexpr int groups = int(Blocking<S>::mr) / Group;      ///< groups of rows in a panel
   static constexpr Index width = Index(Vectors) * lanes;
-  /// Panels at a time. A column of one dot is a few multiply-adds, hardly more than its sums take to load and store;
-  /// the rows of dy of all of them lie in registers.
+  /// Max panels processed together, with all their rows of dy in registers. For a dot product a column of one panel is
+  /// a few multiply-adds, hardly more work than loading and storing its sums.
   static constexpr int max_panels = Group != lanes ? 1 : Blocking<S>::dot_panels;
   static constexpr Index max_rows = Blocking<S>::streamed_dy * Group / width / Blocking<S>::mr * Blocking<S>::mr;
   /// Off for dot products: the hardware prefetcher keeps up.
@@ -80,7 +80,7 @@ class StreamedPass {
   }
 
  private:
-  /// Whole panels of rows, zero where dy has ended.
+  /// Packs rows of dy as whole panels, zero beyond the end of dy.
   static void pack_rows_of_dy(const Columns<S>& dy, Index first_row, Index rows, S* to) {
     const Index remainder = rows % Group, grouped = rows - remainder;
     pack_rows(dy.data() + first_row, dy.outerStride(), grouped, dy.cols(), width / Group, Group, to);
@@ -91,17 +91,17 @@ class StreamedPass {
     }
   }
 
-  /// A group of a column of a full panel, as it was loaded.
+  /// A full panel: a group of a column as it was loaded.
   struct AllRows {
     EIGEN_ALWAYS_INLINE static Packet of(const Packet& loaded, int) { return loaded; }
   };
-  /// The same of the last panel: zero beyond the end of the column, where elements need not be finite.
+  /// The last panel: zero beyond the end of the column, where elements need not be finite.
   struct FirstRows {
     Packet mask[groups];
     EIGEN_ALWAYS_INLINE Packet of(const Packet& loaded, int group) const { return Simd::masked(loaded, mask[group]); }
   };
 
-  /// sums += `full` panels, which lie `apart`, times their rows of dy
+  /// sums += `full` panels, `apart` elements apart, times their rows of dy
   template <int Panels>
   static void add_full(const S* panels, Index apart, Index full, Index count, const S* dy, S* sums) {
     for (; full >= Panels; full -= Panels, panels += Panels * apart, dy += Index(Panels) * groups * width) {
@@ -110,7 +110,7 @@ class StreamedPass {
     if constexpr (Panels > 1) add_full<Panels / 2>(panels, apart, full, count, dy, sums);
   }
 
-  /// The same of the last panel, `rows` high.
+  /// sums += the last panel, `rows` high, times its rows of dy
   static void add_last(const S* panel, Index rows, Index count, const S* dy, S* sums) {
     alignas(64) S ends[Blocking<S>::mr] = {};
     std::memset(ends, 0xFF, static_cast<std::size_t>(rows) * sizeof(S));
@@ -119,7 +119,7 @@ class StreamedPass {
     add_columns<1>(first, panel, 0, rows, count, dy, sums);
   }
 
-  /// Columns lie `step` apart.
+  /// sums += `count` columns, which are `step` apart, of `Panels` panels
   template <int Panels>
   static void add_columns(const auto& those, const S* panels, Index apart, Index step, Index count, const S* dy,
                           S* sums) {
@@ -152,7 +152,7 @@ class StreamedPass {
   EIGEN_ALWAYS_INLINE static void load_groups(Packet (&to)[groups], const S* from, std::integer_sequence<int, K...>) {
     ((to[K] = Simd::template broadcast<Group>(from + K * Group)), ...);
   }
-  /// rows: panel after panel, in it group after group, in it packet after packet of samples
+  /// rows: ordered by panel, then group, then packet of samples
   template <int N, int... K>
   EIGEN_ALWAYS_INLINE static void multiply(const auto& those, Packet (&c)[Vectors], const Packet (&rows)[N],
                                            const S* column, Index apart, std::integer_sequence<int, K...>) {
@@ -173,11 +173,11 @@ struct StreamedTransposed {
   static constexpr int max_vectors = Blocking<S>::streamed_packets;
   static constexpr Index max_samples = quad > 1 ? 4 * max_vectors : lanes > 1 ? max_vectors : 0;
 
-  /// dy has no more samples than that. cols: of W0; begin and end with a multiple of a panel's height.
+  /// dy: at most max_samples samples. cols: columns of W0; begin and end at multiples of MR, or at its end.
   static void run(const PanelLayout<S>& layout, const S* panels, const Columns<S>& dy, MutableColumns<S> dx,
                   const LowRankTerm<S>& term, const Interval& cols) {
     if (term.rank > 0) {
-      packed_product_part<S>({layout.cols, 0}, nullptr, dy, dx, term, cols);  // dx = V G, of a weight without columns
+      packed_product_part<S>({layout.cols, 0}, nullptr, dy, dx, term, cols);  // dx = V G, by a weight without columns
     } else {
       dx.middleRows(cols.first, cols.last - cols.first).setZero();
     }

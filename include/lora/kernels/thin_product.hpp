@@ -1,14 +1,13 @@
 #pragma once
-/// Products with one long dimension, of a low-rank factor's rank on one side and samples on the other.
+/// Products with low-rank factors: one long dimension, the rank on one side and samples on the other.
 ///
 ///   Z = L^T X     L (long, rank), X (long, samples)      z = A x with L = A^T, and B^T dy with L = B
 ///   D += X G^T    X (long, samples), G (rank, samples)   the gradients of A^T and B
-///   y += U Z      U (long, rank), Z (rank, samples)      B z and A^T g, where no product with W0 takes them along
+///   y += U Z      U (long, rank), Z (rank, samples)      B z and A^T g, if not fused into a product with W0
 ///
-/// A general product copies both factors first, which costs as much as the product when the rank is small. Here each is
-/// read where it lies: Z in scalar products of columns, several of L with several of X at a time; D in tiles of it that
-/// stay in registers while all samples are added. Splitting the samples of Z, and the rows
-/// of D, at the boundaries below changes no bit of the result.
+/// A general product packs both factors first, which costs as much as the product when the rank is small. Here both are
+/// read in place: Z in tiles of dot products, several columns of L with several of X; D in tiles that stay in registers
+/// while samples are added. Splitting Z by samples and D by rows, at the boundaries below, changes no bit.
 
 #include "lora/kernels/pack_rows.hpp"
 #include "lora/kernels/packed_product.hpp"
@@ -20,13 +19,13 @@ namespace lora::inline LORA_ABI::detail {
 template <class S>
 class ThinTiles {
   static constexpr int lanes = Simd<S>::lanes;
-  static constexpr int max_columns = Blocking<S>::transposed_columns;  // of L at a time
+  static constexpr int max_columns = Blocking<S>::transposed_columns;  // columns of L in a tile
   static constexpr int max_samples = Blocking<S>::thin_samples;
 
  public:
   /// out = L^T X
   static void reduce(const Columns<S>& L, const Columns<S>& X, MutableColumns<S> out) {
-    if (L.cols() == 1 && X.cols() > 1 && out.outerStride() == 1) {  // a row is a column: many columns beside one
+    if (L.cols() == 1 && X.cols() > 1 && out.outerStride() == 1) {  // X has the many columns: compute X^T L
       return reduce(X, L, Eigen::Map<Matrix<S>>(out.data(), X.cols(), 1));
     }
     if (packs(L.cols(), X.cols())) return multiply_packed(L, X, out);
@@ -35,17 +34,18 @@ class ThinTiles {
     reduce_remainder<max_columns / 2>(L, X, first, out);
   }
 
-  /// The first legal split point at or after `sample`, if parts have about as many samples as min_samples().
+  /// The min number of samples in a part.
   static Index min_samples(Index rank) {
     return rank > lanes / 2 ? 2 * max_columns + ProductTiles<S>::columns : 4 * max_samples;
   }
+  /// The first legal split point at or after `sample`, for parts of at least min_samples().
   static Index boundary(Index rank, Index samples, Index sample) {
     if (packs(rank, samples)) return ProductTiles<S>::boundary(samples, sample);
     const Index step = rank == 1 ? max_samples * max_columns : max_samples;
     return std::min((sample + step - 1) / step * step, samples);
   }
 
-  /// out += X G^T; its rows may be split where a panel would begin, if there are two samples.
+  /// out += X G^T. With two or more samples, its rows may be split at multiples of MR.
   static void add_outer(const Columns<S>& X, const Columns<S>& G, MutableColumns<S> out) {
     if (X.cols() == 1) {
       for (Index t = 0; t < G.rows(); ++t) out.col(t) += G(t, 0) * X.col(0);
@@ -62,7 +62,7 @@ class ThinTiles {
         const Index rows = std::min(height, X.rows() - row), vectors = ProductTiles<S>::packets(rows);
         sum.vectors = X.data() + row + sample * X.outerStride();
         sum.vector_step = X.outerStride();
-        if (rows != vectors * lanes) {  // packets would reach beyond X: a copy with zeros
+        if (rows != vectors * lanes) {  // packets would read beyond X: use a zero-padded copy
           pack_padded(sum.vectors, X.outerStride(), rows, sum.steps, height, edge);
           sum.vectors = edge;
           sum.vector_step = height;
@@ -78,8 +78,8 @@ class ThinTiles {
  private:
   static bool packs(Index rank, Index samples) { return rank > lanes / 2 && samples >= Index(2) * max_columns; }
 
-  /// Where the rank fills packets and there are samples enough to pay for it: a panel of L^T is packed, then multiplied
-  /// as a panel of W0 is.
+  /// For a rank that fills packets and samples that pay for packing: packs a panel of L^T, to be multiplied like one of
+  /// W0.
   static void multiply_packed(const Columns<S>& L, const Columns<S>& X, MutableColumns<S>& out) {
     constexpr Index height = Blocking<S>::mr, max_rows = Blocking<S>::thin_kc;
     alignas(64) S panel[height * max_rows];
@@ -113,13 +113,13 @@ class ThinTiles {
     }
   }
 
-  /// The columns first, ..., first + Count - 1 of L with all of X, some rows at a time, which stay in L1.
+  /// Columns first, ..., first + Count - 1 of L with all of X, in blocks of rows that stay in L1.
   template <int Count>
   static void reduce_columns(const Columns<S>& L, const Columns<S>& X, Index first, MutableColumns<S>& out) {
     constexpr Index max_rows = Blocking<S>::thin_rows / max_columns;
     for (Index row = 0; row < L.rows(); row += max_rows) {
       const Index rows = std::min(max_rows, L.rows() - row), remainder = rows % lanes, whole = rows - remainder;
-      alignas(64) S edge_of_l[Count * lanes], edge_of_x[max_samples * lanes];  // what is no full packet, with zeros
+      alignas(64) S edge_of_l[Count * lanes], edge_of_x[max_samples * lanes];  // the remainder, padded to a packet
       const S* const part = L.data() + row + first * L.outerStride();
       TileSum<S> sums[2];
       sums[0].vector_stride = X.outerStride();
@@ -163,13 +163,13 @@ class ThinTiles {
   }
 };
 
-/// Whether the kernels above have M: run-time sizes, and elements that have packets.
+/// Whether the kernels above support M: run-time sizes, float or double.
 template <class M>
 inline constexpr bool thin_by_tiles =
     (std::is_same_v<typename M::Scalar, float> || std::is_same_v<typename M::Scalar, double>) &&
     M::RowsAtCompileTime == Dynamic && M::ColsAtCompileTime == Dynamic;
 
-/// Z = L^T X by the kernels above, shared by the threads of an executor if there is one.
+/// Z = L^T X by the kernels above, split among the threads of an executor if there is one.
 template <class S>
 void thin_product_by_tiles(const Columns<S>& L, const Columns<S>& X, MutableColumns<S> Z, Executor* executor) {
   using Tiles = ThinTiles<S>;
@@ -181,7 +181,7 @@ void thin_product_by_tiles(const Columns<S>& L, const Columns<S>& X, MutableColu
                 [&](Interval, Interval samples) { Tiles::reduce(L, columns_in(X, samples), columns_in(Z, samples)); });
 }
 
-/// D += X G^T likewise.
+/// D += X G^T, likewise.
 template <class S>
 void add_thin_outer_by_tiles(const Columns<S>& X, const Columns<S>& G, MutableColumns<S> D, Executor* executor) {
   constexpr Index height = Blocking<S>::mr;
@@ -191,7 +191,7 @@ void add_thin_outer_by_tiles(const Columns<S>& X, const Columns<S>& G, MutableCo
                 [&](Interval rows, Interval) { ThinTiles<S>::add_outer(rows_in(X, rows), G, rows_in(D, rows)); });
 }
 
-/// y += U Z likewise: the low-rank term of a product whose weight has no columns.
+/// y += U Z, likewise: the low-rank term of a product whose weight has no columns.
 template <class S>
 void add_low_rank_by_tiles(const Columns<S>& U, const Columns<S>& Z, MutableColumns<S> y, Executor* executor) {
   constexpr Index height = Blocking<S>::mr;
@@ -209,8 +209,8 @@ void add_low_rank_by_tiles(const Columns<S>& U, const Columns<S>& Z, MutableColu
 }
 
 /// Z = L^T X     L (long, rank), X (long, samples), Z (rank, samples). A x of a row-major A (rank, in) is
-/// thin_product(A.transpose(), x, z). For float and double at run-time sizes no heap and no copy of what lies in
-/// contiguous columns; else Eigen's product. The result has the same bits for any executor.
+/// thin_product(A.transpose(), x, z). For float and double with run-time sizes, it does not allocate, and does not copy
+/// operands with contiguous columns; otherwise it is Eigen's product. The result has the same bits for any executor.
 template <class Factor>
 void thin_product(const Factor& L, const auto& X, auto&& Z, Executor* executor = nullptr) {
   eigen_assert(L.rows() == X.rows() && Z.rows() == L.cols() && Z.cols() == X.cols());

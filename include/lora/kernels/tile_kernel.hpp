@@ -1,5 +1,5 @@
 #pragma once
-/// The micro-kernel: a tile of a product, kept in registers while everything that belongs to it is added.
+/// The micro-kernel: a tile of a product, its accumulators held in registers until the sum is complete.
 ///
 ///                      scalars of one step:   s_0     s_1   ...  s_(Columns - 1)
 ///                                              |       |
@@ -7,14 +7,13 @@
 ///                          v_1             --- + ----- +
 ///
 /// y = W0 x + U Z: the vectors are a column of a panel of W0, the scalars a row of x; then columns of U and rows of Z.
-/// dx = W0^T dy + V G: the vectors are a row of dy, samples side by side; the scalars lie in the panel itself, which is
-/// how one packed copy serves both directions. Thin products are made of the same steps.
+/// dx = W0^T dy + V G: the vectors are a row of dy, samples contiguous; the scalars are elements of the panel itself,
+/// which is how one packed copy serves both directions. Thin products consist of the same steps.
 ///
-/// Where few samples leave too little to keep in registers, sums are streamed instead: streamed_transposed.hpp,
-/// unpacked_product.hpp (one sample) and few_columns.hpp, which have loops of their own.
+/// For few samples, which would leave most registers empty, separate loops stream the sums through memory:
+/// streamed_transposed.hpp, unpacked_product.hpp (one sample) and few_columns.hpp.
 ///
-/// With Group = lanes, one load brings as many scalars: the scalar product of two columns, whose lanes are added at the
-/// end.
+/// With Group = lanes, one load brings `lanes` scalars: a dot product of two columns, whose lanes are added at the end.
 
 #include "lora/kernels/blocking.hpp"
 
@@ -22,7 +21,7 @@
 
 namespace lora::inline LORA_ABI::detail {
 
-/// The sum over `runs` times `steps` of vectors times scalars. Distances are in elements.
+/// The sum over `runs` x `steps` of vectors times scalars. Distances are in elements.
 template <class S>
 struct TileSum {
   const S* vectors = nullptr;
@@ -35,7 +34,7 @@ struct TileSum {
   Index scalar_run = 0;
   Index steps = 0;
   Index runs = 1;
-  const S* prefetch = nullptr;  ///< what will be needed soon, for steps with a prefetch policy
+  const S* prefetch = nullptr;  ///< what to prefetch, if the policy is not none
   Index prefetch_step = 0;
   Index prefetch_run = 0;
 };
@@ -54,7 +53,7 @@ struct TileKernel {
   using Packet = typename Simd::Packet;
   static constexpr int sums = Columns * Vectors;
   using Sums = Packet[sums];
-  // Independent accumulators for each sum, which take turns: a step need not wait for the last one to finish.
+  // Independent accumulators for each sum, used in turn, so that a step need not wait for the previous one.
   static constexpr int accumulators = Blocking<S>::accumulators(sums);
 
   EIGEN_ALWAYS_INLINE static void clear(Sums& c) { clear(c, counted<sums>); }
@@ -119,7 +118,7 @@ struct TileKernel {
     /// Index of sum K in vector-major order.
     static constexpr int vector_major(int K) { return K % Columns * Vectors + K / Columns; }
 
-    /// One step, and on to the next. Of vectors and scalars the fewer are held in registers, the others pass by.
+    /// Does one step and advances. The fewer of vectors and scalars are held in registers; the others are streamed.
     template <int... K>
     EIGEN_ALWAYS_INLINE void step(Sums& c, const TileSum<S>& sum, std::integer_sequence<int, K...>) {
       if constexpr (Policy == PrefetchPolicy::l1_line) Simd::prefetch(prefetch);

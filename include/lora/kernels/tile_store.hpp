@@ -1,12 +1,12 @@
 #pragma once
-/// Where a finished tile goes: two ways out of the registers.
+/// The epilogue of the micro-kernel: two ways to store a tile.
 ///
 ///   product_tile      the vectors run down a column of the result: packets are stored as they are
-///   transposed_tile   they run along its rows, over samples: blocks of the tile are turned round first, and the lanes
-///                     of a group are added, which is then the sum of packets
+///   transposed_tile   they run along its rows, over samples: blocks of the tile are transposed first, and the lanes
+///                     of a group are added as packets
 ///
-/// Both add to what is there, or overwrite it. A tile at the edge of the result goes through a buffer, so that nothing
-/// beyond the edge is touched.
+/// Both either add to the result or overwrite it. An edge tile goes through a buffer: nothing beyond the edge is
+/// written.
 
 #include "lora/kernels/tile_kernel.hpp"
 
@@ -38,12 +38,12 @@ void product_tile(const TileSum<S>* sums, int count, S* out, Index out_stride, I
   }
 }
 
-/// Lanes beside each other, added: Group of them at a time. `Lanes` at most are turned round together.
+/// Adds each group of `Group` adjacent lanes. At most `Lanes` lanes are transposed together.
 template <class S, int Lanes, int Group>
 struct GroupFold {
   using Simd = NarrowSimd<S, Lanes>;
   static constexpr int q = Simd::lanes;
-  static constexpr int samples = std::max(1, q / Group);  ///< that one block becomes
+  static constexpr int samples = std::max(1, q / Group);  ///< samples in one block
   static_assert(q % Group == 0 || Group % q == 0);
 
   /// to(t, k) = or += tile(k Group, t) + ... + tile(k Group + Group - 1, t), for t < q and k < count <= samples
@@ -74,7 +74,7 @@ struct GroupFold {
   }
 };
 
-/// out(t, sample) = or += the lanes of each group of tile(., t), added: `columns` of the Columns, `samples` of them.
+/// out(t, sample) = or += the sum of group `sample` of tile(., t), for t < columns and sample < samples.
 template <class S, int Columns, int Group>
 EIGEN_ALWAYS_INLINE void store_transposed(const S* tile, Index tile_stride, S* out, Index out_stride, Index columns,
                                           Index samples, bool add) {
@@ -107,7 +107,7 @@ EIGEN_ALWAYS_INLINE void store_transposed(const S* tile, Index tile_stride, S* o
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
 
-/// out(t, sample) = or += the sums: `columns` of the Columns, `samples` of the Vectors * lanes / Group.
+/// out(t, sample) = or += the sums, for t < columns <= Columns and sample < samples <= Vectors * lanes / Group.
 template <class S, int Columns, int Vectors, int Group, PrefetchPolicy Policy = PrefetchPolicy::none>
 void transposed_tile(const TileSum<S>* sums, int count, S* out, Index out_stride, Index columns, Index samples,
                      bool add) {

@@ -1,8 +1,9 @@
 #pragma once
-/// y = W x with a matrix as it lies, in the order of additions of a packed one: the same bits.
+/// y = W x with a matrix that is not packed, and the additions in the order of a packed one: the same bits.
 ///
-/// A layer that is trained computes so, and freezing it changes nothing. Several samples run through the same tiles. A
-/// single one would read a few rows of every column, which in a large matrix lie far apart: it walks down the columns.
+/// A layer whose weight is trained uses it, so freezing the layer changes no bit. Several samples use the same tiles.
+/// For a single sample a tile would read a few rows of every column, which are far apart in a large matrix: that case
+/// walks down the columns instead.
 
 #include "lora/kernels/packed_product.hpp"
 
@@ -17,7 +18,7 @@ class UnpackedSample {
   static constexpr Index max_rows = Blocking<S>::walked_rows;
 
  public:
-  /// Whether columns are so far apart that a few rows of each are slower to read than whole ones.
+  /// Whether columns are so far apart that reading a few rows of each is slower than reading whole columns.
   static bool pays(const Columns<S>& W) { return W.outerStride() > Blocking<S>::far_apart; }
 
   static void run(const Columns<S>& W, const S* x, S* y) {
@@ -35,7 +36,7 @@ class UnpackedSample {
     ((vectors == Tiles::height(K) ? walk<Tiles::height(K)>(W, row, rows, x, y) : void()), ...);
   }
 
-  /// Some rows of W, which a packed weight would multiply in tiles of so many packets.
+  /// Rows of W that a packed weight would multiply in tiles of `Vectors` packets.
   template <int Vectors>
   static void walk(const Columns<S>& W, Index first_row, Index rows, const S* x, S* y) {
     constexpr int accumulators = TileKernel<S, 1, Vectors, 1, PrefetchPolicy::none>::accumulators;
@@ -63,7 +64,7 @@ class UnpackedSample {
     }
   }
 
-  /// Each of some columns times its element of x, added to its own sum.
+  /// Adds each column times its element of x to its own accumulator.
   template <int... K>
   static void add_columns(const S* column, Index stride, Index rows, const S* x, S* sums,
                           std::integer_sequence<int, K...>) {
@@ -80,16 +81,16 @@ class UnpackedSample {
   }
 };
 
-/// y = W x on this thread. Where several tiles of samples read a panel it is copied first: columns a power of two apart
-/// evict each other. If W is larger than L2, the next rows of each column are prefetched, which the hardware does not
-/// foresee: up to the line in which they end, as the one in which they begin has been loaded with these.
+/// y = W x on this thread. If several tiles of samples read a panel, it is packed first: columns a power of two apart
+/// evict each other. If W is larger than L2, the next rows of each column are prefetched, which the hardware prefetcher
+/// does not do: up to the cache line in which they end; the line in which they begin is loaded already.
 template <class S>
 void unpacked_product_part(const Columns<S>& W, const Columns<S>& x, MutableColumns<S> y) {
   using Layout = PanelLayout<S>;
   if (x.cols() == 1 && UnpackedSample<S>::pays(W)) return UnpackedSample<S>::run(W, x.data(), y.data());
   const Layout layout{W.rows(), W.cols()};
   const bool large = layout.large();
-  constexpr Index beyond = 2 * Simd<S>::lanes;  // that a tile may reach
+  constexpr Index beyond = 2 * Simd<S>::lanes;  // elements that a tile may read
   alignas(64) S copy[Blocking<S>::kc * Blocking<S>::mr + beyond];
   const auto panel_at = [&](Index row, Index first_col) -> Panel<S> {
     const Index height = layout.panel_rows(row), width = layout.block_cols(first_col);
@@ -110,7 +111,7 @@ void unpacked_product_part(const Columns<S>& W, const Columns<S>& x, MutableColu
   panel_product<S>(layout, panel_at, x, y, {}, {});
 }
 
-/// y = W x, shared by the threads of an executor if there is one.
+/// y = W x, split among the threads of an executor if there is one.
 template <class S>
 void unpacked_product(const Columns<S>& W, const Columns<S>& x, MutableColumns<S> y, Executor* executor = nullptr) {
   eigen_assert(x.rows() == W.cols() && y.rows() == W.rows() && x.cols() == y.cols());

@@ -1,5 +1,5 @@
 #pragma once
-/// How far an approximation is from its matrix, and what vouches for it.
+/// The error of an approximation of a matrix, and how certain it is.
 
 #include "lora/abi.hpp"
 
@@ -15,7 +15,7 @@ struct Certificate {
   double frobenius_error = 0;  ///< ||E||_F: from the tail of the spectrum, or measured block by block
   double spectral_error = 0;   ///< an upper bound of ||E||_2; equal to it where the method is exact
   double frobenius_norm = 0;   ///< ||A||_F
-  double probability = 1;      ///< with which spectral_error is a bound; frobenius_error always holds
+  double probability = 1;      ///< that spectral_error is a bound; frobenius_error always holds
 
   /// ||E||_F / ||A||_F, and 0 for A = 0.
   double relative_error() const { return frobenius_norm > 0 ? frobenius_error / frobenius_norm : 0; }

@@ -1,23 +1,23 @@
 #pragma once
-/// The singular value decomposition of a matrix in memory, to rounding and without the known failures.
+/// The singular value decomposition of a matrix in memory, exact to rounding, without the known failures of Eigen's.
 ///
 ///   A = U diag(sigma) V^T     A (m, n),  U (m, k),  V (n, k),  k = min(m, n),  sigma_1 >= ... >= sigma_k >= 0
 ///
 /// 1. Scale by a power of two.
-/// 2. QR. Where its diagonal says that A may be rank-deficient, a QR with column pivoting of R follows, rows as
-///    small as rounding are dropped, and a QR from the other side leaves a square core of full rank.
+/// 2. QR. If its diagonal shows that A may be rank-deficient, a QR of R with column pivoting follows, rows as
+///    small as rounding are dropped, and a QR from the other side gives a square core of full rank.
 /// 3. The core's SVD: Jacobi up to 16 x 16, divide and conquer above. A random reflection on either side comes first:
-///    it takes away the exact zeros and repetitions on which divide and conquer of Eigen 3.4 reads out of bounds.
-/// 4. The result is verified (finite, orthogonal, reproduces the core); if it fails, Jacobi of the whole core.
-/// Columns beyond the core complete U and V to orthonormal bases, so that these are orthonormal for every rank.
+///    it removes the exact zeros and repetitions on which divide and conquer of Eigen 3.4 reads out of bounds.
+/// 4. The result is verified (finite, orthogonal, reproduces the core); if that fails, Jacobi of the whole core.
+/// Columns beyond the core complete U and V to orthonormal bases, so that both are orthonormal for every rank.
 ///
 /// All of it runs in double, for float matrices too. Costs about 4 m n^2 + 20 n^3 operations for m >= n.
 /// Source: Golub & Van Loan 2013, chapters 5 and 8; QR from both sides: Drmac & Veselic 2008, doi 10.1137/050639193.
 ///
 /// Compile time (g++ 12 -O2): 0.1 s over Eigen/Core to include, 20 to 30 s to use, most of it Eigen's divide and
-/// conquer. Once in a program, if one source file contains
+/// conquer. To pay it once in a program, write in one source file
 ///   template class lora::ExactSvd<double>;
-/// and the others, after including this header,
+/// and in the others, after including this header,
 ///   extern template class lora::ExactSvd<double>;
 
 #include "lora/core/random.hpp"
@@ -33,19 +33,19 @@
 
 namespace lora::inline LORA_ABI {
 
-/// Real: double. A template so that a program which does not use it does not compile it.
+/// Real: double. A template, so that only programs that use it compile it.
 template <class Real = double>
 class ExactSvd {
  public:
   using Values = Eigen::Matrix<Real, Dynamic, 1>;
   using Dense = Eigen::Matrix<Real, Dynamic, Dynamic>;
 
-  /// Takes A over; its entries must be finite.
+  /// Takes ownership of A; its entries must be finite.
   explicit ExactSvd(Dense A);
 
   /// sigma (min(m, n)), descending; zero beyond the core.
   const Values& singular_values() const { return sigma_; }
-  /// ||.||_F of what was dropped as rounding: the singular values are exact for a matrix this far from A.
+  /// ||.||_F of the part dropped as rounding: the singular values are exact for a matrix this far from A.
   Real dropped() const { return dropped_; }
   /// The order of the core, at most min(m, n).
   Index core() const { return core_; }
@@ -66,7 +66,7 @@ class ExactSvd {
   Dense right(Index count) const;
   static Dense padded(const Dense& columns, Index rows, Index count);
 
-  bool transposed_;  // whether A was: everything below is for m >= n
+  bool transposed_;  // whether A was transposed: everything below is for m >= n
   bool pivoted_ = false;
   bool fell_back_ = false;
   bool verified_ = true;
@@ -81,7 +81,7 @@ class ExactSvd {
 
 namespace detail {
 
-/// What Eigen calls by other names since version 5.
+/// Eigen's SVDs, whose interface differs since version 5.
 template <class Dense>
 auto jacobi_svd(const Dense& K) {
 #if EIGEN_MAJOR_VERSION >= 5
@@ -169,8 +169,8 @@ void ExactSvd<Real>::solve(const Dense& K) {
   verified_ = reproduces(K);
 }
 
-/// By ten random directions x: U^T U x = x, V^T V x = x, K x = U S V^T x. An error ten times the tolerance escapes with
-/// probability 1e-10 (Halko, Martinsson & Tropp 2011, lemma 4.1); up to order 10 the directions are all there are.
+/// Tests ten random directions x: U^T U x = x, V^T V x = x, K x = U S V^T x. An error ten times the tolerance escapes
+/// with probability 1e-10 (Halko, Martinsson & Tropp 2011, lemma 4.1). Up to order 10 all unit vectors are tested.
 template <class Real>
 bool ExactSvd<Real>::reproduces(const Dense& K) const {
   constexpr Index probes = 10;
@@ -190,7 +190,7 @@ bool ExactSvd<Real>::reproduces(const Dense& K) const {
          near(U_ * (sigma.asDiagonal() * Vt_X), K * X, sigma(0));
 }
 
-/// [columns 0; 0 I], (rows, count): the bases are completed by unit vectors of the space that the core leaves.
+/// [columns 0; 0 I], (rows, count): completes the basis by unit vectors outside the core.
 template <class Real>
 auto ExactSvd<Real>::padded(const Dense& columns, Index rows, Index count) -> Dense {
   Dense all = Dense::Identity(rows, count);

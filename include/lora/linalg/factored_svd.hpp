@@ -1,11 +1,11 @@
 #pragma once
-/// Products s B A of two thin factors, treated as the (m, n) matrices they are without ever forming them.
+/// Singular values, norms and truncation of products s B A of two thin factors, without forming the (m, n) matrix.
 ///
 ///   M = s B A     B (m, R),  A (R, n),  s a number
 ///   B = Q1 R1 and A^T = Q2 R2 give  M = Q1 (s R1 R2^T) Q2^T:  the SVD of the R x R core is that of M
 ///
-/// O((m + n) R^2 + R^3) operations where the dense way takes O(m n min(m, n)); memory for one copy of the factors. The
-/// QR runs in the factors' scalar type, the core in double.
+/// O((m + n) R^2 + R^3) operations instead of O(m n min(m, n)) for the dense matrix; memory for one copy of the
+/// factors. The QR runs in the factors' scalar type, the core in double.
 ///
 /// Source: the factored form of Eckart & Young 1936; overlap of subspaces: Hu et al. 2021, arXiv:2106.09685v2, section
 /// 7.2.
@@ -32,7 +32,7 @@
 
 namespace lora::inline LORA_ABI {
 
-/// U sqrt(sigma) and sqrt(sigma) V^T: the rank-r matrix as two factors of equal size, B^T B = A A^T.
+/// U sqrt(sigma) and sqrt(sigma) V^T: the rank-r matrix as two balanced factors, B^T B = A A^T.
 template <class S>
 Factors<S> balanced_factors(const TruncatedSvd<S>& svd) {
   const Vector<S> root = svd.singular_values.cwiseSqrt();
@@ -41,8 +41,8 @@ Factors<S> balanced_factors(const TruncatedSvd<S>& svd) {
 
 namespace detail {
 
-/// The two QR of s B A and its core. Throws ShapeError for factors that are empty or do not fit each other, ValueError
-/// for an entry or a scale that is not finite, or a product that overflows double.
+/// The two QR decompositions of s B A and its core. Throws ShapeError for factors that are empty or do not fit each
+/// other, ValueError for an entry or a scale that is not finite, or a product that overflows double.
 template <class S>
 class Compressed {
  public:
@@ -52,7 +52,7 @@ class Compressed {
   double norm() const { return core_.stableNorm(); }
   /// The largest rank that the product can have: min(m, n, R).
   Index largest_rank() const { return std::min(core_.rows(), core_.cols()); }
-  /// The core is handed over: what needs it comes first.
+  /// Consumes the core: call norm() and largest_rank() before.
   ExactSvd<double> core_svd() && { return ExactSvd<double>(std::move(core_)); }
 
   TruncatedSvd<S> truncate(const SvdOptions& options) &&;
@@ -74,7 +74,7 @@ Compressed<S>::Compressed(const Caller& who, const FactorView<S>& M) : who_(who)
   left_.emplace(for_B * M.B);
   right_.emplace(for_A * M.A.transpose());
   core_.noalias() = left_->R() * right_->R().transpose();
-  // by exponents: M.scale over one of the two may overflow, or lose digits, where over both it does not
+  // by exponents: M.scale divided by one of the two may overflow or lose digits even if divided by both it does not
   core_ *= std::ldexp(M.scale, -(std::ilogb(for_B) + std::ilogb(for_A)));
   if (!core_.allFinite() || !std::isfinite(norm()))
     fail<ValueError>(who, "the product of the factors and their scale overflows");
@@ -103,19 +103,18 @@ double norm(const Given& M) {
   return detail::Compressed<typename Given::Scalar>("norm", M).norm();
 }
 
-/// The nearest product of a rank, energy or error, with its certificate. options.method is not asked: this is exact.
+/// The nearest product of a rank, energy or error, with its certificate. options.method is ignored: this is exact.
 ///
 ///   truncate(M, {.rank = 16}),   then balanced_factors(...) for two factors again
 ///
-/// Throws ShapeError for factors that are empty or do not fit, ValueError for what is not finite, ConfigError for
-/// options out of range; the largest rank is min(m, n, R).
+/// Throws ShapeError for factors that are empty or do not fit, ValueError for an entry or scale that is not finite,
+/// ConfigError for options out of range; the largest rank is min(m, n, R).
 template <FactoredMatrix Given>
 auto truncate(const Given& M, const SvdOptions& options) -> TruncatedSvd<typename Given::Scalar> {
   return detail::Compressed<typename Given::Scalar>("truncate", M).truncate(options);
 }
 
-/// The same matrix with factors of equal size and orthogonal directions, B^T B = A A^T = diag(sigma); scale 1.
-/// Of rank min(m, n, R).
+/// The same matrix with balanced factors, B^T B = A A^T = diag(sigma), of rank min(m, n, R) and scale 1.
 template <FactoredMatrix Given>
 auto balanced(const Given& M) -> Factors<typename Given::Scalar> {
   detail::Compressed<typename Given::Scalar> compressed("balanced", M);
@@ -140,8 +139,8 @@ enum class Side {
 ///   phi = ||U_M^T U_N||_F^2 / min(i, j)
 /// U_M: the first i singular vectors of M, U_N: the first j of N, of the given side.
 /// Throws ShapeError if the vectors' lengths differ, ConfigError unless 1 <= i <= min(m, n, R) of M and j likewise,
-/// ValueError where i or j is above the numerical rank (that of rank.hpp), as for a new adapter with B = 0: singular
-/// vectors beyond it are any that complete a basis.
+/// ValueError if i or j is above the numerical rank (that of rank.hpp), as for a new adapter with B = 0: singular
+/// vectors beyond it are arbitrary.
 /// Source: Hu et al. 2021, arXiv:2106.09685v2, equation (4).
 template <FactoredMatrix First, FactoredMatrix Second>
   requires std::same_as<typename First::Scalar, typename Second::Scalar>

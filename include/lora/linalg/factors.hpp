@@ -1,9 +1,9 @@
 #pragma once
-/// Matrices s B A of two thin factors, and what can be done with them by products alone.
+/// Matrices s B A of two thin factors, and the operations on them that need only products.
 ///
 ///   M = s B A     B (m, R),  A (R, n),  s a number
 ///
-/// Norms, singular values and truncation are in factored.hpp.   Compile time: nothing over Eigen/Core.
+/// Norms, singular values and truncation are in factored_svd.hpp.   Compile time: none beyond Eigen/Core.
 
 #include "lora/core/error.hpp"
 #include "lora/core/scalar.hpp"
@@ -31,7 +31,7 @@ struct Factors {
   Matrix<S> matrix() const { return S(scale) * B * A; }
 };
 
-/// s B A of factors that lie elsewhere, in an adapter for example. Valid as long as they are.
+/// s B A of factors that are owned elsewhere, by an adapter for example. Valid as long as they are.
 template <class S>
 struct FactorView {
   using Scalar = S;
@@ -47,7 +47,7 @@ struct FactorView {
   Index rank() const { return B.cols(); }
 };
 
-/// Either of the two: what the functions of factored matrices take. Both have scale, B, A, rows(), cols() and rank().
+/// Either of the two: an argument for factored matrices. Both have scale, B, A, rows(), cols() and rank().
 template <class M>
 concept FactoredMatrix =
     std::same_as<M, Factors<typename M::Scalar>> || std::same_as<M, FactorView<typename M::Scalar>>;
@@ -117,23 +117,22 @@ double inner_product(const FactorView<S>& M, const FactorView<S>& N) {
 
 }  // namespace detail
 
-/// The sum of the products of equal entries of two matrices, trace(M^T N) = s t sum (B^T D) .* (A C^T) for N = t D C.
-/// Throws ShapeError if the two differ in shape.
+/// The Frobenius inner product of two matrices, trace(M^T N) = s t sum (B^T D) .* (A C^T) for N = t D C. Throws
+/// ShapeError if the two differ in shape.
 template <FactoredMatrix First, FactoredMatrix Second>
   requires std::same_as<typename First::Scalar, typename Second::Scalar>
 double inner_product(const First& M, const Second& N) {
   return detail::inner_product<typename First::Scalar>(M, N);
 }
 
-/// w_1 s_1 B_1 A_1 + w_2 s_2 B_2 A_2 + ...: B = [B_1 B_2 ...], A = [w_1 s_1 A_1; w_2 s_2 A_2; ...], of the sum of the
-/// ranks.
+/// w_1 s_1 B_1 A_1 + w_2 s_2 B_2 A_2 + ...: B = [B_1 B_2 ...], A = [w_1 s_1 A_1; w_2 s_2 A_2; ...]. The ranks add up.
 ///
 ///   weighted_sum<float>({{first, 0.7}, {second, 0.3}}),   then truncate(...)
 ///
-/// No cross terms; every entry is rounded once, and not at all where all w_k s_k are equal: they become the scale. One
-/// term of weight 1 comes back as it was.
+/// No cross terms; every entry is rounded once, and not at all if all w_k s_k are equal: they become the scale. A
+/// single term of weight 1 is returned unchanged.
 /// Throws ConfigError without terms, ShapeError naming the term whose shape differs, ValueError for a weight or an
-/// entry that is not finite, or an entry that its weight takes beyond the range of the scalar.
+/// entry that is not finite, or an entry that its weight brings beyond the range of the scalar.
 template <class S>
 Factors<S> weighted_sum(const std::vector<WeightedFactors<S>>& terms) {
   return detail::concatenated("weighted_sum", terms);

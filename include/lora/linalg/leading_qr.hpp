@@ -1,10 +1,10 @@
 #pragma once
-/// The leading part of a QR decomposition, without the rest of it.
+/// The leading part of a QR decomposition alone.
 ///
 ///   A = Q R,   B = the first r columns of Q,   A' = the first r rows of R     A (m, n),  B (m, r),  A' (r, n)
 ///
 /// B A' agrees with A in its first r columns, and is the projection of the others onto their span. It depends on the
-/// order of the columns and is not nearest: truncated_svd is.
+/// order of the columns and is not optimal: truncated_svd is.
 ///
 /// Householder QR of r columns and one product, 4 m n r operations; no copy of A. The signs are those of Householder
 /// reflections; the diagonal of R may be negative.

@@ -1,5 +1,5 @@
 #pragma once
-/// Matrices that are only multiplied with: what the randomized methods need to know of A (m, n).
+/// Matrix-free operators: what the randomized methods need of a matrix A (m, n).
 
 #include "lora/core/scalar.hpp"
 #include "lora/kernels/few_columns.hpp"
@@ -13,8 +13,8 @@ namespace lora::inline LORA_ABI {
 
 /// apply:            Y = A X      X (n, k),  Y (m, k)
 /// apply_transposed: Y = A^T X    X (m, k),  Y (n, k)
-/// columns:          Y = the columns first, first + 1, ... of A, as many as Y (m, count) has
-/// Y has its size already and does not overlap X. All are const.
+/// columns:          Y = columns first, ..., first + count - 1 of A      Y (m, count)
+/// The caller sizes Y, which does not overlap X. All are const.
 template <class A>
 concept LinearOperator =
     requires(const A& a, const Matrix<typename A::Scalar>& x, Matrix<typename A::Scalar>& y, Index first) {
@@ -59,7 +59,7 @@ class DenseOperator {
   detail::MatrixView<S> A_;
 };
 
-/// after - before, never formed: what a fine-tuning has changed. Owns neither.
+/// after - before, never formed: the change that a fine-tuning has made. Owns neither.
 template <class S>
 class DifferenceOperator {
  public:
@@ -75,8 +75,8 @@ class DifferenceOperator {
   Index rows() const { return after_.rows(); }
   Index cols() const { return after_.cols(); }
 
-  /// In blocks of columns of A: differences of large weights are taken before the product, where they are exact or
-  /// nearly so, not after it, where they would have drowned in rounding.
+  /// Works in blocks of columns of A, and subtracts before the product, where differences of large weights are exact or
+  /// nearly so; after it they would be lost in rounding.
   void apply(const Matrix<S>& x, Matrix<S>& y) const {
     y.setZero();
     for_each_block([&](Index first, const Matrix<S>& block) {

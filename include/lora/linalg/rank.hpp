@@ -1,13 +1,12 @@
 #pragma once
-/// How many dimensions a matrix has: exactly, up to rounding, or in spirit. From its singular values sigma_1 >= sigma_2
-/// ...
+/// Four notions of the rank of a matrix, from its singular values sigma_1 >= sigma_2 >= ...
 ///
 ///   numerical rank   how many sigma_i are above a tolerance
 ///   rank for energy  the smallest r with sigma_1^2 + ... + sigma_r^2 >= share * (the sum of all squares)
-///   stable rank      ||A||_F^2 / ||A||_2^2 = sum sigma_i^2 / sigma_1^2, at most the rank, unmoved by small noise
+///   stable rank      ||A||_F^2 / ||A||_2^2 = sum sigma_i^2 / sigma_1^2, at most the rank, robust to small noise
 ///   effective rank   exp(-sum p_i log p_i), p_i = sigma_i / sum sigma: r equal singular values have effective rank r
 ///
-/// The singular values come from singular_values(A) below, from a TruncatedSvd, or from factored.hpp.
+/// The singular values come from singular_values(A) below, from a TruncatedSvd, or from factored_svd.hpp.
 /// Source: Roy & Vetterli 2007, EUSIPCO (effective rank); Rudelson & Vershynin 2007, doi 10.1145/1255443.1255449
 /// (stable).
 /// Compile time: the functions of singular values cost nothing; singular_values(A) costs that of exact_svd.hpp.

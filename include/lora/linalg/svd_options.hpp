@@ -1,5 +1,5 @@
 #pragma once
-/// What a truncation is asked for, and the smallest rank that delivers it.
+/// The options of a truncated SVD, and the smallest rank that satisfies them.
 
 #include "lora/core/error.hpp"
 #include "lora/core/scalar.hpp"
@@ -14,7 +14,7 @@
 namespace lora::inline LORA_ABI {
 
 enum class SvdMethod {
-  automatic,   ///< randomized where that saves much: see truncated_svd
+  automatic,   ///< randomized if that saves much: see truncated_svd
   exact,       ///< the best approximation, to rounding
   randomized,  ///< nearly the best, for a small rank of a large matrix
 };
@@ -25,7 +25,7 @@ struct SvdOptions {
   std::optional<double> energy = {};  ///< the smallest rank that keeps this share of ||A||_F^2, in (0, 1]
   std::optional<double> error = {};   ///< the smallest rank with ||A - A_r||_F <= error ||A||_F, at least 0
   SvdMethod method = SvdMethod::automatic;
-  std::optional<Index> oversampling = {};  ///< randomized: directions above the rank; 4 + rank / 8 if not given
+  std::optional<Index> oversampling = {};  ///< randomized: extra directions beyond the rank; default: 4 + rank / 8
   int power_iterations = 2;                ///< randomized: at least 1; more of them sharpen slowly decaying spectra
   std::uint64_t seed = 0;                  ///< randomized: the same seed gives the same result
 };

@@ -1,5 +1,5 @@
 #pragma once
-/// The nearest matrix of rank r, with proof of how near it is.
+/// The best approximation of rank r, with a certificate of its error.
 ///
 ///   A_r = U diag(sigma) V^T     A (m, n),  U (m, r),  sigma (r),  V (n, r)
 ///
@@ -36,7 +36,7 @@ struct TruncatedSvd {
   Certificate certificate;              ///< of U diag(singular_values) V^T
   SvdMethod method = SvdMethod::exact;  ///< the one that was used
   Eigen::VectorXd spectrum;  ///< exact: all singular values of A; randomized: of the k directions, each at most A's own
-  bool fell_back = false;    ///< a first attempt failed its verification, and a slower and safer one replaced it
+  bool fell_back = false;    ///< a faster method failed its verification or error limit; a slower one replaced it
   bool converged = true;     ///< whether the result passed its verification
 
   Index rank() const { return singular_values.size(); }
@@ -54,7 +54,7 @@ void check_representable(double largest, double norm, const Caller& who) {
   if (!std::isfinite(norm)) fail<ValueError>(who, "the Frobenius norm overflows");
 }
 
-/// Cuts an exact decomposition down.
+/// Truncates an exact decomposition.
 template <class S>
 TruncatedSvd<S> truncate(const ExactSvd<double>& svd, const SvdOptions& options, const Caller& who) {
   const auto& sigma = svd.singular_values();
@@ -73,8 +73,8 @@ TruncatedSvd<S> truncate(const ExactSvd<double>& svd, const SvdOptions& options,
   return result;
 }
 
-/// The randomized method. Nothing if its core fails, if an energy or error needs so many directions that the exact
-/// method is the better one, or if the measured error is above what was asked for.   scale: of scale_of.
+/// The randomized method. Returns nothing if its core fails, if an energy or error needs so many directions that the
+/// exact method is better, or if the measured error is above the limit.   scale: from scale_of.
 template <class S>
 std::optional<TruncatedSvd<S>> try_randomized(const AnyOperator<S>& A, const SvdOptions& options, S scale,
                                               const Caller& who) {
@@ -91,7 +91,7 @@ std::optional<TruncatedSvd<S>> try_randomized(const AnyOperator<S>& A, const Svd
       const double unseen = std::sqrt((norm - seen) * (norm + seen));
       const double allowed = allowed_error(options, norm);
       rank = choose_rank(found.sigma(), allowed, unseen);
-      if (unseen > allowed || rank > wanted) {  // more directions than wanted are seen, but not all of them well
+      if (unseen > allowed || rank > wanted) {  // the directions beyond `wanted` are not accurate enough
         if (2 * wanted > smaller) return std::nullopt;
         continue;
       }
@@ -119,8 +119,8 @@ std::optional<TruncatedSvd<S>> try_randomized(const AnyOperator<S>& A, const Svd
   }
 }
 
-/// Whether a truncation to this rank is large enough for the randomized method to pay, and small enough in rank for its
-/// error to stay within 3 % of the best on any spectrum.
+/// Whether the matrix is large enough for the randomized method to pay, and the rank small enough for its error to stay
+/// within 3 % of the min on any spectrum.
 inline bool randomized_pays(const SvdOptions& options, Index rows, Index cols) {
   const Index smaller = std::min(rows, cols);
   constexpr double worthwhile = 512.0 * 512.0 * 512.0;
@@ -155,11 +155,23 @@ auto truncated_svd(const Operator& A, const SvdOptions& options, const Caller& w
 
 /// The best approximation of A by a matrix of the rank, energy share or error that the options ask for.
 ///
-///   truncated_svd(A, {.rank = 8})     truncated_svd(A, {.energy = 0.95})     truncated_svd(A, {.error = 0.01})
+/// ```cpp
+/// #include <lora/linalg/truncated_svd.hpp>
 ///
-/// A: any matrix or expression of float or double, of any storage order and stride. The automatic method is the exact
-/// one, but for a rank of at most min(m, n) / 16 of a matrix with m n min(m, n) >= 512^3 the randomized one: many times
-/// faster, and on any spectrum within 3 % of the least error. result.method says which it was.
+/// int main() {
+///   const Eigen::MatrixXd A = Eigen::MatrixXd::Random(60, 40);
+///   const lora::TruncatedSvd<double> svd = lora::truncated_svd(A, {.rank = 8});
+///   const double error = (A - svd.matrix()).norm();  // svd.certificate knows it without this product
+///   const auto energy = lora::truncated_svd(A, {.energy = 0.95});  // the smallest rank that keeps 95 % of ||A||_F^2
+///   const auto close = lora::truncated_svd(A, {.error = 0.01});    // the smallest rank within 1 % of ||A||_F
+///   if (std::abs(error - svd.certificate.frobenius_error) > 1e-12 * A.norm()) return 1;
+///   return energy.rank() < close.rank() ? 0 : 1;
+/// }
+/// ```
+///
+/// A: any matrix or expression of float or double, of any storage order and stride. The automatic method is the
+/// randomized one for a rank of at most min(m, n) / 16 of a matrix with m n min(m, n) >= 512^3, which is many times
+/// faster, and on any spectrum within 3 % of the min error; else the exact one. result.method says which was used.
 /// Beyond the rank of A, singular values are zero (or rounding) and U, V stay orthonormal. A zero matrix has rank 1
 /// here.
 ///
@@ -176,7 +188,7 @@ auto truncated_svd(const Eigen::MatrixBase<Derived>& A, const SvdOptions& option
   });
 }
 
-/// The same for a matrix that is only multiplied with. The exact method forms it.
+/// As above for a matrix-free operator. The exact method forms the matrix.
 template <LinearOperator Operator>
 auto truncated_svd(const Operator& A, const SvdOptions& options) -> TruncatedSvd<typename Operator::Scalar> {
   return detail::truncated_svd(A, options, "truncated_svd");

@@ -17,14 +17,13 @@
 
 namespace lora::inline LORA_ABI {
 
-/// The loss and, where `dprediction` is given, its derivative by the prediction, of its shape. dprediction may be the
-/// very memory of the prediction or of the target; it must not overlap them in any other way. A matrix is resized to
-/// fit; a map or block must fit.
+/// Returns the loss and, if `dprediction` is given, writes its derivative by the prediction, of the same shape.
+/// dprediction may be the same memory as the prediction or the target; it must not overlap them in any other way. A
+/// matrix is resized to fit; a map or block must fit.
 ///
-/// Throws ShapeError unless all shapes agree; ValueError for an empty batch or a weight that is not finite; nothing has
-/// been written then.
-/// Cost: one pass for the loss, one for the derivative; no allocation once dprediction has its size. The sum is in Wide
-/// precision.
+/// Throws ShapeError unless all shapes agree; ValueError for an empty batch or a weight that is not finite; it writes
+/// nothing then.
+/// Cost: one pass for the loss, one for the derivative; no allocation once dprediction has its size. Sums in Wide.
 template <class Prediction, class Target, class Derivative = Matrix<typename Prediction::Scalar>>
 typename Prediction::Scalar mean_squared_error(const Eigen::MatrixBase<Prediction>& prediction,
                                                const Eigen::MatrixBase<Target>& target,

@@ -10,7 +10,7 @@
 ///
 /// Each column is shifted by its maximum, so no exponential overflows, and the logarithm is taken of the sum, never of
 /// a probability that may have become 0. The same as PyTorch's cross_entropy with reduction="mean". With a weight w_j
-/// for each sample, such as 1 over the number of samples of its user, w_j stands in the place of 1/n.
+/// for each sample, such as 1 over the number of samples of its user, w_j replaces 1/n.
 
 #include "lora/losses/detail/derivative.hpp"
 
@@ -41,12 +41,12 @@ inline void check_labels(std::string_view who, std::span<const int> labels, Inde
   }
 }
 
-/// The matrix itself when it lies in memory column by column, else a copy of its values.
+/// The matrix itself if it is column-major in memory, else a copy of its values.
 template <class Derived>
 using Evaluated =
     Eigen::Ref<const Matrix<typename Derived::Scalar, Derived::RowsAtCompileTime, Derived::ColsAtCompileTime>>;
 
-/// The first of the largest entries.
+/// The index of the largest entry; the first one among equals.
 int largest_entry(const auto& column) {
   Index best = 0;
   for (Index i = 1; i < column.size(); ++i) {
@@ -57,16 +57,16 @@ int largest_entry(const auto& column) {
 
 }  // namespace detail
 
-/// The mean loss over the samples and, where `dlogits` is given, its derivative by the logits, of their shape. dlogits
-/// may be the very memory of the logits, which are then overwritten; it must not overlap them in any other way. A
-/// matrix is resized to fit; a map or block must fit.
+/// Returns the mean loss over the samples and, if `dlogits` is given, writes its derivative by the logits, of their
+/// shape. dlogits may be the same memory as the logits, which are then overwritten; it must not overlap them in any
+/// other way. A matrix is resized to fit; a map or block must fit.
 ///
 ///   float loss = softmax_cross_entropy(logits, labels, &dlogits);
 ///
 /// Throws ShapeError unless there is one label per sample, one weight per sample or none, and dlogits fits; ValueError
-/// for a label out of range, a weight that is not finite or an empty batch; nothing has been written then. A logit that
-/// is NaN or +infinity makes the loss NaN. Cost: one pass over the logits, no allocation once dlogits has its size. The
-/// sum over samples is in Wide precision.
+/// for a label out of range, a weight that is not finite or an empty batch; it writes nothing then. A logit that is NaN
+/// or +infinity makes the loss NaN. Cost: one pass over the logits, no allocation once dlogits has its size. The sum
+/// over samples is in Wide precision.
 template <class Logits, class Derivative = Matrix<typename Logits::Scalar>>
 typename Logits::Scalar softmax_cross_entropy(const Eigen::MatrixBase<Logits>& logits, std::span<const int> labels,
                                               Derivative* dlogits = nullptr, std::span<const double> weights = {}) {
@@ -102,7 +102,7 @@ typename Logits::Scalar softmax_cross_entropy(const Eigen::MatrixBase<Logits>& l
   return S(weights.empty() ? total / Wide<S>(static_cast<double>(z.cols())) : total);
 }
 
-/// The class with the largest logit, for each sample; the lowest one among equals.
+/// The class with the largest logit of each sample; the lowest one among equals. Throws ValueError without rows.
 template <class Logits>
 std::vector<int> predictions(const Eigen::MatrixBase<Logits>& logits) {
   const detail::Evaluated<Logits> z(logits.derived());

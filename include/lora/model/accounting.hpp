@@ -1,5 +1,5 @@
 #pragma once
-/// What a training step or an inference costs, from shapes alone: numbers, bytes and floating-point operations.
+/// The cost of a training step or an inference, from shapes alone: parameters, bytes and floating-point operations.
 ///
 ///   const auto cost = lora::account({{.name = "q", .out = 1024, .in = 1024, .rank = 8, .count = 24}}, samples);
 ///
@@ -14,7 +14,7 @@
 ///
 /// Every layer is counted with its dx, 2Nio and for LoRA 2Nri, because a list of shapes does not say which layer comes
 /// first; .input_gradient = false leaves it out, as backward with no_gradient does. Not counted, because they are of
-/// lower order: biases, activations, norms, dropout. Not counted, because they are no layer: the products between
+/// lower order: biases, activations, norms, dropout. Not counted, because they are not layers: the products between
 /// activations in attention.
 ///
 /// Sources: Hu et al. 2021, arXiv:2106.09685, section 4; Cherniuk et al. 2023, arXiv:2312.03415 (the first plan of
@@ -33,37 +33,37 @@
 
 namespace lora::inline LORA_ABI {
 
-/// Operations of one AdamW step for each trained number: m 3, v 4, the change 5 (one division, one square root), the
+/// Operations of one AdamW step for each trained element: m 3, v 4, the update 5 (one division, one square root), the
 /// parameter with its decay 2. Multiplications, additions, divisions and roots count 1 each.
 inline constexpr Index adamw_flops_per_parameter = 14;
 /// m and v.
 inline constexpr Index adam_moments = 2;
 
-/// A layer W (out, in), or any other tensor, as far as counting goes.
+/// A layer W (out, in), or any other tensor, to be counted.
 struct LayerShape {
   std::string name = {};
   Index out = 0;
   Index in = 0;
-  Index rank = 0;              ///< of the selected low-rank factors together; 0: none
+  Index rank = 0;              ///< total rank of the selected low-rank factors; 0: none
   bool bias = false;           ///< has b (out)
   bool trained = false;        ///< W is trained; factors always are, unless frozen_a or frozen_b says otherwise
   bool trained_bias = false;   ///< b is trained
-  Index count = 1;             ///< how many layers of this shape
-  bool product = true;         ///< false: a table or a norm's weight, which takes memory but part in no product
+  Index count = 1;             ///< number of layers of this shape
+  bool product = true;         ///< false: a table or a norm's weight, which takes memory but no product
   bool input_gradient = true;  ///< false: backward does not need dx, as in a first layer
   Index frozen_a = 0;          ///< rows of A, of `rank`, that are not trained
   Index frozen_b = 0;          ///< columns of B, of `rank`, that are not trained
-  Index extra = 0;             ///< further numbers that the selected adapters train, such as a copy of b
-  Index idle = 0;              ///< further numbers that are kept: idle adapters, the base under a trained copy
+  Index extra = 0;             ///< further elements that the selected adapters train, such as a copy of b
+  Index idle = 0;              ///< further elements that are kept: inactive adapters, the base under a trained copy
   Index bytes_per_number = 4;  ///< of weights, gradients, moments and activations alike
   Index weight_bytes = -1;     ///< of W as its base holds it; negative: in out bytes_per_number
 };
 
-/// Bytes of what training holds at its peak, counted by the numbers in it, without the allocator's own.
+/// Peak memory of training in bytes, counted by its elements, without the allocator's overhead.
 struct Bytes {
-  Index weights = 0;    ///< everything that is listed, adapters that are not selected too; what is shared counts twice
-  Index gradients = 0;  ///< one number for each trained one
-  Index optimizer = 0;  ///< Adam's two moments for each trained number
+  Index weights = 0;      ///< everything that is listed, inactive adapters too; shared tensors count twice
+  Index gradients = 0;    ///< one element for each trained one
+  Index optimizer = 0;    ///< Adam's two moments for each trained element
   Index activations = 0;  ///< what forward keeps: y (out, N) and A x (rank, N) of every layer; x is the caller's
   Index workspace = 0;  ///< what backward adds, shared by all layers: the three largest dx (in, N), as a network needs
                         ///< them, and the largest B^T dy (rank, N)
@@ -86,8 +86,8 @@ struct Cost {
   Flops flops;
 };
 
-/// current: as the shapes say; without anything to train, inference.   full: all of the base trained, no adapters.
-/// merged: inference with the adapters added into the base.
+/// current: as the shapes say; inference if nothing is trained.   full: all of the base trained, no adapters. merged:
+/// inference with the adapters merged into the base.
 struct Account {
   Index samples = 0;
   Cost current, full, merged;
@@ -95,7 +95,7 @@ struct Account {
   std::vector<std::string> remarks;  ///< ranks that save nothing
 };
 
-/// in out / (in + out): from this rank on the factors have as many numbers as W, and forward costs twice as much.
+/// in out / (in + out): at this rank the factors have as many elements as W, and forward costs twice as much.
 inline double break_even_rank(Index out, Index in) {
   return out + in == 0 ? 0 : static_cast<double>(out) * static_cast<double>(in) / static_cast<double>(out + in);
 }
@@ -122,7 +122,7 @@ inline void validate(const LayerShape& shape) {
   check("weight_bytes", shape.weight_bytes, -1, any, "-1 (as its elements say) or more");
 }
 
-/// More than any sum in an Account, for all layers of this shape.
+/// An upper bound of any sum in an Account, for all layers of this shape.
 inline double magnitude(const LayerShape& shape, Index samples) {
   const auto d = [](Index number) { return static_cast<double>(number); };
   const double numbers = (d(shape.out) + 1) * (d(shape.in) + 1) + d(shape.rank) * (d(shape.out) + d(shape.in) + 2) +
@@ -146,7 +146,7 @@ inline std::string remark_on(const LayerShape& shape) {
   return {};
 }
 
-/// Adds `count` layers of a cost to a sum. held: bytes of W that its elements do not say.
+/// Adds the cost of shape.count layers to a sum. held: bytes of W beyond those of its elements.
 inline void add(Cost& sum, const LayerShape& shape, Index total, Index trainable, Index held, Index activations,
                 const Flops& flops) {
   const Index n = shape.count;
@@ -180,8 +180,8 @@ class Workspace {
 
 }  // namespace detail
 
-/// Adds up layers. Throws ShapeError for samples below 1 or a size below 0, ValueError if a sum would exceed 64 bits.
-/// Cost: O(layers), exact integers.
+/// The total cost of all layers. Throws ShapeError for samples below 1 or a size below 0, ValueError if a sum would
+/// exceed 64 bits. Cost: O(layers), exact integers.
 inline Account account(const std::vector<LayerShape>& shapes, Index samples) {
   if (samples < 1) throw ShapeError("account: samples is " + std::to_string(samples) + ", expected at least 1");
   Account result;

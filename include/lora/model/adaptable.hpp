@@ -1,5 +1,5 @@
 #pragma once
-/// What a layer must offer to receive adapters by name.
+/// The concept of a layer that receives adapters by name.
 
 #include "lora/core/error.hpp"
 #include "lora/core/visit.hpp"
@@ -14,8 +14,8 @@
 
 namespace lora::inline LORA_ABI {
 
-/// A layer that can hold named adapters; Linear is one. A model's own layer joins by offering the same calls, most of
-/// them by an AdapterSet.
+/// A layer that can hold named adapters, such as Linear. A custom layer offers the same calls, most through an
+/// AdapterSet.
 template <class L>
 concept Adaptable = requires(L& layer, const L& constant, std::string_view name, const LoraConfig& config, Rng& rng,
                              AnyAdapter<typename L::Scalar> adapter, std::optional<Vector<typename L::Scalar>> bias) {
@@ -35,7 +35,7 @@ concept Adaptable = requires(L& layer, const L& constant, std::string_view name,
   requires Scalar<typename L::Scalar>;
 };
 
-/// f(path, layer) for every adaptable layer of the model, in listing order.
+/// Calls f(path, layer) for every adaptable layer of the model, in listing order.
 template <class T, class F>
 void visit_adaptable(T& model, F&& f) {
   visit_modules(model, [&](const Path& path, auto& module) {
@@ -45,8 +45,8 @@ void visit_adaptable(T& model, F&& f) {
 
 namespace detail {
 
-/// f(path, layer) likewise; returns how many layers f changed, as it says. Throws NameError if the model has no layer
-/// that takes adapters: a call that can do nothing is a mistake.
+/// Calls f(path, layer) likewise; returns for how many layers f returned true. Throws NameError if the model has no
+/// layer that takes adapters: a call that can do nothing is a mistake.
 template <class T, class F>
 Index change_adaptable(const Caller& who, T& model, F&& f) {
   Index layers = 0, changed = 0;
@@ -58,7 +58,7 @@ Index change_adaptable(const Caller& who, T& model, F&& f) {
   return changed;
 }
 
-/// Throws NameError unless some layer of the model has an adapter of this name; it lists the names that there are.
+/// Throws NameError unless some layer of the model has an adapter of this name; the message lists the existing names.
 template <class T>
 void check_has_adapter(const T& model, const Caller& who, std::string_view name) {
   bool found = false, any = false;
@@ -68,7 +68,7 @@ void check_has_adapter(const T& model, const Caller& who, std::string_view name)
   });
   if (found) return;
   if (!any) fail<NameError>(who, "the model has no layer that takes adapters");
-  std::set<std::string> names;  // only now: a server asks for each of a thousand adapters
+  std::set<std::string> names;  // only on failure: a server looks up each of a thousand adapters
   visit_adaptable(model, [&](const Path&, const auto& layer) {
     for (const auto& member : layer.adapters().members()) names.insert(member->name);
   });

@@ -15,7 +15,7 @@ namespace lora::inline LORA_ABI {
 
 namespace detail {
 
-/// Throws what attaching an adapter made from this config to this layer would throw for its settings.
+/// Throws what attaching an adapter with this config to a layer of this size would throw.
 template <class S, class C>
 void check_config(const C& config, Index out, Index in, const Caller& who) {
   if constexpr (requires { validate(config, who); }) validate(config, who);
@@ -61,16 +61,32 @@ Index attach(T& model, const C& config, const Targets& targets, Rng& rng, std::s
 
 }  // namespace detail
 
-/// Prepares a model for adaptation: freezes everything that is not an adapter and gives each layer what the config and
-/// the targets mean for it (model/match.hpp): an adapter of the config's kind, a trained copy, or a trained bias. The
-/// new adapter is selected, alone.
+/// Prepares a model for adaptation: freezes everything that is not an adapter and adds to each layer what the config
+/// and the targets say (model/match.hpp): an adapter of the config's kind, a trained copy, or a trained bias. The new
+/// adapter is selected, alone.
 ///
-///   lora::attach(net, {.rank = 8, .alpha = 16}, {.modules = {"fc1", "fc2"}}, rng);
-///   lora::attach(net, {.rank_pattern = {{"layers\\.0\\..*", 16}}}, {.modules = ".*\\.(q|v)_proj"}, rng, "alice");
-///   lora::attach(net, MyConfig{...}, {}, rng);      // a kind of your own, in all layers
+/// ```cpp
+/// #include <lora/lora.hpp>
 ///
-/// Throws what match_modules throws, NameError if no layer is meant, ConfigError for a rank or scale that one layer
-/// cannot take, NameError for an adapter name that is taken or not allowed; nothing has changed then.
+/// struct Net {
+///   lora::Linear<float> fc1, fc2;
+///   static void visit(auto& self, auto&& f) { f("fc1", self.fc1), f("fc2", self.fc2); }
+/// };
+///
+/// int main() {
+///   lora::Rng rng(1);
+///   Net net{lora::Linear<float>({.in = 64, .out = 32}, rng), lora::Linear<float>({.in = 32, .out = 10}, rng)};
+///   lora::attach(net, {.rank = 8, .alpha = 16}, rng);                                                // "default"
+///   lora::attach(net, {.rank = 8}, {.modules = {"fc1"}}, rng, "alice");                              // one layer
+///   lora::attach(net, {.rank = 4, .rank_pattern = {{"fc2", 2}}}, {.modules = "fc[12]"}, rng, "bob");  // a pattern
+///   lora::select(net, "alice");
+///   lora::detach(net, "bob");
+///   return lora::count_parameters(net).trainable == 8 * (64 + 32) ? 0 : 1;
+/// }
+/// ```
+///
+/// Throws what match_modules throws, NameError if no layer matches or the adapter name is taken or not allowed,
+/// ConfigError for a rank or scale that one layer cannot take; it changes nothing then.
 template <class T>
 Index attach(T& model, const LoraConfig& config, const Targets& targets, Rng& rng, std::string_view name = "default") {
   return detail::attach(model, config, targets, rng, name);
@@ -79,7 +95,7 @@ template <class T, class C>
 Index attach(T& model, const C& config, const Targets& targets, Rng& rng, std::string_view name = "default") {
   return detail::attach(model, config, targets, rng, name);
 }
-/// In all layers that take adapters.
+/// As above, in all layers that take adapters.
 template <class T>
 Index attach(T& model, const LoraConfig& config, Rng& rng, std::string_view name = "default") {
   return detail::attach(model, config, Targets(), rng, name);
@@ -96,9 +112,9 @@ Index select(T& model, std::string_view name) {
   });
 }
 
-/// Selects a weighted sum, in each layer of those that it has: select_sum(net, {{"formal", 0.7}, {"legal", 0.3}}).
-/// Throws NameError for a name that no layer has, ConfigError for a weight that one layer cannot take or a kind that
-/// cannot be summed; nothing has changed then.
+/// Selects a weighted sum, in each layer of the adapters that it has: select_sum(net, {{"formal", 0.7}, {"legal",
+/// 0.3}}). Throws NameError for a name that no layer has, ConfigError for a weight that one layer cannot take or a kind
+/// that cannot be summed; it changes nothing then.
 template <class T>
 Index select_sum(T& model, const std::vector<AdapterWeight>& chosen) {
   for (const AdapterWeight& one : chosen) detail::check_has_adapter(model, "select_sum", one.name);
@@ -117,7 +133,7 @@ Index select_sum(T& model, const std::vector<AdapterWeight>& chosen) {
   });
 }
 
-/// The base model, bit for bit.
+/// Selects the base model, bit for bit.
 template <class T>
 Index select_none(T& model) {
   return detail::change_adaptable("select_none", model, [](const Path&, auto& layer) {

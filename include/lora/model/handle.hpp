@@ -1,5 +1,5 @@
 #pragma once
-/// Handles: which adapter a pass is for, whatever is selected (core/adapter_handle.hpp).
+/// Looks up handles: adapters for a pass, whatever is selected (core/adapter_handle.hpp).
 
 #include "lora/core/adapter_handle.hpp"
 #include "lora/model/adaptable.hpp"
@@ -31,15 +31,15 @@ AdapterHandle make_handle(const T& model, std::string name, auto&& choice_of) {
 
 }  // namespace detail
 
-/// One adapter of a whole model, by its name. Layers that it does not touch compute the base. Takes its turn with
-/// attach and its relatives. Throws NameError, with the names that there are, if no layer has it.   Cost: one walk.
+/// One adapter of a whole model, by its name. Layers without it compute the base. Must not run concurrently with
+/// attach, select or detach. Throws NameError, which lists the existing names, if no layer has it.   Cost: one walk.
 template <class T>
 AdapterHandle adapter(const T& model, std::string_view name) {
   detail::check_has_adapter(model, "adapter", name);
   return detail::make_handle(model, std::string(name), [&](const auto& layer) { return layer.adapters().alone(name); });
 }
 
-/// What is selected now, in each layer, as a handle. Throws NameError if the model has no layer that takes adapters.
+/// The current selection of each layer, as a handle. Throws NameError if the model has no layer that takes adapters.
 template <class T>
 AdapterHandle selected(const T& model) {
   AdapterHandle handle =

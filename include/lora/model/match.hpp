@@ -6,10 +6,10 @@
 ///   }
 ///
 /// In this order, for every layer that takes adapters:
-///   1. modules_to_save: the layer, or what contains it, is trained in full.
+///   1. modules_to_save: the layer, or a module that contains it, is trained in full.
 ///   2. exclude: no adapter.
 ///   3. modules: a list of names or a pattern; empty means all.
-///   4. blocks: a layer that a list names only by its end must be in a block of one of these numbers.
+///   4. blocks: a layer that a list matches only by suffix must be in a block with one of these numbers.
 ///
 /// Source: peft 0.20, check_target_module_exists and get_pattern_key in tuners/tuners_utils.py and utils/other.py.
 
@@ -34,7 +34,7 @@ struct ModuleMatch {
   enum class Role { adapter, full, bias, nothing };
   std::string path;
   Role role = Role::nothing;
-  Index rank = 0;      ///< of the adapter, where its config has one
+  Index rank = 0;      ///< of the adapter, if its config has one
   double alpha = 0;    ///< likewise
   std::string reason;  ///< the setting that decided: `modules has "q_proj"`
 };
@@ -61,7 +61,7 @@ ModelPaths paths_of(const T& model) {
   return paths;
 }
 
-/// What the settings are called in messages: the fields of Targets, or PEFT's keys where they come from a file.
+/// The names of the settings in messages: the fields of Targets, or PEFT's keys for settings from a file.
 struct TargetWords {
   const char* modules = "modules";
   const char* exclude = "exclude";
@@ -69,7 +69,7 @@ struct TargetWords {
 };
 inline constexpr TargetWords peft_words = {"target_modules", "exclude_modules", "layers_to_transform"};
 
-/// A config of any kind of adapter whose layers may have ranks and alphas of their own.
+/// A config whose layers may have different ranks and alphas.
 template <class C>
 concept HasPatterns = requires(const C& config) {
   config.rank;
@@ -78,7 +78,7 @@ concept HasPatterns = requires(const C& config) {
   config.alpha_pattern;
 };
 
-/// Whether is_end_of is true of `path` or of something that contains it.
+/// Whether is_end_of holds for `path` or for a module that contains it.
 inline bool is_part_of(std::string_view name, std::string_view path) {
   for (std::size_t end = path.size(); end != std::string_view::npos && end > 0; end = path.rfind('.', end - 1)) {
     if (is_end_of(name, path.substr(0, end))) return true;
@@ -86,7 +86,7 @@ inline bool is_part_of(std::string_view name, std::string_view path) {
   return false;
 }
 
-/// A ModuleNames with its pattern read.
+/// A ModuleNames with its pattern parsed.
 class ModuleMatcher {
  public:
   ModuleMatcher(const char* field, const ModuleNames& names, const Caller& who) : field_(field), names_(names.names()) {
@@ -98,7 +98,7 @@ class ModuleMatcher {
     text_ = names.pattern();
   }
 
-  /// Why it matches; empty if it does not.
+  /// The reason why it matches; empty if it does not.
   std::string reason(std::string_view path) const {
     const std::string matched = all_ || (pattern_ && pattern_->matches(path)) ? text_ : name_of(path);
     if (matched.empty()) return {};
@@ -121,13 +121,13 @@ class ModuleMatcher {
   bool all_ = false;
 };
 
-/// The entries of rank_pattern or alpha_pattern, read.
+/// The entries of rank_pattern or alpha_pattern, parsed.
 template <class T>
 class PatternTable {
  public:
   PatternTable(const std::vector<std::pair<std::string, T>>& entries, const Caller& who) {
     for (const auto& [key, value] : entries) {
-      Pattern(key, who);  // alone first: "a)(b" is no pattern, but would be one inside brackets
+      Pattern(key, who);  // alone first: "a)(b" is not a pattern, but would be one inside brackets
       entries_.push_back({Pattern("(?:.*\\.)?(?:" + key + ")", who), value});
     }
   }
@@ -147,7 +147,7 @@ class PatternTable {
   std::vector<Entry> entries_;
 };
 
-/// The number of the block that a layer lies in: the last segment of digits which is neither the path's end nor one of
+/// The number of the block that contains a layer: the last segment of digits which is neither the path's end nor one of
 /// its first two segments, with a name before it that matches one of `names` (any name if there are none).
 class BlockNumber {
  public:
@@ -185,7 +185,7 @@ class BlockNumber {
   std::vector<Pattern> before_;
 };
 
-/// Throws NameError unless every one of `names` has something to match among `paths`.
+/// Throws NameError unless every one of `names` fits the path of one of `matches`.
 inline void check_names_match(const Caller& who, const char* field, const std::vector<std::string>& names,
                               const std::vector<ModuleMatch>& matches, auto&& fits) {
   for (const std::string& name : names) {
@@ -212,7 +212,7 @@ void check_patterns_match(const Caller& who, const char* field, const std::vecto
   }
 }
 
-/// Throws NameError if two layers have one path, or if a parameter that modules_to_save means belongs to no layer.
+/// Throws NameError if two layers have one path, or if a parameter that modules_to_save matches belongs to no layer.
 inline void check_listing(const ModelPaths& model, const Targets& targets, const Caller& who) {
   std::vector<std::string> paths;
   for (const ModelPaths::Layer& layer : model.layers) paths.push_back(layer.path);
@@ -231,8 +231,8 @@ inline void check_listing(const ModelPaths& model, const Targets& targets, const
   }
 }
 
-/// Rules 1 to 4 and the patterns, whatever names say about no layer. left_out(path, whole) decides about a layer that
-/// `modules` has, by its whole name or not: why it receives no adapter all the same, empty if it does.
+/// Applies rules 1 to 4 and the patterns; names that fit no layer are ignored. left_out(path, whole) is the reason why
+/// a layer that `modules` matches, by its whole name or not, receives no adapter; empty if it does.
 using LeftOut = FunctionRef<std::string(const std::string& path, bool whole)>;
 template <class C>
 std::vector<ModuleMatch> match_layers(const ModelPaths& model, const C& config, const Targets& targets,
@@ -285,7 +285,7 @@ std::vector<ModuleMatch> match_layers(const ModelPaths& model, const C& config, 
   return matches;
 }
 
-/// match_layers, where every name and every pattern must mean a layer.
+/// match_layers, where every name and every pattern must match a layer.
 template <class C>
 std::vector<ModuleMatch> match_modules(const ModelPaths& model, const C& config, const Targets& targets,
                                        const Caller& who, const TargetWords& words) {
@@ -326,7 +326,7 @@ C config_for(const C& config, const ModuleMatch& match) {
 /// What attach(model, config, targets, ...) would do to each layer that takes adapters, in listing order; changes
 /// nothing.
 ///
-/// Throws ConfigError for a setting out of range or a pattern that is none, NameError for a name that no layer has or a
+/// Throws ConfigError for a setting out of range or an invalid pattern, NameError for a name that no layer has or a
 /// model without layers that take adapters.
 template <class T, class C = LoraConfig>
 std::vector<ModuleMatch> match_modules(const T& model, const C& config, const Targets& targets = {}) {

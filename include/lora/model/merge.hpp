@@ -14,8 +14,8 @@
 namespace lora::inline LORA_ABI {
 
 /// A frozen layer without adapters that computes what `layer` computes now: its weight is layer.merged(), held by a
-/// base of the same kind as W0, or W0 itself, shared, if no adapter is selected. A layer of your own is merged by
-/// offering the same function beside it, found by its argument.
+/// base of the same kind as W0, or W0 itself, shared, if no adapter is selected. For a custom layer, define the same
+/// function in its namespace (found by argument-dependent lookup).
 template <class S>
 Linear<S> merged_layer(const Linear<S>& layer) {
   if (layer.adapters().selection()->choices.empty()) {
@@ -28,15 +28,14 @@ Linear<S> merged_layer(const Linear<S>& layer) {
   return Linear<S>(layer.base().like(layer.merged()), std::move(bias));
 }
 
-/// Folds the selected adapters into the weights and biases of all layers, and drops all adapters. The old weights are
-/// not written to: whoever shares them keeps them. Returns how many layers had adapters.
+/// Folds the selected adapters into the weights and biases of all layers, and drops all adapters. The old weights do
+/// not change: their other owners keep them. Returns how many layers had adapters.
 ///
 ///   auto deployed = net;
 ///   lora::merge(deployed);
 ///
-/// All new weights exist before the first layer changes; if there is no memory for one, nothing has changed. Throws
-/// NameError if the model has no layer that takes adapters. Cost: for each selected adapter 2 out rank in operations a
-/// layer.
+/// All new weights exist before the first layer changes; if memory runs out, nothing has changed. Throws NameError if
+/// the model has no layer that takes adapters. Cost: for each selected adapter 2 out rank in operations a layer.
 template <class T>
 Index merge(T& model) {
   std::vector<std::function<void()>> replacements;

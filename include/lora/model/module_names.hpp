@@ -1,5 +1,5 @@
 #pragma once
-/// Which layers of a model are meant: a list of names, or one pattern.
+/// Selects layers of a model, by a list of names or one pattern.
 
 #include "lora/abi.hpp"
 
@@ -14,7 +14,7 @@ namespace lora::inline LORA_ABI {
 ///   ".*\\.(q_proj|v_proj)"      a regular expression for the whole name (model/pattern.hpp)
 ///   "all-linear"                every layer that takes adapters
 ///
-/// Source: PEFT's target_modules, which makes the same difference between a list and a string.
+/// Source: PEFT's target_modules, which makes the same distinction between a list and a string.
 class ModuleNames {
  public:
   ModuleNames() = default;

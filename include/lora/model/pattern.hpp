@@ -1,13 +1,12 @@
 #pragma once
 /// Regular expressions for the names of layers, as PEFT's configs use them.
 ///
-/// The syntax is that of Python's `re`; what has no bearing on whether a whole name matches is read and ignored (lazy
-/// quantifiers, names of groups), and what this matcher cannot decide is refused: back-references, look-behind,
-/// atomic groups and possessive quantifiers, flags, comments, characters beyond ASCII.
+/// The syntax is that of Python's `re`; features that do not affect whether a whole name matches are parsed and ignored
+/// (lazy quantifiers, names of groups), and features that this matcher does not support are refused: back-references,
+/// look-behind, atomic groups and possessive quantifiers, flags, comments, characters beyond ASCII.
 ///
-/// Patterns come from files that nobody vouches for, so the matcher does not backtrack: it moves the set of all
-/// positions that a match can have reached, which no pattern can make exponential, and gives up with an error after a
-/// fixed amount of work.
+/// Patterns come from untrusted files, so the matcher does not backtrack: it tracks the set of all positions that a
+/// match can have reached, which no pattern can make exponential, and fails with an error after a fixed amount of work.
 
 #include "lora/core/error.hpp"
 #include "lora/model/detail/pattern_syntax.hpp"
@@ -23,7 +22,7 @@ namespace lora::inline LORA_ABI {
 
 class Pattern {
  public:
-  /// Throws ConfigError `who: the pattern "a(b" ...` for what is not a regular expression, or not one of these.
+  /// Throws ConfigError `who: the pattern "a(b" ...` unless it is a supported regular expression.
   Pattern(std::string text, detail::Caller who)
       : text_(std::move(text)), who_(who), root_(detail::PatternReader(text_, who).read()) {}
 
@@ -38,9 +37,9 @@ class Pattern {
  private:
   using Node = detail::PatternNode;
   using Kind = Node::Kind;
-  using Positions = std::vector<bool>;  // of a name of n characters: n + 1
+  using Positions = std::vector<bool>;  // n + 1 for a name of n characters
 
-  /// From the positions before a node to those after it.
+  /// Maps the positions before a node to the positions after it.
   Positions advance(const Node& node, const Positions& from, std::string_view name, std::size_t& work) const {
     work += from.size();
     if (work > 20'000'000)
@@ -68,7 +67,7 @@ class Pattern {
     std::size_t count = 0;
     for (; count < node.least; ++count) {
       Positions next = advance(node.parts[0], from, name, work);
-      if (next == from) break;  // and so it would stay
+      if (next == from) break;  // a fixed point
       from = std::move(next);
     }
     Positions reached = from;
@@ -96,7 +95,7 @@ class Pattern {
     return any == (node.kind == Kind::ahead);
   }
 
-  /// Adds to `all`; whether that was news.
+  /// Adds `more` to `all`; returns whether that changed it.
   static bool join(Positions& all, const Positions& more) {
     bool news = false;
     for (std::size_t i = 0; i < all.size(); ++i) {

@@ -1,5 +1,5 @@
 #pragma once
-/// The accounting as text: adapters against full fine-tuning against merged inference.
+/// The accounting as text: adapters compared with full fine-tuning and merged inference.
 
 #include "lora/model/accounting.hpp"
 #include "lora/model/shapes.hpp"
@@ -14,14 +14,14 @@ namespace lora::inline LORA_ABI {
 
 namespace detail {
 
-/// 1,231,940,608
+/// In groups of three digits: 1,231,940,608
 inline std::string grouped(Index number) {
   std::string text = std::to_string(number);
   for (std::size_t place = text.size(); place > 3;) text.insert(place -= 3, 1, ',');
   return text;
 }
 
-/// With a point in every locale.
+/// With a decimal point in every locale.
 inline std::string fixed(double value, int digits) {
   std::array<char, 400> buffer;
   const auto end = std::to_chars(buffer.data(), buffer.data() + buffer.size(), value, std::chars_format::fixed, digits);
@@ -58,7 +58,7 @@ struct Report {
   std::string text() const;
 };
 
-/// Throws ShapeError for samples below 1.
+/// The account of a model and a batch of `samples` columns. Throws ShapeError for samples below 1.
 template <class T>
 Report report(const T& model, Index samples) {
   return {account(shapes_of(model), samples)};

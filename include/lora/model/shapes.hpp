@@ -13,7 +13,7 @@ namespace lora::inline LORA_ABI {
 
 namespace detail {
 
-/// Counts an adapter in, by what it says of itself.
+/// Adds the count() of an adapter to a shape.
 inline void add_adapter(LayerShape& shape, const AdapterCount& count, bool selected) {
   const Index of_rank = count.rank * (shape.in + shape.out);
   if (!selected) {
@@ -41,8 +41,8 @@ void add_bias_copy(LayerShape& shape, const P& bias, bool selected) {
 
 /// A Linear layer as it stands: trained, frozen, or with its selected adapters.
 ///
-/// A custom layer is counted as one by offering the same function beside it, found by its argument; otherwise its
-/// tensors are counted as numbers and bytes, without operations.
+/// For a custom layer, define the same function in its namespace (found by argument-dependent lookup); otherwise its
+/// tensors are counted as parameters and bytes, without operations.
 template <class S>
 LayerShape layer_shape(const Linear<S>& layer) {
   LayerShape shape{.out = layer.out_features(), .in = layer.in_features(), .bias = layer.bias() != nullptr};
@@ -115,7 +115,7 @@ LayerShape tensor_shape(const Path& path, const T& tensor) {
 template <class T>
 std::vector<LayerShape> shapes_of(const T& model) {
   std::vector<LayerShape> shapes;
-  Index counted = 0;  // tensors ahead that belong to a layer which is counted already
+  Index counted = 0;  // upcoming tensors of a layer that is counted already
   walk(
       model,
       [&](const Path& path, const auto& tensor) {

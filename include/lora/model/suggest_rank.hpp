@@ -1,6 +1,6 @@
 #pragma once
-/// Which rank? An answer from the singular values of a change of the weights that is known already: that of a full
-/// fine-tuning, or of a training with a generous rank.
+/// Suggests a rank from the singular values of a known change of the weights: that of a full fine-tuning, or of a
+/// training with a large rank.
 ///
 ///   std::vector<Eigen::VectorXd> spectra;                        // of every layer's change
 ///   spectra.push_back(singular_values(delta_of(adapter)));       // model/surgery.hpp
@@ -11,8 +11,8 @@
 ///
 ///   kept(r_1, r_2, ...) = sum_l sum_{i <= r_l} sigma_{l,i}^2 / sum_l sum_i sigma_{l,i}^2
 ///
-/// What is suggested keeps this change. A training at that rank makes another one, which can do as well with less:
-/// examples/rank.cpp measures by how much.
+/// The suggested rank keeps this change. Training at that rank finds another change, which may need less:
+/// examples/rank.cpp measures how much.
 
 #include "lora/linalg/rank.hpp"
 
@@ -28,13 +28,13 @@ namespace lora::inline LORA_ABI {
 struct RankSuggestion {
   Index rank = 1;                       ///< the smallest one for all layers
   double kept = 1;                      ///< the share that it keeps
-  std::vector<Index> ranks;             ///< of each layer, at least 1: the fewest directions together; a rank_pattern
+  std::vector<Index> ranks;             ///< of each layer, at least 1, with the min sum: a rank_pattern
   std::vector<double> effective_ranks;  ///< of each layer's change
   std::string reason;                   ///< a sentence with these numbers
 };
 
-/// The ranks that keep the share of the change. A rank above a layer's own largest counts as that.
-/// spectra: each layer's singular values, descending; the layers may differ in how many they have.
+/// The ranks that keep the share of the change. A rank above the max rank of a layer counts as the max. spectra: each
+/// layer's singular values, descending; the layers may differ in how many they have.
 /// Throws ConfigError without layers or unless 0 < share <= 1; ShapeError for a layer without singular values,
 /// ValueError unless they are finite, descending and not negative.   Cost: one sort of all of them.
 inline RankSuggestion suggest_rank(const std::vector<Eigen::VectorXd>& spectra, double share = 0.9) {
@@ -51,9 +51,9 @@ inline RankSuggestion suggest_rank(const std::vector<Eigen::VectorXd>& spectra, 
     all += spectra[l].size();
     largest = std::max(largest, spectra[l](0));
   }
-  const double unit = largest > 0 ? largest : 1;  // squares of what is divided by it do not overflow
+  const double unit = largest > 0 ? largest : 1;  // dividing by it keeps squares from overflowing
 
-  // one rank for all: what direction i of every layer holds together descends as each layer does
+  // one rank for all: the energy of direction i, summed over the layers, descends as in each layer
   Eigen::VectorXd together = Eigen::VectorXd::Zero(longest);
   std::vector<std::pair<double, std::size_t>> directions;
   for (std::size_t l = 0; l < spectra.size(); ++l) {
@@ -65,7 +65,7 @@ inline RankSuggestion suggest_rank(const std::vector<Eigen::VectorXd>& spectra, 
   suggestion.rank = rank_for_energy(together.cwiseSqrt(), share);
   suggestion.kept = kept(suggestion.rank);
 
-  // one rank each: the largest singular values of all layers, whosever they are
+  // one rank for each: the largest singular values among all layers
   std::sort(directions.begin(), directions.end(), [](const auto& one, const auto& other) {
     return one.first == other.first ? one.second < other.second : one.first > other.first;
   });

@@ -1,5 +1,5 @@
 #pragma once
-/// Adapters cut down, added together, or pulled out of a full fine-tune, and what is lost by it.
+/// Resizes adapters, combines them, or extracts them from a full fine-tune, and reports the error.
 ///
 ///   resize(adapter, {.rank = 8})                          the nearest adapter of a rank, energy or error
 ///   combine<float>({{first, 0.7}, {second, 0.3}})         the weighted sum of their deltas, exactly
@@ -7,9 +7,9 @@
 ///   extract(W_before, W_after, {.rank = 8})               the nearest adapter to W_after - W_before
 ///
 /// The delta s B A (out, in) is never formed: resize and combine take O((out + in) R^2 + R^3) operations for adapters
-/// of rank R together. resize takes as much memory as the factors have and 16 R^2 doubles: at most twice that of the
-/// factors while R is at most a sixteenth of out and in. What comes back is an ordinary adapter with balanced factors,
-/// B^T B = A A^T, and scale 1.
+/// of total rank R. resize takes as much memory as the factors have and 16 R^2 doubles: at most twice that of the
+/// factors while R is at most a sixteenth of out and in. The result is an ordinary adapter with balanced factors, B^T B
+/// = A A^T, and scale 1.
 ///
 /// Source: linalg/factored_svd.hpp, linalg/truncated_svd.hpp.
 /// Compile time (g++ 12 -O2): 0.4 s over Eigen/Core to include; to use resize for one scalar 7 s, extract 3 s more, and
@@ -28,13 +28,13 @@
 
 namespace lora::inline LORA_ABI {
 
-/// An adapter and how it relates to the delta it stands for.
+/// A new adapter and its error against the wanted delta.
 template <class S>
 struct Surgery {
   Lora<S> adapter;
-  Certificate certificate;           ///< of the new delta: what of the wanted one was lost
+  Certificate certificate;           ///< of the new delta, as an approximation of the wanted one
   Eigen::VectorXd singular_values;   ///< of the new delta, (rank)
-  double effective_rank_before = 0;  ///< of the wanted delta; by the randomized method, of what it saw
+  double effective_rank_before = 0;  ///< of the wanted delta; randomized: of the directions it found
   double effective_rank_after = 0;
   SvdMethod method = SvdMethod::exact;
   bool converged = true;  ///< whether the result passed its verification
@@ -47,10 +47,9 @@ struct WeightedLora {
   double weight = 1;
 };
 
-/// The delta s B A of an adapter, as it lies in memory: what norm, singular_values, inner_product, distance, truncate,
-/// balanced, subspace_overlap and weighted_sum of linalg/factored_svd.hpp take. Valid as long as the adapter and its
-/// size.
-/// An adapter that starts from W0 (ResidualLora) comes here, and to resize and combine, as its to_lora().
+/// A view of the delta s B A of an adapter: the argument of norm, singular_values, inner_product, distance, truncate,
+/// balanced, subspace_overlap and weighted_sum of linalg/factored_svd.hpp and linalg/factors.hpp. Valid as long as the
+/// adapter exists and keeps its size. For a ResidualLora, call this, resize and combine with its to_lora().
 template <class S>
 FactorView<S> delta_of(const Lora<S>& adapter) {
   return {adapter.B.value, adapter.A.value, static_cast<double>(adapter.scale())};
@@ -116,16 +115,16 @@ Lora<S> combine(const std::vector<WeightedLora<S>>& terms) {
   return detail::adapter_of(std::move(sum));
 }
 
-/// The nearest adapter to that sum of a rank, energy or error.
+/// The nearest adapter to that sum for a rank, energy or error.
 template <class S>
 Surgery<S> combine(const std::vector<WeightedLora<S>>& terms, const SvdOptions& options) {
   const Factors<S> sum = detail::concatenated("combine", detail::deltas_of(terms));
   return detail::surgery_of(detail::Compressed<S>("combine", sum).truncate(options));
 }
 
-/// The nearest adapter to what a fine-tuning has changed, W_after - W_before (out, in). The randomized method only
-/// multiplies with the difference, block by block: no third matrix of that size exists. The exact one forms it, in
-/// double too; the automatic choice is that of truncated_svd, exact for every energy and error.
+/// The nearest adapter to the change by a fine-tuning, W_after - W_before (out, in). The randomized method only
+/// multiplies by the difference, block by block: no third matrix of that size exists. The exact one forms it, in double
+/// too; the automatic choice is that of truncated_svd, exact for every energy and error.
 /// Throws ShapeError if the two differ in shape or are empty, ValueError naming an entry of the difference that is not
 /// finite, ConfigError for options out of range.
 template <class Before, class After>

@@ -1,5 +1,5 @@
 #pragma once
-/// Which layers of a model an adapter goes to; what it is there stands in its config.
+/// The layers of a model that receive an adapter; its config describes the adapter itself.
 
 #include "lora/core/error.hpp"
 #include "lora/core/scalar.hpp"
@@ -14,12 +14,12 @@ namespace lora::inline LORA_ABI {
 struct Targets {
   /// Layers that receive an adapter (PEFT's target_modules). Empty: all.
   ModuleNames modules = {};
-  /// Layers that do not, whatever `modules` says (exclude_modules).
+  /// Layers that do not receive one, whatever `modules` says (exclude_modules).
   ModuleNames exclude = {};
   /// Restricts the layers that `modules` matches by suffix to the blocks with these numbers: 3 in
   /// "model.layers.3.q_proj" (layers_to_transform). Empty: all blocks.
   std::vector<Index> blocks = {};
-  /// The name in front of that number, such as "layers"; a regular expression (layers_pattern). Empty: anything.
+  /// The name before that number, such as "layers"; a regular expression (layers_pattern). Empty: any name.
   std::vector<std::string> block_names = {};
   /// Layers that are trained in full, as a copy that belongs to the adapter, with all layers inside them.
   std::vector<std::string> modules_to_save = {};

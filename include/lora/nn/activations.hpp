@@ -1,8 +1,8 @@
 #pragma once
 /// Activations, elementwise. For each:   y = f(x),   dx = f'(x) .* dy.
 ///
-/// x, y, dx, dy have one shape. x and y, and dx and dy, may be the same memory. backward is given what forward returned
-/// and, if needs_input, what it saw; otherwise x is anything of that shape.
+/// x, y, dx, dy have one shape. x and y, and dx and dy, may be the same memory. backward gets the result of forward
+/// and, if needs_input, its input; otherwise x is any matrix of that shape.
 
 #include "lora/core/scalar.hpp"
 

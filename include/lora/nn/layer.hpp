@@ -1,5 +1,5 @@
 #pragma once
-/// What a layer must offer to be a part of a network. The laws in testing/layer_laws.hpp say what must hold.
+/// The concept of a layer of a network. The laws in testing/layer_laws.hpp say what must hold.
 
 #include "lora/core/layer_pass.hpp"
 #include "lora/core/visit.hpp"
@@ -15,9 +15,9 @@ namespace lora::inline LORA_ABI {
 ///   check_backward(who, x, dy, kept) const       throws what backward would throw, and changes nothing
 ///   trains(kept) const                           whether backward of that pass would add to a gradient
 ///
-/// Kept is what a pass leaves for its backward, one for each layer, without the input, which the network keeps; Scratch
-/// is one for each thread, shared by all layers. Both know their bytes(). The calls with a Cache,
-/// layer.forward(x, cache) and layer.backward(x, dy, cache), come from deriving from detail::CachedPass.
+/// Kept is what forward keeps for backward, one for each layer, without the input, which the network keeps; Scratch is
+/// one for each thread, shared by all layers. Both report their bytes(). The calls with a Cache, layer.forward(x,
+/// cache) and layer.backward(x, dy, cache), come from deriving from detail::CachedPass.
 template <class L>
 concept Layer = Visitable<L> && std::default_initializable<typename L::Kept> &&
                 requires(L& layer, const L& constant, const Eigen::Ref<const Matrix<typename L::Scalar>>& x,

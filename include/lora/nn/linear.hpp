@@ -1,5 +1,5 @@
 #pragma once
-/// The linear layer of a model:   y = W x + b, trained in full, frozen, or frozen with named adapters beside it.
+/// The linear layer of a model:   y = W x + b, trained in full, frozen, or frozen with named adapters.
 
 #include "lora/adapters/adapter_set.hpp"
 #include "lora/adapters/full_weight.hpp"
@@ -18,14 +18,14 @@
 
 namespace lora::inline LORA_ABI {
 
-/// Sizes of a new layer, by name: PyTorch says (in, out), a weight is (out, in).   {.in = 64, .out = 128}
+/// Sizes of a new layer, by name: PyTorch orders them (in, out), W is (out, in).   {.in = 64, .out = 128}
 struct LinearShape {
   Index in = 0;
   Index out = 0;
   bool bias = true;
 };
 
-/// What configures a kind of adapter: it names the kind, which is made from a base, the config and an Rng.
+/// The config of a kind of adapter: it names the kind, which is constructed from a base, the config and an Rng.
 template <class C, class S>
 concept AdapterConfig = requires {
   typename C::template Kind<S>;
@@ -35,19 +35,31 @@ concept AdapterConfig = requires {
 
 /// x (in, samples), y (out, samples), W (out, in), b (out) or none.
 ///
-///   lora::Linear<float> layer({.in = 64, .out = 128}, rng);                      trains W and b
-///   layer.attach("alice", lora::LoraConfig{.rank = 8, .alpha = 16}, rng);        from now on W is frozen
-///   lora::LoraLinear<float> adapted(W0, {.rank = 8, .alpha = 16}, rng);    the same class, frozen and adapted
+/// ```cpp
+/// #include <lora/nn/linear.hpp>
 ///
-/// The first attach() freezes the layer, once, by packing W into a Frozen base that copies of the layer share; any
-/// other AnyBase can be given instead. From then on any number of named adapters of any kind stand beside it. Which of
-/// them a pass computes with is its own matter (Pass::adapter) or, by default, the layer's selection: one, none or a
-/// weighted sum. Selecting, switching and turning off are exact to the bit, because nothing is ever added into W0.
+/// int main() {
+///   lora::Rng rng(1);
+///   lora::Linear<float> layer({.in = 64, .out = 128}, rng);                // trains W and b
+///   layer.attach("alice", lora::LoraConfig{.rank = 8, .alpha = 16}, rng);  // from now on W is frozen
+///   layer.attach("bob", lora::LoraConfig{.rank = 4, .alpha = 4}, rng);     // attached and selected, alone
+///   layer.select_sum({{"alice", 0.7}, {"bob", 0.3}});
+///   const Eigen::MatrixXf x = Eigen::MatrixXf::Random(64, 3);
+///   const Eigen::MatrixXf y = layer(x);                                    // W x + b + 0.7 alice + 0.3 bob
+///   layer.select_none();                                                   // the base, bit for bit
+///   return layer.merged() == layer.dense() && y.allFinite() ? 0 : 1;
+/// }
+/// ```
 ///
-/// forward is const and the layer keeps nothing of it: many threads may run it at once, each with its own cache or Kept
-/// and Scratch. backward adds to the gradients of the adapters that the pass computed with, so passes of different
-/// adapters may go backward at once. attach, select and detach take turns; on a frozen layer they may run beside
-/// passes. Results of the calls with a cache are views into it: they hold until its next use.
+/// The first attach() freezes the layer by packing W into a Frozen base that copies of the layer share; a constructor
+/// takes any other AnyBase. A frozen layer holds any number of named adapters of any kind. A pass uses the one that it
+/// names (Pass::adapter) or, by default, the layer's selection: one, none or a weighted sum. Switching adapters on and
+/// off is exact to the bit, because nothing is ever added into W0.
+///
+/// forward is const and stores nothing in the layer: many threads may run it at once, each with its own cache or Kept
+/// and Scratch. backward adds to the gradients of the adapters that the pass used, so passes of different adapters may
+/// run backward at once. attach, select and detach must not run concurrently; on a frozen layer passes may run
+/// meanwhile. Results of the calls with a cache are views into it, valid until its next use.
 template <class S>
 class Linear : public detail::CachedPass<Linear<S>, S> {
   using Columns = detail::Columns<S>;
@@ -59,24 +71,24 @@ class Linear : public detail::CachedPass<Linear<S>, S> {
   static constexpr int Out = Dynamic;
   static constexpr int In = Dynamic;
 
-  /// Columns that one selection of adapters computed: all of them, or a segment of a mixed batch.
+  /// Columns that one selection of adapters computed: the whole batch, or a segment of a mixed batch.
   struct Piece {
     Index first = 0, count = 0;
     std::shared_ptr<const Selection<S>> choice;  ///< null: W alone
     Pass pass;                                   ///< its seed, step and first sample
-    std::size_t slot = 0;                        ///< of its first adapter
+    std::size_t slot = 0;                        ///< of its first adapter in Kept::adapters
 
     std::size_t size() const { return choice ? choice->choices.size() : 0; }
-    /// Whether it adds to W0 x. Else its one adapter computes its columns from W0.
+    /// Whether its adapters add to W0 x. If not, its only adapter computes the columns from W0.
     bool sums() const { return size() != 1 || choice->choices[0].part->adapter.summable(); }
   };
 
-  /// What a pass leaves for its backward: of the input nothing, of an adapter what its kind keeps (z = s A x).
+  /// What forward keeps for backward: not the input; for each adapter what its kind keeps (z = s A x).
   struct Kept {
     std::vector<Piece> pieces;            ///< ascending by column
     std::vector<detail::Slots> adapters;  ///< one for each adapter of each piece
     Index samples = -1;                   ///< -1: no pass that backward could follow
-    std::uint64_t layer = 0;              ///< whose pass it was
+    std::uint64_t layer = 0;              ///< the layer that ran the pass
 
     Index bytes() const {
       Index sum = 0;
@@ -101,17 +113,17 @@ class Linear : public detail::CachedPass<Linear<S>, S> {
     bias_.emplace(std::move(bias));
   }
 
-  /// A given weight, trained from there. Throws ShapeError if W is empty or b does not fit.
+  /// A given weight, to be trained further. Throws ShapeError if W is empty or b does not fit.
   explicit Linear(Matrix<S> W, std::optional<Vector<S>> b = std::nullopt) : weight_(std::move(W)) {
     detail::check_not_empty("Linear", "the weight", out_features(), in_features());
     set_bias(std::move(b));
   }
-  /// The same with any matrix expression, such as a transpose.
+  /// As above, with any matrix expression, such as a transpose.
   template <class Derived>
   explicit Linear(const Eigen::MatrixBase<Derived>& W, std::optional<Vector<S>> b = std::nullopt)
       : Linear(Matrix<S>(W), std::move(b)) {}
 
-  /// A frozen weight, shared with whoever else holds it. Throws ShapeError if b does not fit.
+  /// A frozen weight, shared with its other owners. Throws ShapeError if b does not fit.
   explicit Linear(AnyBase<S> W0, std::optional<Vector<S>> b = std::nullopt) : base_(std::move(W0)) {
     set_bias(std::move(b));
   }
@@ -125,21 +137,21 @@ class Linear : public detail::CachedPass<Linear<S>, S> {
       : Linear(std::move(W0), std::optional<Vector<S>>(std::move(b))) {
     attach("default", config, rng);
   }
-  /// The same with an adapter of any kind.
+  /// As above, with an adapter of any kind.
   template <AdapterConfig<S> C>
   Linear(AnyBase<S> W0, const C& config, Rng& rng) : Linear(std::move(W0)) {
     attach("default", config, rng);
   }
 
-  /// Freezes the layer if it is not yet, adds an adapter made from its config under a name and selects it alone. Throws
-  /// NameError or ConfigError, and nothing has changed.
+  /// Freezes the layer if it is not frozen yet, adds an adapter constructed from its config, and selects it alone.
+  /// Throws NameError or ConfigError, and changes nothing then.
   template <AdapterConfig<S> C>
   void attach(std::string_view name, const C& config, Rng& rng);
   void attach(std::string_view name, const LoraConfig& config, Rng& rng);
 
-  /// The same with an adapter of any kind that was made elsewhere: factors, factors that start from this weight
-  /// (ResidualLora, made by pissa or olora from dense()), a trained copy, or only a bias (NoAdapter). Throws ShapeError
-  /// if it does not fit this layer.
+  /// As above, with an existing adapter of any kind: factors, factors that start from this weight (ResidualLora, from
+  /// pissa or olora of dense()), a trained copy, or only a bias (NoAdapter). Throws ShapeError if it does not fit this
+  /// layer, StateError if it has a bias and the layer has none, NameError.
   void attach(std::string_view name, AnyAdapter<S> adapter, std::optional<Vector<S>> bias = std::nullopt) {
     check_fits(adapter, bias);
     adapters_.check_new_name(name);
@@ -156,17 +168,17 @@ class Linear : public detail::CachedPass<Linear<S>, S> {
     attach(name, NoAdapter<S>(), copy_of_bias());
   }
 
-  /// Removes an adapter. The others stay selected or not as they were, and the base stays frozen. Throws NameError.
+  /// Removes an adapter. The selection of the others does not change, and the base stays frozen. Throws NameError.
   void detach(std::string_view name) { adapters_.erase(name); }
   /// Selects one adapter, alone, with weight 1. Throws NameError.
   void select(std::string_view name) { adapters_.select(name); }
-  /// The base alone, bit for bit as it was.
+  /// Selects the base alone, bit for bit as before.
   void select_none() { adapters_.select_none(); }
   /// Selects a weighted sum: layer.select_sum({{"formal", 0.7}, {"legal", 0.3}}). Throws NameError or ConfigError.
   void select_sum(const std::vector<AdapterWeight>& chosen) { adapters_.select_sum(chosen); }
 
-  /// Stops training W and b and packs W, shared and constant from then on; both are in memory for a moment. Outputs
-  /// stay as they were, to the bit. Done by attach; a second call does nothing.
+  /// Stops training W and b, and packs W, which is shared and constant from then on; both copies are in memory
+  /// meanwhile. Outputs do not change by a bit. attach calls it; a second call does nothing.
   void freeze() {
     if (!frozen()) freeze_as(packed_weight());
   }
@@ -175,8 +187,8 @@ class Linear : public detail::CachedPass<Linear<S>, S> {
   using Thin::backward;
   using Thin::forward;
 
-  /// Writes y (out, samples). kept: what backward will need, or null if no backward pass follows. scratch: of this
-  /// thread. Throws ShapeError for sizes that do not fit, NameError for a handle that does not know this layer.
+  /// Writes y (out, samples). kept: receives what backward needs; null if no backward pass follows. scratch: that of
+  /// this thread. Throws ShapeError for sizes that do not fit, NameError for a handle that does not know this layer.
   void forward(const Columns& x, MutableColumns y, Kept* kept, Scratch& scratch, const Pass& pass) const;
 
   /// Gradients accumulate; writes dx (in, samples). x is the input of the forward pass. Throws what check_backward
@@ -188,14 +200,14 @@ class Linear : public detail::CachedPass<Linear<S>, S> {
     propagate(x, dy, nullptr, kept, scratch);
   }
 
-  /// Throws what backward would throw, StateError or ShapeError, and changes nothing: for a network that asks before
-  /// its first layer adds to its gradients.
+  /// Throws what backward would throw, StateError or ShapeError, and changes nothing: for a network that checks all
+  /// layers before any of them adds to its gradients.
   void check_backward(const detail::Caller& who, const auto& x, const auto& dy, const Kept& kept) const {
     detail::check_pass_gradient(who, x, dy, in_features(), out_features(), kept.samples);
     if (kept.layer != number_) detail::fail<StateError>(who, "this cache has seen the pass of another layer");
   }
 
-  /// Whether backward of such a pass would add to a gradient.
+  /// Whether backward after such a pass would add to a gradient.
   bool trains(const Kept& kept) const {
     if (!frozen()) return weight_->trainable || (bias_ && bias_->trainable);
     for (const Piece& piece : kept.pieces) {
@@ -207,9 +219,9 @@ class Linear : public detail::CachedPass<Linear<S>, S> {
     return false;
   }
 
-  /// The weight with the selected adapters added in, (out, in), rounded once. The layer is unchanged.
+  /// W0 plus the deltas of the selected adapters, (out, in), rounded once. The layer is unchanged.
   Matrix<S> merged() const;
-  /// What the selected adapters add to W0, (out, in).
+  /// The sum of the deltas of the selected adapters, (out, in).
   Matrix<S> delta() const {
     Matrix<S> weight = Matrix<S>::Zero(out_features(), in_features());
     add_delta_to(weight);
@@ -226,24 +238,24 @@ class Linear : public detail::CachedPass<Linear<S>, S> {
   Index out_features() const { return frozen() ? base_->rows() : weight_->value.rows(); }
   /// W or W0, (out, in), without adapters, as a new matrix.
   Matrix<S> dense() const { return frozen() ? base_->dense() : weight_->value; }
-  /// W0 as it is held. Throws StateError if the layer is not frozen.
+  /// The base that holds W0. Throws StateError if the layer is not frozen.
   const AnyBase<S>& base() const {
     if (!frozen()) throw StateError("Linear::base: the layer is not frozen; dense() gives its weight");
     return *base_;
   }
-  /// Bytes of W or W0, as it is held.
+  /// Bytes of W, or of W0 as its base holds it.
   Index weight_bytes() const {
     return frozen() ? base_->bytes() : weight_->value.size() * static_cast<Index>(sizeof(S));
   }
   /// b, without adapters; null if the layer has none.
   const Vector<S>* bias() const { return bias_ ? &bias_->value : nullptr; }
   const AdapterSet<S>& adapters() const { return adapters_; }
-  /// One adapter, to read and to change in place: layer.adapter("bob").as<Lora<float>>().B.value. The reference holds
-  /// until it is detached. Throws NameError.
+  /// One adapter, to read and to change in place: layer.adapter("bob").as<Lora<float>>().B.value. The reference is
+  /// valid until it is detached. Throws NameError.
   NamedAdapter<S>& adapter(std::string_view name) { return adapters_.at(name); }
   const NamedAdapter<S>& adapter(std::string_view name) const { return adapters_.at(name); }
 
-  /// By which a handle and a Kept know this layer: a copy has its own.
+  /// Identifies this layer in handles and Kept; a copy has another number.
   std::uint64_t number() const { return number_; }
 
   static constexpr const char* layer_name() { return "Linear"; }
@@ -287,7 +299,7 @@ class Linear : public detail::CachedPass<Linear<S>, S> {
     detail::check_rows("Linear::attach", "the trained bias", bias->rows(), "out_features", out_features());
   }
 
-  /// What a pass computes with.
+  /// The selection that a pass uses.
   std::shared_ptr<const Selection<S>> choose(const AdapterHandle& adapter) const {
     if (!adapter) return adapters_.selection();
     return std::static_pointer_cast<const Selection<S>>(adapter.choice_of(number_, "Linear::forward"));
@@ -295,7 +307,7 @@ class Linear : public detail::CachedPass<Linear<S>, S> {
 
   void divide(const Pass& pass, Index samples, Kept& kept) const;
   void forward_frozen(const Columns& x, MutableColumns& y, Kept& kept, Scratch& scratch) const;
-  /// f(first, count) for the columns whose adapters add to one product of the base, as few ranges as there are.
+  /// Calls f(first, count) for the max ranges of columns whose adapters add to a shared product of the base.
   static void for_each_shared(const Kept& kept, auto&& f) {
     Index begin = 0, end = 0;
     for (const Piece& piece : kept.pieces) {
@@ -308,7 +320,7 @@ class Linear : public detail::CachedPass<Linear<S>, S> {
     if (begin < end) f(begin, end - begin);
   }
 
-  /// y += b + sum_k w_k (b_k - b) to every column; one bias of weight 1 is added as it is, to the bit.
+  /// y += b + sum_k w_k (b_k - b) to every column; a single bias of weight 1 is added exactly.
   void add_bias(const Selection<S>& choice, auto&& y) const {
     if (!bias_) return;
     const auto& chosen = choice.choices;
@@ -327,8 +339,8 @@ class Linear : public detail::CachedPass<Linear<S>, S> {
   void propagate(const Columns& x, const Columns& dy, MutableColumns* dx, Kept& kept, Scratch& scratch);
   void add_delta_to(Matrix<S>& weight) const;
 
-  std::optional<Parameter<S>> weight_;  // while it is trained
-  std::optional<AnyBase<S>> base_;      // from then on
+  std::optional<Parameter<S>> weight_;  // until it is frozen
+  std::optional<AnyBase<S>> base_;      // after that
   std::optional<Parameter<S, Dynamic, 1>> bias_;
   AdapterSet<S> adapters_;
   detail::OwnNumber number_;

@@ -15,10 +15,30 @@ namespace lora::inline LORA_ABI {
 /// Layer_: Linear<S>, or any other Layer. Activation: Relu, Gelu, GeluTanh, Tanh, Identity. The layers are named fc1,
 /// fc2, ...
 ///
-///   lora::Mlp<lora::Linear<float>> net({64, 128, 128, 10}, rng);   // widths: inputs, hidden, ..., outputs
+/// ```cpp
+/// #include <lora/lora.hpp>
+/// #include <vector>
 ///
-/// A pass keeps h_l of every hidden layer, and where f' needs it W_l h_{l-1} + b_l too; all gradients lie in two
-/// buffers of the scratch, as wide as the widest layer.
+/// int main() {
+///   lora::Rng rng(1);
+///   lora::Mlp<lora::Linear<float>> net({64, 128, 128, 10}, rng);  // widths: inputs, hidden, ..., outputs
+///   lora::Mlp<lora::Linear<float>>::Cache cache;
+///   lora::AdamW<float> optimizer;
+///   const Eigen::MatrixXf x = Eigen::MatrixXf::Random(64, 4);
+///   const std::vector<int> labels = {3, 1, 4, 1};
+///   Eigen::MatrixXf dlogits;
+///   for (int step = 0; step < 20; ++step) {
+///     lora::softmax_cross_entropy(net.forward(x, cache), labels, &dlogits);
+///     lora::zero_gradients(net);
+///     net.backward(x, dlogits, cache, lora::no_gradient);
+///     optimizer.step(net);
+///   }
+///   return lora::accuracy(net(x), labels) > 0.5 ? 0 : 1;
+/// }
+/// ```
+///
+/// A pass keeps h_l of every hidden layer, and W_l h_{l-1} + b_l too if f' needs it; all gradients share two buffers of
+/// the scratch, as wide as the widest layer.
 template <Layer Layer_, class Activation = Relu>
 class Mlp : public detail::CachedPass<Mlp<Layer_, Activation>, typename Layer_::Scalar> {
   using Thin = detail::CachedPass<Mlp, typename Layer_::Scalar>;
@@ -31,7 +51,7 @@ class Mlp : public detail::CachedPass<Mlp<Layer_, Activation>, typename Layer_::
   struct Kept {
     std::vector<typename Layer_::Kept> layers;
     std::vector<Buffer<Scalar>> hidden;  ///< h_l, (width, samples)
-    std::vector<Buffer<Scalar>> unbent;  ///< what f was given, if f' needs it
+    std::vector<Buffer<Scalar>> unbent;  ///< the input of f, if f' needs it
     Index samples = -1;                  ///< -1: no pass that backward could follow
 
     Index bytes() const {
@@ -46,7 +66,8 @@ class Mlp : public detail::CachedPass<Mlp<Layer_, Activation>, typename Layer_::
   template <int>
   using CacheFor = Cache;
 
-  /// New layers with PyTorch's default start. Throws ConfigError for fewer than two widths, ShapeError for one below 1.
+  /// New layers with PyTorch's default initialization. Throws ConfigError for fewer than two widths, ShapeError for one
+  /// below 1.
   Mlp(std::initializer_list<Index> widths, Rng& rng) : Mlp(std::vector<Index>(widths), rng) {}
   Mlp(const std::vector<Index>& widths, Rng& rng) {
     if (widths.size() < 2) {
@@ -57,7 +78,7 @@ class Mlp : public detail::CachedPass<Mlp<Layer_, Activation>, typename Layer_::
       layers_.emplace_back(LinearShape{.in = widths[l], .out = widths[l + 1]}, rng);
   }
 
-  /// Layers made elsewhere. Throws ConfigError without any, ShapeError if one does not fit the next.
+  /// Existing layers. Throws ConfigError if there are none, ShapeError if one does not fit the next.
   explicit Mlp(std::vector<Layer_> layers) : layers_(std::move(layers)) {
     if (layers_.empty()) throw ConfigError("Mlp: no layers given, expected at least one");
     for (std::size_t l = 1; l < layers_.size(); ++l) {
@@ -99,7 +120,7 @@ class Mlp : public detail::CachedPass<Mlp<Layer_, Activation>, typename Layer_::
     check_backward("Mlp::backward", x, dy, kept);
     propagate(x, dy, 0, &dx, kept, scratch);
   }
-  /// Without dx it stops at the lowest layer that has something to train.
+  /// Without dx, stops at the lowest layer with parameters to train.
   void backward(const Columns& x, const Columns& dy, NoGradient, Kept& kept, Scratch& scratch) {
     check_backward("Mlp::backward", x, dy, kept);
     std::size_t lowest = 0;
@@ -147,7 +168,7 @@ class Mlp : public detail::CachedPass<Mlp<Layer_, Activation>, typename Layer_::
     return l == 0 ? x : Columns(kept.hidden[l - 1].view());
   }
 
-  /// Nothing is kept: two buffers take turns.
+  /// Forward without backward: keeps nothing, and alternates between two buffers.
   void infer(const Columns& x, MutableColumns& y, Scratch& scratch, const Pass& pass) const {
     const auto first = scratch.borrow<Scalar>(), second = scratch.borrow<Scalar>();
     const std::size_t last = layers_.size() - 1;

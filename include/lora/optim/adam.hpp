@@ -2,7 +2,7 @@
 /// Adam and AdamW, as torch.optim.Adam and torch.optim.AdamW (without amsgrad):
 ///
 ///   g <- dL/dp + weight_decay p                 Adam: decay is part of the gradient
-///   p <- p - lr weight_decay p                  AdamW: decay acts beside it
+///   p <- p - lr weight_decay p                  AdamW: decay is separate
 ///   m <- beta1 m + (1 - beta1) g                mean of the gradient
 ///   v <- beta2 v + (1 - beta2) g^2              mean of its square
 ///   p <- p - lr (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)
@@ -44,6 +44,19 @@ void validate(const BasicAdamConfig<Decoupled>& config,
   detail::validate_groups(who, config.groups);
 }
 
+/// ```cpp
+/// #include <lora/optim/adam.hpp>
+///
+/// int main() {
+///   lora::Parameter<float> p(Eigen::MatrixXf::Random(4, 3));  // a model: a parameter, a layer, or a struct with visit
+///   lora::AdamW<float> optimizer({.lr = 0.1, .betas = {0.9, 0.99}, .weight_decay = 0});
+///   for (int step = 0; step < 200; ++step) {
+///     p.gradient() = p.value;  // dL/dp of L = |p|^2 / 2
+///     optimizer.step(p);
+///   }
+///   return p.value.norm() < 0.1F ? 0 : 1;
+/// }
+/// ```
 template <class S, bool Decoupled>
 class BasicAdam {
   static constexpr const char* name = Decoupled ? "AdamW" : "Adam";
@@ -55,9 +68,9 @@ class BasicAdam {
   /// Throws ConfigError for a setting out of range.
   explicit BasicAdam(Config config = {}) : config_(std::move(config)) { validate(config_, name); }
 
-  /// Updates every trained parameter of the model that has a gradient, once; lr_factor multiplies every learning rate,
-  /// as a schedule asks. Gradients stay as they are; one that is not finite makes its parameter not finite, so look at
-  /// what clip_gradient_norm returns first.
+  /// Updates every trained parameter of the model that has a gradient, once; lr_factor, from a schedule, multiplies
+  /// every learning rate. Gradients do not change; one that is not finite makes its parameter not finite, so check the
+  /// result of clip_gradient_norm first.
   /// Throws ConfigError, with nothing changed, unless lr_factor is finite and at least 0.
   /// Cost: one pass over p, dL/dp, m and v; no allocation after a parameter's first step.
   template <class T>
@@ -65,8 +78,8 @@ class BasicAdam {
     step(model, AdapterHandle(), lr_factor);
   }
 
-  /// The same for one adapter, whatever is selected: optimizer.step(net, alice). An adapter is not served while it is
-  /// stepped. Throws NameError too, with nothing changed, for a handle whose adapter the model does not have.
+  /// As above for one adapter, whatever is selected: optimizer.step(net, alice). No forward pass may use an adapter
+  /// during its step. Throws NameError too, with nothing changed, for a handle whose adapter the model does not have.
   template <class T>
   void step(T& model, const AdapterHandle& adapter, double lr_factor = 1) {
     detail::check_not_negative(Decoupled ? "AdamW::step" : "Adam::step", "lr_factor", lr_factor);
@@ -90,7 +103,7 @@ class BasicAdam {
   State state_;
 };
 
-/// The factors are computed in double and rounded once to S. Outside of the class, so that lora::compiled can have it.
+/// The factors are computed in double and rounded once to S. Defined outside the class for lora::compiled.
 template <class S, bool Decoupled>
 void BasicAdam<S, Decoupled>::update(typename State::Slot& slot, Flat value, FlatGradient grad, double lr,
                                      double weight_decay) {

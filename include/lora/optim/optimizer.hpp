@@ -1,5 +1,5 @@
 #pragma once
-/// What an optimizer must offer. The laws in testing/optimizer_laws.hpp say what must hold.
+/// The concept of an optimizer. The laws in testing/optimizer_laws.hpp say what must hold.
 
 #include "lora/abi.hpp"
 

@@ -1,10 +1,11 @@
 #pragma once
-/// What an optimizer remembers about each parameter, found again at every step through the model's listing.
+/// The state of an optimizer for each parameter, found at every step through the model's listing.
 ///
-/// One slot per parameter, in listing order. A step walks the listing and the slots side by side: while the listing
+/// One slot per parameter, in listing order. A step walks the listing and the slots in parallel: while the listing
 /// stays the same, each parameter finds its slot by position and only compares the hash of its path and its size. After
-/// an attach, detach or select the slots are put into the new order by that hash; a parameter that returns finds its
-/// old slot. The parameters of a named adapter are known by its number too: a new one under an old name starts anew.
+/// an attach, detach or select the slots are reordered by that hash; a parameter that returns finds its old slot. The
+/// parameters of a named adapter are identified by its number too: a new adapter under an old name starts with new
+/// state.
 /// No pointers into the model are kept, so the model may be moved, copied or grown between two steps. Two parameters of
 /// one model must not have the same path.
 
@@ -20,8 +21,8 @@
 
 namespace lora::inline LORA_ABI {
 
-/// Moments: arrays of the parameter's size that the method keeps. A value: a copy is independent and complete, and
-/// whoever restores every slot's steps and moments continues to the bit.
+/// Moments: the number of arrays of the parameter's size that the method keeps. A copy is independent and complete, and
+/// restoring every slot's steps and moments continues to the bit.
 template <class S, std::size_t Moments>
 class OptimizerState {
   static_assert(Scalar<S>, "lora: an optimizer needs a scalar such as float or double.");
@@ -30,18 +31,18 @@ class OptimizerState {
  public:
   struct Slot {
     std::uint64_t path = 0;   ///< Path::identity() of the parameter
-    Index size = 0;           ///< numbers in the parameter
-    std::uint64_t steps = 0;  ///< how often this parameter has been stepped
+    Index size = 0;           ///< elements in the parameter
+    std::uint64_t steps = 0;  ///< steps that this parameter has taken
     std::array<Eigen::Array<S, Dynamic, 1>, Moments>
         moments{};                  ///< each empty or of `size`, in the storage order of the parameter
-    std::size_t group = not_asked;  ///< position in the config's groups, or their number; found, never saved
+    std::size_t group = not_asked;  ///< index into the config's groups, or their number; computed, never saved
   };
 
   /// Calls update(slot, value, grad) for every parameter that is trained now and has a gradient, in listing order, with
-  /// value and grad as flat arrays and slot.steps advanced by one. A parameter without a gradient, frozen or of an
-  /// adapter that is not selected is not touched, and neither is its slot.
+  /// value and grad as flat arrays and slot.steps advanced by one. A parameter without a gradient, frozen, or of an
+  /// adapter that is not selected does not change, nor does its slot.
   /// Cost besides update: hashing the paths. No allocation while the listing is the same as in the step before.
-  /// With a handle: for those of its adapter, whatever is selected.
+  /// With a handle: for the parameters of its adapter, whatever is selected.
   template <class T, class Update>
   void step(T& model, const std::vector<ParameterGroup>& groups, const AdapterHandle& adapter, Update&& update) {
     std::size_t position = 0;
@@ -64,13 +65,13 @@ class OptimizerState {
     return found == slots_.end() ? nullptr : &*found;
   }
 
-  /// The slot of a parameter, made if need be. To restore a checkpoint, write its steps and moments.
+  /// The slot of a parameter, created if necessary. To restore a checkpoint, write its steps and moments.
   Slot& slot(const Path& path, Index size) {
     const auto found = search(slots_.begin(), slots_.end(), path.identity(), size);
     return found != slots_.end() ? *found : slots_.emplace_back(Slot{.path = path.identity(), .size = size});
   }
 
-  /// In the order of the last step, parameters that have vanished from the listing at the end.
+  /// In the order of the last step; at the end, parameters that are no longer in the listing.
   const std::vector<Slot>& slots() const { return slots_; }
 
   /// Forgets everything.
@@ -91,7 +92,7 @@ class OptimizerState {
     return std::find_if(first, last, [&](const Slot& slot) { return slot.path == path && slot.size == size; });
   }
 
-  /// Brings the parameter's slot to `position`, from further back or new; those before it belong to this step already.
+  /// Moves the parameter's slot to `position`, or creates it there; the slots before it are done in this step.
   Slot& bind(std::uint64_t path, Index size, std::size_t position) {
     const auto expected = slots_.begin() + static_cast<std::ptrdiff_t>(position);
     const auto found = search(expected, slots_.end(), path, size);
@@ -110,7 +111,7 @@ class OptimizerState {
 
 namespace detail {
 
-/// The learning rate and decay of one parameter: its group's where given, else the config's.
+/// The learning rate and decay of one parameter: its group's if given, else the config's.
 struct GroupSettings {
   double lr;
   double weight_decay;
@@ -125,9 +126,9 @@ GroupSettings settings_of(const Config& config, std::size_t group) {
   return settings;
 }
 
-/// f(first, N) with N = a cache line's worth of numbers at a time, as a constant, and N = 1 for the rest. Each entry is
-/// then computed by the same instructions wherever the array lies in memory: Eigen's own loops start at the first
-/// aligned address, so the last bit of an entry could change when a model moves.
+/// Calls f(first, N) with a constant N: a cache line of elements at a time, and N = 1 for the remainder. Each element
+/// is then computed by the same instructions wherever the array is in memory: Eigen's own loops start at the first
+/// aligned address, so the last bit of an element could change when a model moves.
 template <class S>
 void for_each_block(Index size, auto&& f) {
   constexpr int block = 64 / sizeof(S) > 1 ? static_cast<int>(64 / sizeof(S)) : 1;

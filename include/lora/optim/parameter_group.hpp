@@ -1,5 +1,5 @@
 #pragma once
-/// Settings of an optimizer for some of the parameters, chosen by name.
+/// Settings of an optimizer for some of the parameters, selected by name.
 ///
 /// LoRA+ (Hayou et al. 2024, arXiv:2402.12354) trains B faster than A; it is one group:
 ///
@@ -22,7 +22,7 @@ namespace lora::inline LORA_ABI {
 /// The first group that selects a parameter wins; a field that is not given comes from the optimizer's own config, and
 /// so does everything for a parameter that no group selects.
 struct ParameterGroup {
-  /// Asked once per parameter, when the optimizer first meets it. It must depend on the path alone.
+  /// Called once per parameter, at its first step. It must depend on the path alone.
   std::function<bool(const Path&)> select = nullptr;
   std::optional<double> lr = std::nullopt;
   std::optional<double> weight_decay = std::nullopt;

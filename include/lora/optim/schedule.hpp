@@ -1,6 +1,5 @@
 #pragma once
-/// Learning-rate schedules: the factor of a step as a pure function of its number, so a resumed run needs only the
-/// step.
+/// Learning-rate schedules: the factor is a pure function of the step, so a resumed run needs only the step.
 ///
 ///   step < warmup     factor = step / warmup
 ///   constant          factor = 1
@@ -10,7 +9,7 @@
 /// Steps count from 0: the first is taken with factor 0 if there is a warm-up and with 1 if there is none; step
 /// `warmup` has factor 1; from step `total` on the factor is `final_factor` (last). With final_factor 0 these are the
 /// factors of Hugging Face's get_{constant,linear,cosine}_schedule_with_warmup up to `total`; beyond it their cosine
-/// rises again, ours stays.
+/// rises again, this one stays.
 ///
 ///   Schedule schedule{.shape = ScheduleShape::cosine, .warmup = 100, .total = 5000};
 ///   optimizer.step(net, schedule(step));

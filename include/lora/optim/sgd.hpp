@@ -48,9 +48,9 @@ class Sgd {
   /// Throws ConfigError for a setting out of range.
   explicit Sgd(Config config = {}) : config_(std::move(config)) { validate(config_, "Sgd"); }
 
-  /// Updates every trained parameter of the model that has a gradient, once; lr_factor multiplies every learning rate,
-  /// as a schedule asks. Gradients stay as they are; one that is not finite makes its parameter not finite, so look at
-  /// what clip_gradient_norm returns first.
+  /// Updates every trained parameter of the model that has a gradient, once; lr_factor, from a schedule, multiplies
+  /// every learning rate. Gradients do not change; one that is not finite makes its parameter not finite, so check the
+  /// result of clip_gradient_norm first.
   /// Throws ConfigError, with nothing changed, unless lr_factor is finite and at least 0.
   /// Cost: one pass over p, dL/dp and b; no allocation after a parameter's first step.
   template <class T>
@@ -58,8 +58,8 @@ class Sgd {
     step(model, AdapterHandle(), lr_factor);
   }
 
-  /// The same for one adapter, whatever is selected: optimizer.step(net, alice). An adapter is not served while it is
-  /// stepped. Throws NameError too, with nothing changed, for a handle whose adapter the model does not have.
+  /// As above for one adapter, whatever is selected: optimizer.step(net, alice). No forward pass may use an adapter
+  /// during its step. Throws NameError too, with nothing changed, for a handle whose adapter the model does not have.
   template <class T>
   void step(T& model, const AdapterHandle& adapter, double lr_factor = 1) {
     detail::check_not_negative("Sgd::step", "lr_factor", lr_factor);

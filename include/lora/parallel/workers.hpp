@@ -1,13 +1,13 @@
 #pragma once
-/// Threads that share the rounds of a loop.
+/// A thread pool whose threads share the rounds of a loop.
 ///
 ///   caller    opens a region --- takes rounds, 0, 1, ... ------------ waits for the last --- goes on
-///   others    look out, or sleep     take rounds, count - 1, count - 2, ...
+///   others    spin, or sleep         take rounds, count - 1, count - 2, ...
 ///
-/// There is one number on which all agree, the ticket: which region is open, and which of its rounds nobody has taken.
-/// Whoever changes it has a round. Nobody waits for a thread that has taken none, so one that is late, because it slept
-/// or because another program has its processor, costs nothing. Rounds are taken from both ends, so that in a region
-/// like the last one a thread finds in its cache what it left there.
+/// All threads share one atomic number, the ticket: which region is open, and which of its rounds are not taken yet. A
+/// thread takes a round by changing the ticket. Nobody waits for a thread that has taken none, so one that is late,
+/// because it slept or was descheduled, costs nothing. Rounds are taken from both ends, so that in a region like the
+/// last one a thread finds its data in its cache.
 
 #include "lora/core/error.hpp"
 #include "lora/core/executor.hpp"
@@ -29,18 +29,33 @@ namespace lora::inline LORA_ABI {
 
 /// for_each(count, f) calls f(0), ..., f(count - 1), each once, in any order, on this thread and the others.
 ///
+/// ```cpp
+/// #include <lora/lora.hpp>
+/// #include <lora/parallel/workers.hpp>
+/// #include <vector>
+///
+/// int main() {
 ///   lora::Workers workers(2);
-///   workers.for_each(8, [&](lora::Index k) { ... });
+///   std::vector<int> squares(8);
+///   workers.for_each(8, [&](lora::Index k) { squares[static_cast<std::size_t>(k)] = static_cast<int>(k * k); });
 ///
-/// A region costs less than half a microsecond if the last one has just ended: threads look out for work for a tenth of
-/// a millisecond before they sleep. It takes no heap. If f throws, no more rounds begin, and for_each throws the same
-/// when all that have begun are done. f runs under the caller's floating-point environment.
+///   lora::Rng rng(1);
+///   lora::Linear<float> layer({.in = 512, .out = 512}, rng);
+///   lora::Linear<float>::Cache alone, shared;
+///   const Eigen::MatrixXf x = Eigen::MatrixXf::Random(512, 64), y = layer.forward(x, alone);
+///   return layer.forward(x, shared, {.executor = &workers}) == y && squares[7] == 49 ? 0 : 1;  // the same bits
+/// }
+/// ```
 ///
-/// Any number of threads may call for_each at once, also from within f: one of them has the others' help, the rest run
-/// their rounds themselves. No call may be under way when Workers is destroyed.
+/// A region costs less than half a microsecond if the last one has just ended: threads spin for a tenth of a
+/// millisecond before they sleep. It does not allocate. If f throws, no further rounds begin, and for_each rethrows
+/// when those in progress have ended. f runs under the caller's floating-point environment.
+///
+/// Any number of threads may call for_each at once, also from within f: one of them gets the help of the other threads,
+/// the rest run their rounds alone. No call may be in progress when Workers is destroyed.
 class Workers final : public Executor {
  public:
-  /// `threads` in all, the caller's included. Throws ConfigError unless there is one at least.
+  /// `threads` in total, including the caller's. Throws ConfigError if it is below 1.
   explicit Workers(int threads = static_cast<int>(std::max(1U, std::thread::hardware_concurrency()))) {
     if (threads < 1) {
       detail::fail<ConfigError>("Workers", "threads is " + std::to_string(threads) + ", expected at least 1");
@@ -68,8 +83,9 @@ class Workers final : public Executor {
     }
   }
 
-  /// for_each if others can help now; else false, and nothing is called. `work`: about how many multiply-adds it all
-  /// is. Threads that sleep are woken when a million have come together, because that takes some microseconds.
+  /// As for_each if other threads can help now; else returns false and calls nothing. `work`: about how many
+  /// multiply-adds all rounds take together. Sleeping threads are woken when a million have accumulated, because waking
+  /// takes some microseconds.
   bool share(Index count, detail::FunctionRef<void(Index)> f, double work) override {
     if (count < 2 || count > most_rounds || !ready(work) || taken_.exchange(true, std::memory_order_acquire)) {
       return false;
@@ -88,7 +104,7 @@ class Workers final : public Executor {
   static constexpr auto lookout = std::chrono::microseconds(100);
   static constexpr auto longest_pause = std::chrono::milliseconds(250);
 
-  /// One call of for_each. It lives on the caller's stack: others may look at it while they have a round of it.
+  /// One call of for_each. It lives on the caller's stack: others may access it only while they have one of its rounds.
   struct Region {
     Region(Index rounds, detail::FunctionRef<void(Index)> f) : count(rounds), function(f) { std::fegetenv(&numbers); }
 
@@ -103,9 +119,9 @@ class Workers final : public Executor {
 
     Index count;
     detail::FunctionRef<void(Index)> function;
-    std::fenv_t numbers;  ///< rounding, and what becomes of denormals
+    std::fenv_t numbers;  ///< rounding mode and handling of denormals
     std::atomic<bool> failed = false;
-    std::exception_ptr error;                 ///< of whoever failed first
+    std::exception_ptr error;                 ///< the first one thrown
     alignas(64) std::atomic<Index> done = 0;  ///< rounds that others have finished
   };
 
@@ -125,27 +141,27 @@ class Workers final : public Executor {
     const auto start = Clock::now();
     region_.store(&region, std::memory_order_relaxed);
     const std::uint64_t number = announce(region.count);
-    if (asleep_.load()) wake();  // someone has fallen asleep since ready() looked
+    if (asleep_.load()) wake();  // a thread has fallen asleep since ready() checked
     Index own = 0, k = 0;
     for (; claim(number, true, k) != nullptr; ++own) region.run(k);
     const Index others = region.count - own;
     if (region.done.load(std::memory_order_acquire) != others) wait(region, others, start, own);
   }
 
-  /// A new region with so many rounds.
+  /// Opens a new region with `rounds` rounds; returns its number.
   std::uint64_t announce(Index rounds) {
     const std::uint64_t number = (number_of(ticket_.load(std::memory_order_relaxed)) + 1) & 0xffffffff;
     ticket_.store(number << 32 | static_cast<std::uint64_t>(rounds));
     return number;
   }
 
-  // A ticket: the number of the region << 32 | the first round that is left << 16 | the one behind the last.
+  // A ticket: the number of the region << 32 | the first remaining round << 16 | the last remaining round + 1.
   static std::uint64_t number_of(std::uint64_t ticket) { return ticket >> 32; }
   static std::uint64_t first_of(std::uint64_t ticket) { return ticket >> 16 & 0xffff; }
   static std::uint64_t last_of(std::uint64_t ticket) { return ticket & 0xffff; }
 
-  /// Takes the first or last round k of the region with this number; null if nothing is left of it. While a round is
-  /// not finished its region stays, and region_ is that one.
+  /// Takes the first or last remaining round k of the region with this number; null if none remains. A region stays
+  /// while one of its rounds is not finished, so region_ is that region.
   Region* claim(std::uint64_t number, bool first, Index& k) {
     std::uint64_t ticket = ticket_.load(std::memory_order_acquire);
     while (number_of(ticket) == number && first_of(ticket) < last_of(ticket)) {
@@ -157,8 +173,8 @@ class Workers final : public Executor {
     return nullptr;
   }
 
-  /// A thread that does not come back in the time of two rounds has lost its processor to another program. Then this
-  /// one is given up as well, so that the system can put that thread here.
+  /// Waits for the rounds of other threads. One that takes longer than two rounds has lost its core to another program;
+  /// then this thread sleeps too, so that the system can run the other one here.
   void wait(const Region& region, Index others, Clock::time_point start, Index own) {
     const auto begin = Clock::now();
     const auto patience = begin + lookout + 2 * (begin - start) / std::max<Index>(own, 1);
@@ -173,8 +189,8 @@ class Workers final : public Executor {
     if (now >= patience) pause(begin, now);
   }
 
-  /// Nothing is shared for a while after a round was waited for: twice as long as that, or twice as long as the last
-  /// time if that was only just over. So a program that stays costs little, and one that came by is soon forgotten.
+  /// After a wait nothing is shared for a while: twice as long as the wait, or twice the last pause if that has only
+  /// just ended. So a permanent competitor costs little, and a short-lived one is soon forgotten.
   void pause(Clock::time_point begin, Clock::time_point end) {
     const Clock::time_point resumed{Clock::duration(resume_.load(std::memory_order_relaxed))};
     const bool again = begin - resumed < 4 * pause_;
@@ -196,7 +212,7 @@ class Workers final : public Executor {
     }
   }
 
-  /// Returns when there is another region than `number`, which becomes its number; false when all is over.
+  /// Waits for a region other than `number`, and sets `number` to its number; returns false when the pool stops.
   bool look_out(std::uint64_t& number) {
     const auto changed = [&] { return number_of(ticket_.load()) != number; };
     while (!changed()) {
@@ -211,8 +227,8 @@ class Workers final : public Executor {
     return true;
   }
 
-  /// Says so first and looks at the ticket then; the caller changes the ticket first and looks for sleepers then. One
-  /// of them sees the other.
+  /// Sets asleep_ first and then reads the ticket; the caller changes the ticket first and then reads asleep_. So at
+  /// least one of them sees the other.
   void sleep(const auto& changed) {
     std::unique_lock lock(mutex_);
     asleep_.store(true);
@@ -233,7 +249,7 @@ class Workers final : public Executor {
     for (std::thread& thread : threads_) thread.join();
   }
 
-  /// A moment in which a thread that shares this core goes first.
+  /// A spin-wait hint: lets another hardware thread of this core go first.
   static void relax() {
 #if defined(__x86_64__) || defined(__i386__)
     __builtin_ia32_pause();
@@ -246,15 +262,15 @@ class Workers final : public Executor {
 
   alignas(64) std::atomic<std::uint64_t> ticket_ = 0;
   alignas(64) std::atomic<Region*> region_ = nullptr;
-  std::atomic<bool> asleep_ = false;  // some are
+  std::atomic<bool> asleep_ = false;  // some threads are
   std::atomic<bool> over_ = false;
-  alignas(64) std::atomic<bool> taken_ = false;  // a caller has the others' help
-  std::atomic<double> asked_ = 0;                // work of regions that were not worth waking anyone
+  alignas(64) std::atomic<bool> taken_ = false;  // a caller has the help of the other threads
+  std::atomic<double> asked_ = 0;                // work of regions that did not justify waking
   std::atomic<Clock::rep> resume_ = 0;           // when the last pause ends
-  Clock::duration pause_{};                      // how long it was; belongs to the caller that has taken_
+  Clock::duration pause_{};                      // its length; owned by the caller that has taken_
   std::mutex mutex_;
   std::condition_variable wake_;
-  std::uint64_t calls_ = 0;  // of wake(), under mutex_
+  std::uint64_t calls_ = 0;  // calls of wake(), guarded by mutex_
   std::vector<std::thread> threads_;
 };
 

@@ -1,14 +1,14 @@
 #pragma once
-/// The laws of adapters, for any Adapted<Base, Adapter>: put your own adapter type through them.
+/// The laws of adapters, for any Adapted<Base, Adapter>: check custom adapters with them.
 ///
 ///   fresh        a new adapter leaves the base's output the same to the bit
-///   off          disabled equals the base to the bit, and enabling again gives the first output back
+///   off          disabled equals the base to the bit, and enabling again restores the first output
 ///   merge        merged() x equals forward(x) to rounding; merged() is the exact sum, rounded once
 ///   sum          adapters active together add up, each with its weight
 ///   accumulates  a second backward pass doubles the gradients
 ///   copy         a copy is complete and independent
 ///   no heap      after the first pass nothing allocates
-///   switch       adapter a, then b, then a gives the first a
+///   switch       adapter a, then b, then a gives the first output
 ///   const        concurrent forward passes on one layer give the same bits as one alone
 ///
 /// The gradient law is in gradient.hpp. Layers should have generic parameters (fill_parameters), except for fresh.
@@ -27,7 +27,7 @@ namespace lora::inline LORA_ABI::testing {
 
 namespace detail {
 
-/// forward with a cache of its own, as a new matrix.
+/// Runs forward with a new cache; returns a new matrix.
 template <int Samples = Dynamic>
 auto output_of(const auto& layer, const auto& x, const Pass& pass = {}) {
   using Layer = std::remove_cvref_t<decltype(layer)>;
@@ -35,8 +35,7 @@ auto output_of(const auto& layer, const auto& x, const Pass& pass = {}) {
   return Matrix<typename Layer::Scalar>(layer.forward(x, cache, pass));
 }
 
-/// W0 x + b with the base's own bias, in the types that the layer computes with: Eigen sums in another order for
-/// others.
+/// W0 x + b with the base's own bias, in the layer's own types, because Eigen sums other types in another order.
 auto base_output(const auto& layer, const auto& x) {
   using Layer = std::remove_cvref_t<decltype(layer)>;
   using S = typename Layer::Scalar;
@@ -56,7 +55,7 @@ double epsilon() {
 
 }  // namespace detail
 
-/// An adapter as it was made, with a factor at zero, changes nothing: not in inference, not in training with dropout.
+/// A new adapter, with a zero factor, changes nothing: neither in inference nor in training with dropout.
 template <class Layer>
 LawResults check_fresh(const Layer& layer, const Matrix<typename Layer::Scalar>& x) {
   const auto expected = detail::base_output(layer, x);
@@ -65,7 +64,7 @@ LawResults check_fresh(const Layer& layer, const Matrix<typename Layer::Scalar>&
           same_bits("fresh: merged weight", layer.merged(), lora::dense(layer.base()))};
 }
 
-/// Off is the base, and on is what it was. Takes the layer by value: it switches it.
+/// Off equals the base, and on again equals the first output. Takes the layer by value, because it switches it.
 template <class Layer>
 LawResults check_off(Layer layer, const Matrix<typename Layer::Scalar>& x) {
   const auto adapted = detail::output_of(layer, x);
@@ -79,8 +78,8 @@ LawResults check_off(Layer layer, const Matrix<typename Layer::Scalar>& x) {
 }
 
 /// c of the merge law: |merged() x + b - forward(x)| <= c sqrt(in) epsilon | (|W0| + |delta|) |x| |, Frobenius norms,
-/// where |delta| is |s| |B| |A| for an adapter of factors, which its sum over the rank may fall far below. Nothing
-/// cancels on the right-hand side; rounding errors add up as random signs, hence sqrt(in). The largest seen is 1.4.
+/// where |delta| is |s| |B| |A| for an adapter of factors, whose sum over the rank may be far smaller. Nothing cancels
+/// on the right-hand side; rounding errors add up as random signs, hence sqrt(in). The largest seen is 1.4.
 inline constexpr double merge_constant = 2;
 
 namespace detail {
@@ -148,7 +147,7 @@ Matrix<long double> exact_weight(const Adapted<Base, A>& layer) {
 }
 
 /// Two adapters active together, with the weights 0.5 and -2, against W0 + 0.5 delta_first - 2 delta_second.
-/// Needs adapters of an additive kind (AdditiveAdapter). Within merge_constant as for the merge law.
+/// Needs adapters of an additive kind (AdditiveAdapter). The bound is that of the merge law.
 template <class Base, AdditiveAdapter A>
 LawResult check_sum(const Adapted<Base, A>& first, const Adapted<Base, A>& second,
                     const Matrix<typename A::Scalar>& x) {
@@ -194,7 +193,7 @@ LawResults check_accumulates(Layer layer, const Matrix<typename Layer::Scalar>& 
   return results;
 }
 
-/// Changing every parameter of the copy leaves the original alone, and the other way round; the copy outlives it.
+/// Changing every parameter of the copy does not change the original, and vice versa; the copy outlives the original.
 template <class Layer>
 LawResults check_copy(const Layer& layer, const Matrix<typename Layer::Scalar>& x) {
   using S = typename Layer::Scalar;
@@ -219,11 +218,11 @@ LawResults check_copy(const Layer& layer, const Matrix<typename Layer::Scalar>& 
   return results;
 }
 
-/// A training step (forward, backward) after the first, then one with about half the samples, then the whole batch
-/// again.
+/// Counts the allocations of three training steps (forward, backward) after the first: with the whole batch, with about
+/// half the samples, and with the whole batch again.
 ///
-/// allocations() is how often memory was asked for so far, counted by the caller. allowed: of them, what Eigen's own
-/// products of these sizes take for their blocking buffers, for each of the three steps. error is the largest excess.
+/// allocations() is the number of allocations so far, counted by the caller. allowed: those of Eigen's own products of
+/// these sizes for blocking buffers, for each of the three steps. error is the largest excess.
 template <class Layer>
 LawResult check_no_heap(Layer& layer, const Matrix<typename Layer::Scalar>& x, const Matrix<typename Layer::Scalar>& dy,
                         auto&& allocations, const Pass& pass = {}, std::size_t allowed = 0) {
@@ -244,8 +243,8 @@ LawResult check_no_heap(Layer& layer, const Matrix<typename Layer::Scalar>& x, c
   return judge("no heap", worst, 0, std::to_string(allowed) + " allocations are Eigen's own");
 }
 
-/// Switching between two named adapters of a layer, and to none, gives each one's own output again, to the bit. The
-/// layer has select(name), select_none(), merged() and dense(), as Linear has. Takes it by value: it switches it.
+/// Switching between two named adapters of a layer, and to none, reproduces each output to the bit. The layer has
+/// select(name), select_none(), merged() and dense(), as Linear has. Takes the layer by value, because it switches it.
 template <class Layer>
 LawResults check_switch(Layer layer, std::string_view first, std::string_view second,
                         const Matrix<typename Layer::Scalar>& x) {
@@ -262,7 +261,7 @@ LawResults check_switch(Layer layer, std::string_view first, std::string_view se
   return results;
 }
 
-/// `threads` threads, each with its own cache, `rounds` forward passes each, all at once on the one layer.
+/// Runs `threads` threads, each with its own cache and `rounds` forward passes, concurrently on one layer.
 template <class Layer>
 LawResult check_const(const Layer& layer, const Matrix<typename Layer::Scalar>& x, const Pass& pass = {},
                       int threads = 8, int rounds = 10) {
@@ -282,7 +281,7 @@ LawResult check_const(const Layer& layer, const Matrix<typename Layer::Scalar>& 
   return judge("const", static_cast<double>(sum), 0, std::to_string(threads) + " threads");
 }
 
-/// All of the above that need no counterpart: off, merged output, accumulates, copy and const.
+/// All of the above that need only one layer: off, merged output, accumulates, copy and const.
 template <class Layer>
 LawResults adapter_laws(const Layer& layer, const Matrix<typename Layer::Scalar>& x) {
   LawResults results = check_off(layer, x);

@@ -1,10 +1,10 @@
 #pragma once
-/// The laws of frozen bases, for any FrozenBase: put your own storage through them.
+/// The laws of frozen bases, for any FrozenBase: check custom storage with them.
 ///
 ///   apply             y = W0 x agrees with dense() x
 ///   apply_transposed  is the transpose of apply: <dy, W0 x> = <W0^T dy, x>
 ///   fused             apply(x, y, U, Z) agrees with W0 x + U Z, and the transposed form likewise
-///   bytes             are what the caller says they are
+///   bytes             bytes() is what the caller expects
 
 #include "lora/base/frozen_base.hpp"
 #include "lora/testing/generic.hpp"
@@ -29,7 +29,7 @@ LawResult agrees(std::string law, const Matrix<S>& given, const Matrix<double>& 
 
 }  // namespace detail
 
-/// With `samples` random columns. expected_bytes: what the storage takes.
+/// All laws above, with `samples` random columns. expected_bytes: the memory that the storage takes.
 template <FrozenBase B>
 LawResults base_laws(const B& base, Index samples, Index expected_bytes, std::uint64_t seed = 1) {
   using S = typename B::Scalar;
@@ -42,7 +42,7 @@ LawResults base_laws(const B& base, Index samples, Index expected_bytes, std::ui
   const auto wide = [](const auto& matrix) { return Matrix<double>(matrix.template cast<double>()); };
   const Matrix<double> W0 = wide(lora::dense(base)), absolute = W0.cwiseAbs();
 
-  // Garbage in the results beforehand: they are written, not added to.
+  // The results hold garbage beforehand: they must be overwritten, not added to.
   Matrix<S> y = Matrix<S>::Constant(out, samples, S(7)), dx = Matrix<S>::Constant(in, samples, S(7));
   base.apply(x, y);
   base.apply_transposed(dy, dx);

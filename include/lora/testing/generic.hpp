@@ -1,5 +1,5 @@
 #pragma once
-/// Generic values: what a law is checked at, so that nothing is zero, equal or symmetric by accident.
+/// Generic values at which laws are checked, so that nothing is zero, equal or symmetric by accident.
 
 #include "lora/core/random.hpp"
 #include "lora/core/visit.hpp"

@@ -3,7 +3,7 @@
 ///
 /// The loss is L = sum(R .* forward(x)) with a fixed random R, so backward is given dy = R and every gradient follows:
 ///   central differences   dL/dp = (L(p + h) - L(p - h)) / 2h, entry by entry
-///   Taylor remainder      |L(p + t D) - L(p) - t <dL/dp, D>| falls 100 times when t falls 10 times, along some D
+///   Taylor remainder      |L(p + t D) - L(p) - t <dL/dp, D>| falls by 100 when t falls by 10, along some D
 ///   dual numbers          <dL/dp, D> exactly, from a second model of the same shape over lora::testing::Dual
 ///
 /// A layer is anything with `forward(x, cache[, pass])`, `backward(x, dy, cache)` and a nested Cache; its trained
@@ -32,9 +32,9 @@ struct GradientOptions {
   double tolerance = 1e-7;
   /// At most this many entries of a tensor are compared, evenly spaced; 0 compares all.
   Index entries = 0;
-  /// Given to forward where it takes one: training passes and dropout masks.
+  /// Given to forward if it takes one: training passes and dropout masks.
   Pass pass = {};
-  /// Of R and of the directions.
+  /// The seed of R and of the directions.
   std::uint64_t seed = 1;
 };
 
@@ -74,7 +74,7 @@ struct LayerPass {
   }
 };
 
-/// f(path, parameter) for what a backward pass must fill; a model without a listing has no parameters.
+/// Calls f(path, parameter) for every parameter that backward must fill; a model without a listing has none.
 void visit_trained(auto& model, auto&& f) {
   using Model = std::remove_reference_t<decltype(model)>;
   if constexpr (Visitable<Model> || ParameterLike<Model> || lora::detail::Indirect<Model> ||
@@ -87,7 +87,7 @@ void visit_trained(auto& model, auto&& f) {
 
 inline double inner(const Matrix<double>& a, const Matrix<double>& b) { return a.cwiseProduct(b).sum(); }
 
-/// L at one point: R, y and, tensor by tensor, name, value and gradient; x comes last.
+/// L at one point: R, y and the name, value and gradient of each tensor; x comes last.
 struct Linearized {
   Matrix<double> R, y;
   std::vector<std::string> names;
@@ -111,7 +111,7 @@ Linearized linearize(auto& model, const Matrix<double>& x, auto&& forward, auto&
   return at;
 }
 
-/// The largest difference so far between numeric and analytic entries, and where.
+/// The largest difference so far between numeric and analytic entries, and its position.
 class Comparison {
  public:
   void add(Index row, Index col, double analytic, double numeric) {
@@ -182,7 +182,7 @@ LawResults check_gradients(Model& model, const Matrix<double>& x, auto&& forward
   return results;
 }
 
-/// Central differences for one layer. Samples: of its cache, compile-time or Dynamic.
+/// Central differences for one layer. Samples: those of its cache, compile-time or Dynamic.
 template <int Samples = Dynamic, class Layer>
 LawResults check_gradients(Layer& layer, const Matrix<double>& x, const GradientOptions& options = {}) {
   detail::LayerPass<Layer, Samples> run{{}, options.pass};
@@ -193,7 +193,7 @@ LawResults check_gradients(Layer& layer, const Matrix<double>& x, const Gradient
 /// The Taylor remainder for steps t = 1e-2, 1e-3, 1e-4 in a random direction of all trained tensors and x together.
 ///
 /// error is how far the remainder's order stays below 2, in powers of ten for each tenfold smaller step; the bound is
-/// 0.1. A remainder that is lost in rounding, as that of a linear function, counts as kept.
+/// 0.1. A remainder that is lost in rounding, such as that of a linear function, passes.
 template <int Samples = Dynamic, class Layer>
 LawResult check_taylor(Layer& layer, const Matrix<double>& x, const GradientOptions& options = {}) {
   detail::LayerPass<Layer, Samples> run{{}, options.pass};

@@ -1,8 +1,8 @@
 #pragma once
-/// The outcome of a law: what was checked, how far off it was, and how far off it may be.
+/// The result of a law: what was checked, its error, and the bound of the error.
 ///
-/// The headers in this folder check what every layer, adapter or frozen base must keep. They need no test framework:
-/// each check returns LawResults, to be asserted with whatever the reader uses.
+/// The headers in this folder check what every layer, adapter or frozen base must satisfy. They need no test framework:
+/// each check returns LawResults, to be asserted with any framework.
 ///
 ///   for (const auto& result : lora::testing::adapter_laws(layer, x)) {
 ///     INFO(result);
@@ -22,7 +22,7 @@
 
 namespace lora::inline LORA_ABI::testing {
 
-/// passed is error <= bound. An error that is not a number never passes. detail tells where, for a reader.
+/// passed is error <= bound. A NaN never passes. detail says where the error is.
 struct LawResult {
   std::string law;
   bool passed = false;
@@ -55,8 +55,8 @@ inline void append(LawResults& results, LawResults more) {
   for (LawResult& result : more) results.push_back(std::move(result));
 }
 
-/// Two matrices of the same size with the same bits; numbers that compare equal but differ, such as 0 and -0, break it.
-/// error is the number of entries that differ.
+/// Two matrices must have the same size and the same bits; values that compare equal but differ, such as 0 and -0,
+/// fail. error is the number of entries that differ.
 template <class Given, class Expected>
 LawResult same_bits(std::string law, const Eigen::MatrixBase<Given>& given,
                     const Eigen::MatrixBase<Expected>& expected) {

@@ -1,12 +1,12 @@
 #pragma once
-/// The laws of layers, for any Layer: put your own through them.
+/// The laws of layers, for any Layer: check custom layers with them.
 ///
-///   kept         a pass that keeps for backward computes what one that keeps nothing does, to the bit; so do the calls
+///   kept         a pass with kept computes what one without it computes, to the bit; so do the calls
 ///                with a cache
-///   scratch      the memory that layers share may be used by others between two calls of a pass
+///   scratch      other layers may use the shared scratch between two calls of a pass
 ///   no_gradient  without dx the parameters get the same gradients, to the bit
 ///   accumulates  a second backward pass doubles them
-///   executor     whoever shares the work, every bit stays
+///   executor     an executor changes no bit
 ///   const        concurrent forward passes on one layer, each with its own memory, give the same bits as one alone
 ///   copy         a copy is complete and independent, and refuses the pass of its original
 ///   refusal      backward without a forward pass, or of another size, throws and adds nothing
@@ -37,7 +37,7 @@ struct Backwards final : Executor {
   }
 };
 
-/// One forward and backward pass with memory of its own: y, dx and the gradients of all parameters.
+/// The results of a forward and backward pass with its own memory: y, dx and the gradients of all parameters.
 template <Layer L>
 struct PassResult {
   using S = typename L::Scalar;

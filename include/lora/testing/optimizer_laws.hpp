@@ -1,10 +1,10 @@
 #pragma once
-/// What every optimizer must keep, whatever its formula:
+/// The laws of optimizers, for any update formula:
 ///
 ///   move         the model may be anywhere in memory at every step
-///   separate     parameters of one model do what each does alone: steps are counted once per step, not per parameter
-///   untouched    what is frozen, not selected or without gradient keeps its bits; gradients are only read
-///   return       a parameter that is left out for some steps goes on as if they had not been
+///   separate     each parameter of a model changes as if alone: steps are counted once per step, not per parameter
+///   untouched    a parameter that is frozen, not selected or without gradient keeps its bits; gradients are only read
+///   return       a parameter that is left out for some steps continues as if they had not happened
 ///   copy         a copy of an optimizer is independent and complete
 ///   factor 0     a step with learning-rate factor 0 changes no value
 ///
@@ -86,7 +86,7 @@ void take_steps(auto& optimizer, auto& model, int count) {
   }
 }
 
-/// What law_steps undisturbed steps lead to.
+/// The model after law_steps undisturbed steps.
 template <class S>
 TwoParameters<S> undisturbed(auto& make) {
   auto optimizer = make();
@@ -103,8 +103,8 @@ LawResults same_values(const std::string& law, const TwoParameters<S>& given, co
 
 }  // namespace detail
 
-/// move: between any two steps the model goes elsewhere; what it leaves behind stays alive and holds other numbers, so
-/// an optimizer that keeps looking there goes wrong instead of crashing.
+/// move: between any two steps the model moves; its old memory stays alive with other values, so that an optimizer with
+/// pointers to it computes wrong values instead of crashing.
 template <class S = double>
 LawResults check_move(auto&& make) {
   auto optimizer = make();
@@ -120,7 +120,7 @@ LawResults check_move(auto&& make) {
   return detail::same_values("move", *places.back(), detail::undisturbed<S>(make));
 }
 
-/// separate: each parameter trained alone, by an optimizer of its own, comes to the same bits.
+/// separate: each parameter trained alone, by its own optimizer, gets the same bits.
 template <class S = double>
 LawResults check_separate(auto&& make) {
   auto optimizer = make();
@@ -178,7 +178,7 @@ LawResults check_gradients_kept(auto&& make) {
           same_bits("untouched: second gradient", model.second.grad, before.second.grad)};
 }
 
-/// copy: half-way through, a copy of the optimizer trains a copy of the model, and then the original the original.
+/// copy: halfway, a copy of the optimizer trains a copy of the model, then the original optimizer the original model.
 template <class S = double>
 LawResults check_optimizer_copy(auto&& make) {
   constexpr int half = detail::law_steps / 2;
@@ -221,8 +221,8 @@ LawResults optimizer_laws(auto&& make) {
   return results;
 }
 
-/// The optimizer comes within `bound` of the optimum of a convex quadratic with curvatures from 1 to 10, in so many
-/// steps with the learning rate falling linearly to 0. There must be no weight decay, which has another optimum.
+/// The optimizer comes within `bound` of the optimum of a convex quadratic with curvatures from 1 to 10, in `steps`
+/// steps with the learning rate falling linearly to 0. Use no weight decay, which has another optimum.
 template <class S = double>
 LawResult check_optimum(auto&& make, int steps, double bound) {
   auto optimizer = make();

@@ -1,5 +1,5 @@
 #pragma once
-/// Between the bytes of a tensor (row-major, little-endian, aligned to nothing) and matrices of any strides.
+/// Conversion between the bytes of a tensor (row-major, little-endian, unaligned) and matrices of any strides.
 
 #include "lora/core/scalar.hpp"
 #include "lora/io/detail/transpose.hpp"
@@ -83,14 +83,14 @@ bool with_dtype(Dtype dtype, F&& f) {
   }
 }
 
-/// Whether the memory of S is already what a file holds.
+/// Whether elements of S have the same bytes in memory as in a file of this dtype.
 template <class S>
 constexpr bool stored_as_is(Dtype dtype) {
   return dtype == dtype_of<S>() && (std::endian::native == std::endian::little || sizeof(S) == 1);
 }
 
-/// to[row * row_step + col * col_step] = element (row, col) of a row-major tensor of this dtype. False if S cannot hold
-/// it.
+/// to[row * row_step + col * col_step] = element (row, col) of a row-major tensor. Returns false if S cannot hold
+/// dtype.
 template <class S>
 bool load_elements(const std::byte* from, Dtype dtype, Index rows, Index cols, S* to, Index row_step, Index col_step) {
   if (stored_as_is<S>(dtype) && (cols == 1 || col_step == 1) && (rows == 1 || row_step == cols)) {
@@ -117,8 +117,8 @@ bool load_elements(const std::byte* from, Dtype dtype, Index rows, Index cols, S
   });
 }
 
-/// The reverse: bytes of the row-major (rows, cols) tensor whose element (row, col) is from[row * row_step + col *
-/// col_step].
+/// The reverse: writes the bytes of the row-major (rows, cols) tensor whose element (row, col) is from[row * row_step +
+/// col * col_step].
 template <class S>
 bool store_elements(const S* from, Index row_step, Index col_step, Index rows, Index cols, Dtype dtype, std::byte* to) {
   return with_dtype<S>(dtype, [&]<Dtype Stored> {

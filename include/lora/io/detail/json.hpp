@@ -1,10 +1,10 @@
 #pragma once
-/// JSON from files that nobody has to trust, as a tree of nlohmann/json, and trees as text.
+/// Parses untrusted JSON into a tree of nlohmann/json, and writes trees as text.
 ///
-/// Around nlohmann's parser stand the rules that it does not have: bounds on size, depth and number of values; no name
-/// twice in one object; no NUL and no byte order mark; and every error is a FormatError. Text has to be UTF-8, with
+/// Adds to nlohmann's parser the rules that it does not have: bounds on size, depth and number of values; no duplicate
+/// name in an object; no NUL and no byte order mark; and every error is a FormatError. Text has to be UTF-8, with
 /// nothing but white space around the one value. Objects keep the order of the file. Integers of 64 bits are exact, any
-/// other number is the double next to it.
+/// other number is the nearest double.
 
 #include "lora/io/file_error.hpp"
 
@@ -27,14 +27,14 @@ using Json = nlohmann::ordered_json;
 
 struct JsonLimits {
   std::size_t bytes = 32'000'000;
-  /// Objects and arrays within each other: [] is 1, [[]] is 2.
+  /// Nesting of objects and arrays: [] is 1, [[]] is 2.
   std::size_t depth = 8;
   /// Everything that is not a name: objects, arrays, strings, numbers, true, false, null.
   std::size_t values = 2'000'000;
 };
 
-/// Builds the tree from what nlohmann's sax_parse finds, and stops it at a limit. Names and values of what is open wait
-/// on two stacks, so that every object and array is made in its final size.
+/// SAX handler that builds the tree, and stops at a limit. Names and values of open containers wait on two stacks, so
+/// that every object and array is constructed with its final size.
 class JsonTree {
  public:
   using number_integer_t = Json::number_integer_t;
@@ -45,7 +45,7 @@ class JsonTree {
 
   JsonTree(std::string_view who, const JsonLimits& limits) : who_(who), limits_(limits) {}
 
-  /// Once all is read.
+  /// The tree, once parsing is done.
   Json root() { return std::move(values_.front()); }
 
   bool null() { return add(nullptr); }
@@ -118,7 +118,7 @@ class JsonTree {
       fail<FormatError>(who_, "its JSON has more than " + std::to_string(limits_.values) + " values");
     }
   }
-  /// By sorting, so that no choice of names can make it slow.
+  /// Finds duplicates by sorting, so that no choice of names can make it slow.
   void check_names(std::size_t first) {
     sorted_.assign(names_.begin() + static_cast<std::ptrdiff_t>(first), names_.end());
     const auto rising = [&] { return std::adjacent_find(sorted_.begin(), sorted_.end(), std::greater_equal<>()); };
@@ -137,9 +137,9 @@ class JsonTree {
   std::size_t count_ = 0;
 };
 
-/// Throws FormatError `who: ...` at the first thing that is wrong; a name that is there twice is found when its object
-/// ends. Cost: O(n), and O(n log n) in the names of one object; memory: at most about 50 bytes for a byte of text, of
-/// which limits.values bounds all but the text's own.
+/// Throws FormatError `who: ...` at the first error; a duplicate name is found at the end of its object. Cost: O(n),
+/// and O(n log n) in the names of one object; memory: at most about 50 bytes for each byte of text, all of which
+/// limits.values bounds except the text itself.
 inline Json parse_json(std::string_view who, std::string_view text, const JsonLimits& limits = {}) {
   if (text.size() > limits.bytes) {
     fail<FormatError>(who, "its JSON has " + std::to_string(text.size()) + " bytes, expected at most " +
@@ -173,8 +173,8 @@ inline Json json_number(double value) {
   return value;
 }
 
-/// A text in quotes, with only what has to be escaped, as serde_json and Python's json (ensure_ascii=False) write it;
-/// nothing if it is not UTF-8.
+/// A text in quotes, with minimal escapes, as serde_json and Python's json (ensure_ascii=False) write it; nothing if it
+/// is not UTF-8.
 inline std::optional<std::string> json_string(std::string_view text) {
   try {
     return Json(text).dump();

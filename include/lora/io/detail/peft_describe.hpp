@@ -1,5 +1,5 @@
 #pragma once
-/// A PEFT config that gives every layer what it has, in the PEFT of today as in 0.7.1.
+/// Describes the layers of an adapter by a PEFT config that means the same in 0.7.1 and 0.21.2.
 ///
 /// Source: peft 0.7.1 and 0.21.2, check_target_module_exists, _set_trainable, get_pattern_key and
 /// LoraModel._create_and_replace.
@@ -20,7 +20,7 @@
 
 namespace lora::inline LORA_ABI::detail {
 
-/// What one layer has under an adapter's name.
+/// The part of an adapter in one layer.
 struct PeftLayer {
   using Role = ModuleMatch::Role;
   std::string path;
@@ -30,14 +30,14 @@ struct PeftLayer {
   Scaling scaling = Scaling::alpha_over_rank;
   double dropout = 0;
   bool has_bias = false;  ///< the layer has a bias
-  bool own_bias = false;  ///< the adapter brings one
+  bool own_bias = false;  ///< the adapter has a trained bias
 
   double scale() const { return scaling_factor(alpha, rank, scaling); }
 };
 
-/// alpha' with alpha' / rank = alpha / sqrt(rank): the double whose quotient is nearest to that scale. The quotient is
-/// the scale itself whenever some double gives it, always so for a rank that is a power of 2, and at most one unit in
-/// the last place beside it otherwise.
+/// alpha' with alpha' / rank = alpha / sqrt(rank): the double whose quotient is nearest to that scale. The quotient
+/// equals the scale if any double gives it, as always for a rank that is a power of 2; otherwise it is at most one unit
+/// in the last place off.
 inline double folded_alpha(double alpha, Index rank, Scaling scaling) {
   if (scaling == Scaling::alpha_over_rank) return alpha;
   const double scale = scaling_factor(alpha, rank, scaling), r = static_cast<double>(rank);
@@ -52,7 +52,7 @@ inline double folded_alpha(double alpha, Index rank, Scaling scaling) {
   return best;
 }
 
-/// Whether PEFT, old and new, finds for each of these layers its own rank and alpha. It takes the first pattern that
+/// Whether PEFT, old and new, finds the right rank and alpha for each of these layers. It uses the first pattern that
 /// matches, in the order of the file, which is sorted.
 inline bool patterns_hold(const LoraConfig& config, const std::vector<PeftLayer>& layers) {
   struct Entry {
@@ -82,12 +82,12 @@ inline bool patterns_hold(const LoraConfig& config, const std::vector<PeftLayer>
       return value(now) == value(own) && value(old == entries.end() ? own : old) == value(own);
     });
   } catch (const ConfigError&) {
-    return false;  // a name that is no pattern
+    return false;  // a name that is not a valid pattern
   }
 }
 
-/// r, lora_alpha and, for the layers that differ, the patterns: full names, in both. Throws ConfigError if no choice of
-/// r and lora_alpha makes PEFT read them as they are meant.
+/// Sets r, lora_alpha and, for the layers that differ, rank_pattern and alpha_pattern by full names. Throws ConfigError
+/// if no choice of r and lora_alpha makes PEFT read them correctly.
 inline void describe_ranks(const std::vector<PeftLayer>& layers, LoraConfig& config, const Caller& who) {
   using Pair = std::pair<Index, double>;
   struct Candidate {
@@ -147,7 +147,7 @@ inline std::string pattern_for(const std::vector<std::string>& names) {
   return pattern;
 }
 
-/// The part of a config that says which layer has what. `modules` are the names of all modules of the model.
+/// Sets the part of a config that says what each layer has. modules: the names of all modules of the model.
 inline void describe_layers(const std::vector<PeftLayer>& layers, const std::vector<std::string>& modules,
                             LoraConfig& config, Targets& targets, const Caller& who) {
   using Role = PeftLayer::Role;
@@ -191,14 +191,14 @@ inline void describe_layers(const std::vector<PeftLayer>& layers, const std::vec
   describe_ranks(layers, config, who);
 }
 
-/// Whether the config, as it will be read again, gives every layer what it has.
+/// Whether the config, when read again, gives every layer what it has.
 template <class T>
 bool describes(const T& model, const PeftConfig& config, const std::vector<PeftLayer>& layers) {
   using Role = PeftLayer::Role;
   if (config.targets.modules.empty()) return false;
   try {
     const PeftConfig read = parse_peft_config("save_adapter", to_json(config));
-    // Where releases of PEFT differ, the config does not say what is meant: the answer is the wrong one then.
+    // Where releases of PEFT differ, the config is ambiguous: assume the wrong answer.
     const auto matches = match_peft(paths_of(model), read, "save_adapter", [&](const std::string& path) {
       return std::none_of(layers.begin(), layers.end(),
                           [&](const PeftLayer& layer) { return layer.role == Role::adapter && layer.path == path; });
@@ -216,7 +216,7 @@ bool describes(const T& model, const PeftConfig& config, const std::vector<PeftL
     }
     return true;
   } catch (const Error&) {
-    return false;  // it is another model's
+    return false;  // it belongs to another model
   }
 }
 

@@ -1,10 +1,9 @@
 #pragma once
-/// The two files of a PEFT adapter: where they are, what their tensors are called, and how a pair that does not belong
-/// together is recognised.
+/// The two files of a PEFT adapter: their folder, the names of their tensors, and how a mismatched pair is recognised.
 ///
-///   adapter/adapter_config.json           of the adapter "default"
+///   adapter/adapter_config.json           the adapter "default"
 ///   adapter/adapter_model.safetensors
-///   adapter/formal/adapter_config.json    of the adapter "formal"
+///   adapter/formal/adapter_config.json    the adapter "formal"
 ///
 ///   base_model.model.fc1.lora_A.weight    (rank, in)
 ///   base_model.model.fc1.lora_B.weight    (out, rank)
@@ -34,7 +33,7 @@ namespace lora::inline LORA_ABI {
 namespace detail {
 
 inline constexpr std::string_view peft_prefix = "base_model.model.";
-/// Settings that leave the meaning of the tensors as it is.
+/// Settings that do not affect the meaning of the tensors.
 inline constexpr std::array<const char*, 7> peft_remarks{
     "auto_mapping", "base_model_name_or_path", "inference_mode", "lora_dropout", "peft_version", "revision",
     "task_type"};
@@ -43,7 +42,7 @@ inline std::string peft_key(std::string_view path, std::string_view part) {
   return std::string(peft_prefix) + std::string(path) + "." + std::string(part);
 }
 
-/// The folder of the adapter `name` in what was given to save or load.
+/// The folder of the adapter `name` in the folder given to save or load.
 inline std::filesystem::path peft_folder(const std::filesystem::path& folder, std::string_view name,
                                          const Caller& who) {
   if (name.find_first_of(std::string_view("/\\\0", 3)) != name.npos || name.empty()) {
@@ -52,7 +51,7 @@ inline std::filesystem::path peft_folder(const std::filesystem::path& folder, st
   return name == "default" ? folder : folder / name;
 }
 
-/// The same to load from: an adapter that has no folder of its name is in what was given.
+/// As above to load from: without a folder of its name, the adapter is in the given folder itself.
 inline std::filesystem::path peft_folder_to_load(const std::filesystem::path& folder, std::string_view name,
                                                  const Caller& who) {
   std::error_code ignored;
@@ -80,7 +79,8 @@ constexpr bool require_peft_layer() {
   return true;
 }
 
-/// The settings that say what the tensors mean, as JSON: what the weights carry in their metadata, under this name.
+/// The settings that affect the meaning of the tensors, as JSON: stored in the metadata of the weights, under this
+/// name.
 inline constexpr const char* peft_meaning_name = "lora_config";
 inline std::string peft_meaning(const Json& settings) {
   nlohmann::json by_name = settings;

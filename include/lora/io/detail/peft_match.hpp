@@ -1,11 +1,11 @@
 #pragma once
 /// What a PEFT config gives to each layer of a model.
 ///
-/// The rules are those of model/match.hpp, but for two. A config for one type of model lists names that only some of its
-/// models have, so a name that fits no layer says nothing. And of a name with several numbers, such as
-/// layers.1.experts.3.fc, PEFT 0.7.1 and 0.21.2 take the first for the number of its block, 0.14 and 0.18 the last, and
-/// only 0.21.2 finds a layers_pattern at the start of a name: where these differ, the file decides, which was written by
-/// one of them. A layer that it has factors for was meant.
+/// The rules are those of model/match.hpp, with two exceptions. A config for one type of model lists names that only
+/// some of its models have, so a name that fits no layer is ignored. And in a name with several numbers, such as
+/// layers.1.experts.3.fc, the block number is the first for PEFT 0.7.1 and 0.21.2, the last for 0.14 and 0.18, and only
+/// 0.21.2 finds a layers_pattern at the start of a name. Where these differ, the file, which was written by one of
+/// them, decides: a layer for which it has factors is selected.
 ///
 /// Source: peft 0.7.1, 0.14.0, 0.18.0 and 0.21.2, check_target_module_exists.
 
@@ -26,7 +26,7 @@ inline InBlocks in_blocks(std::string_view path, const Targets& targets, const C
   bool some = false, every = true, found = false;
   for (std::size_t dot = path.find('.'); dot != path.npos; dot = path.find('.', dot + 1)) {
     const std::size_t end = path.find('.', dot + 1);
-    if (end == path.npos) break;  // a name does not end with the number of its block
+    if (end == path.npos) break;  // the last segment is never a block number
     const std::string_view digits = path.substr(dot + 1, end - dot - 1);
     const bool number = !digits.empty() && digits.size() < 10 &&
                         std::all_of(digits.begin(), digits.end(), [](char c) { return c >= '0' && c <= '9'; });
@@ -49,9 +49,9 @@ inline InBlocks in_blocks(std::string_view path, const Targets& targets, const C
   return !some ? InBlocks::never : every && found ? InBlocks::always : InBlocks::sometimes;
 }
 
-/// What the config gives to every layer that takes adapters, in listing order. has_factors(path), whether the file has
-/// factors of a layer, decides where the config leaves it open: where target_modules is null, and as said above.
-/// Throws NameError if it names no layer at all, and what match_layers throws.
+/// What the config gives to every layer that takes adapters, in listing order. has_factors(path) tells whether the file
+/// has factors of a layer, and decides if the config does not: for a null target_modules, or where releases differ.
+/// Throws NameError if the config names no layer at all, and what match_layers throws.
 inline std::vector<ModuleMatch> match_peft(const ModelPaths& model, const PeftConfig& config, const Caller& who,
                                            FunctionRef<bool(const std::string& path)> has_factors) {
   const Targets& targets = config.targets;

@@ -1,6 +1,6 @@
 #pragma once
-/// Opening the two files of a PEFT adapter as one thing, also while another is put into its place, or after a save
-/// that was killed between the two.
+/// Opens the two files of a PEFT adapter as a unit, also while another process replaces them, or after a save that was
+/// killed between the two.
 
 #include "lora/io/detail/peft_files.hpp"
 #include "lora/io/file_error.hpp"
@@ -17,18 +17,18 @@ namespace lora::inline LORA_ABI::detail {
 
 struct PeftFiles {
   Json settings;
-  bool from_weights = false;  // the settings are those that the weights carry, which are not those beside them
+  bool from_weights = false;  // the settings are those in the weights, which differ from adapter_config.json
   Safetensors weights;
-  std::string config_path, weights_path;  // where the settings and the tensors are from, for messages
+  std::string config_path, weights_path;  // the sources of settings and tensors, for messages
 };
 
-/// Both files. Weights that save_adapter wrote say themselves what they mean: where the config beside them says
-/// something else, or is missing, theirs is taken, with the remarks of the one beside them. That one may then be of
-/// another kind, or ask for what cannot be applied: it is the config of an adapter that is gone.
+/// Opens both files. Weights that save_adapter wrote carry their settings: if the config beside them says something
+/// else, or is missing, those are used, with the remarks of that config. It may then be of another kind, or have
+/// settings that cannot be applied: it belongs to an adapter that is gone.
 inline PeftFiles open_peft(const std::filesystem::path& folder) {
   const auto config_path = folder / peft_config_name, weights_path = folder / peft_weights_name;
-  // The config first: it is put into place last, so the weights that are found then are of its age, or newer and bring
-  // their own settings.
+  // The config first: it is committed last, so the weights found after it are as old as it is, or newer with their own
+  // settings.
   std::optional<Json> beside;
   std::error_code ignored;
   const bool has_weights = std::filesystem::exists(weights_path, ignored);
@@ -53,7 +53,7 @@ inline PeftFiles open_peft(const std::filesystem::path& folder) {
       return {std::move(own), true, std::move(weights), std::move(who), weights_path.string()};
     }
   }
-  if (!beside) beside = read_settings(config_path);  // which says that it is missing
+  if (!beside) beside = read_settings(config_path);  // throws that it is missing
   return {std::move(*beside), false, std::move(weights), config_path.string(), weights_path.string()};
 }
 

@@ -1,5 +1,5 @@
 #pragma once
-/// Single settings of an adapter_config.json, each as the type that it has to have.
+/// Reads single settings of an adapter_config.json, each as the required type.
 
 #include "lora/core/scalar.hpp"
 #include "lora/io/detail/json.hpp"
@@ -17,7 +17,7 @@
 
 namespace lora::inline LORA_ABI::detail {
 
-/// What a setting is, for a message.
+/// The value of a setting, for a message.
 inline std::string shown_setting(const Json& value) {
   if (value.is_string()) return shown(value.get_ref<const std::string&>());
   return value.is_array() ? "a list" : value.is_object() ? "an object" : value.dump();

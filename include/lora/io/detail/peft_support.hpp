@@ -1,6 +1,6 @@
 #pragma once
-/// What a PEFT config may ask for: settings that are applied, settings that change nothing whatever they say, and no
-/// others. What a later release of PEFT adds is refused by name until it is known here.
+/// The settings that a PEFT config may have: those that are applied, and those without an effect on the output. All
+/// others, including those of later releases of PEFT, are refused by name.
 ///
 /// Source: the fields of LoraConfig in the tags of huggingface/peft from v0.2.0 to v0.21.2.
 
@@ -16,7 +16,7 @@
 
 namespace lora::inline LORA_ABI::detail {
 
-/// What PeftConfig has a field for.
+/// The settings that PeftConfig has a field for.
 inline constexpr std::array<std::string_view, 18> applied_settings{"alpha_pattern",
                                                                    "base_model_name_or_path",
                                                                    "bias",
@@ -36,36 +36,36 @@ inline constexpr std::array<std::string_view, 18> applied_settings{"alpha_patter
                                                                    "task_type",
                                                                    "use_rslora"};
 
-/// What no output depends on, whatever it says.
+/// The settings that no output depends on, whatever their value.
 inline constexpr std::array<std::string_view, 10> harmless_settings{
     "auto_mapping",       // the Python class of the base
     "corda_config",       // how CorDA starts an adapter; init_lora_weights says whether it did
-    "eva_config",         // the same of EVA
-    "loftq_config",       // of LoftQ
-    "lora_ga_config",     // of LoRA-GA
+    "eva_config",         // the same for EVA
+    "loftq_config",       // for LoftQ
+    "lora_ga_config",     // for LoRA-GA
     "megatron_core",      // a Python module, imported only if megatron_config is set
     "merge_weights",      // of PEFT 0.2: whether to merge for inference
-    "peft_version",       // who wrote it
+    "peft_version",       // the release that wrote it
     "qalora_group_size",  // read only if use_qalora is set
-    "runtime_config",     // where PEFT computes; never on disk on purpose
+    "runtime_config",     // where PEFT computes; not meant to be on disk
 };
 
-/// init_lora_weights of these leave the base as it is. All others (pissa, olora, corda, loftq, lora_ga, ...) write over
-/// it, so that their adapter does not fit an unchanged base.
+/// Whether this init_lora_weights leaves the base unchanged. All others (pissa, olora, corda, loftq, lora_ga, ...)
+/// overwrite it, so that their adapter does not fit an unchanged base.
 inline bool keeps_base(const Json& init) {
   constexpr std::array<std::string_view, 3> harmless{"eva", "gaussian", "orthogonal"};
   if (!init.is_string()) return init.is_boolean() || init.is_null();
   return std::find(harmless.begin(), harmless.end(), init.get_ref<const std::string&>()) != harmless.end();
 }
 
-/// Whether a setting asks for something: it is not null, false, "", [] or {}.
+/// Whether a setting is set: it is not null, false, "", [] or {}.
 inline bool is_set(const Json& value) {
   if (value.is_string()) return !value.get_ref<const std::string&>().empty();
   return !value.empty() && value != Json(false);
 }
 
-/// Throws ConfigError that names all settings that are set and neither known nor harmless nor to be ignored, with the
-/// way to ignore them; and for a known one among those to be ignored.
+/// Throws ConfigError naming all settings that are set but neither known, harmless nor ignored, and how to ignore them;
+/// also if `ignore` has a known setting.
 inline void check_settings(std::string_view who, const Json& settings, std::span<const std::string_view> known,
                            const std::vector<std::string>& ignore) {
   constexpr std::size_t most = 20;

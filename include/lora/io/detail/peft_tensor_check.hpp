@@ -1,5 +1,5 @@
 #pragma once
-/// The tensors of a PEFT adapter's file against those that a model wants.
+/// Compares the tensors in the file of a PEFT adapter with those that a model needs.
 
 #include "lora/io/detail/peft_files.hpp"
 #include "lora/io/mismatch.hpp"
@@ -15,7 +15,7 @@
 
 namespace lora::inline LORA_ABI::detail {
 
-/// The tensors of a file against those that are wanted: collects what is wrong, to say all at once.
+/// Collects all differences between the tensors of a file and the wanted ones, to report them together.
 class PeftTensorCheck {
  public:
   explicit PeftTensorCheck(const Safetensors& weights) : weights_(weights) {}
@@ -29,13 +29,13 @@ class PeftTensorCheck {
       compare(*tensor, shape, remark);
     }
   }
-  /// The same for one that may be missing.
+  /// As want, for a tensor that may be missing.
   void allow(const std::string& key, const std::vector<std::uint64_t>& shape) {
     wanted_.insert(key);
     if (const StoredTensor* tensor = weights_.find(key)) compare(*tensor, shape, {});
   }
 
-  /// Throws MismatchError with three lists, of which each shows its first entries.
+  /// Throws MismatchError with three lists, each of which shows its first entries.
   void finish(std::string_view who) const {
     std::vector<std::string> unexpected;
     for (const StoredTensor& tensor : weights_.tensors()) {

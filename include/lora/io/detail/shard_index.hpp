@@ -3,7 +3,7 @@
 //
 //   {"metadata":{"total_size":...},"weight_map":{"fc1.weight":"model-00001-of-00002.safetensors",...}}
 //
-// It is as little trusted as the files: it can only name files in its own folder.
+// It is as untrusted as the files: it can only name files in its own folder.
 // Source: huggingface_hub, serialization/_base.py.
 
 #include "lora/io/detail/json.hpp"
@@ -16,7 +16,7 @@
 
 namespace lora::inline LORA_ABI::detail {
 
-/// The file of each tensor, as an index says it. Throws FormatError for another form and for names that lead elsewhere.
+/// The file of each tensor in an index. Throws FormatError for another form and for names outside its folder.
 inline std::map<std::string, std::string> weight_map(std::string_view who, std::string_view text, std::size_t most) {
   const Json root = parse_json(who, text);
   if (!root.is_object()) fail<FormatError>(who, "is " + found_in_json(root) + ", expected an object with weight_map");

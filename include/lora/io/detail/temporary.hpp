@@ -1,9 +1,9 @@
 #pragma once
-/// The temporary files of saves: what they are called, and what becomes of those that a killed process leaves behind.
+/// The temporary files of saves: their names, and the removal of those that a killed process leaves behind.
 ///
-/// They are named .lora-PROCESS-TIME-COUNT.tmp. Whoever writes one holds a lock on it (flock), which ends with the
-/// process. The next save in the same folder removes those that nobody holds; other users' stay, and so do all of them
-/// where the file system has no such locks. Nothing reads them.
+/// They are named .lora-PROCESS-TIME-COUNT.tmp. Their writer holds a lock on them (flock), which ends with its process.
+/// The next save in the same folder removes those that are not locked; the files of other users stay, and so do all
+/// files if the file system has no such locks. Nothing reads them.
 
 #include "lora/io/posix.hpp"
 
@@ -19,7 +19,7 @@
 
 namespace lora::inline LORA_ABI::detail {
 
-/// Different for every process, thread and call, or nearly: that nothing of this name is there has to be seen to.
+/// Almost always different for every process, thread and call; the caller must check that no file has this name.
 inline std::string temporary_name() {
   static std::atomic<std::uint32_t> count{0};
   const auto time = std::chrono::steady_clock::now().time_since_epoch().count();
@@ -33,8 +33,8 @@ inline bool is_temporary(std::string_view name) {
   return name.find_first_not_of("0123456789-") == name.npos;
 }
 
-/// Locks a temporary that has just been made. False if a save elsewhere takes it for left behind, in the moment before
-/// it was locked: it is gone, or about to be.
+/// Locks a newly created temporary file. Returns false if another save has taken it for abandoned before it was locked:
+/// it is gone, or about to be.
 template <class System>
 bool hold(int descriptor) {
   return uninterrupted([&] { return System::lock(descriptor); }) == 0 || errno != EWOULDBLOCK;
@@ -56,18 +56,18 @@ inline std::vector<std::string> names_in(int folder) {
   return names;
 }
 
-/// Removes from an open folder the temporary files that nobody holds.
+/// Removes from an open folder the temporary files that are not locked.
 template <class System>
 void remove_left_behind(int folder) {
   for (const std::string& name : names_in(folder)) {
     if (!is_temporary(name)) continue;
-    // Never through links, and nothing of somebody else's: folders such as /tmp are everyone's.
+    // Never follows links, and removes no file of another user: folders such as /tmp are shared.
     constexpr int flags = O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC;
     const Descriptor<System> left(uninterrupted([&] { return System::open_at(folder, name.c_str(), flags, 0); }));
     struct ::stat held;
     if (!left || System::status(left.get(), &held) != 0 || held.st_uid != ::geteuid()) continue;
     if (!S_ISREG(held.st_mode) || uninterrupted([&] { return System::lock(left.get()); }) != 0) continue;
-    System::unlink_at(folder, name.c_str());  // what has been put into place since it was opened has another name
+    System::unlink_at(folder, name.c_str());  // a file that was committed since it was opened has another name
   }
 }
 

@@ -1,9 +1,9 @@
 #pragma once
-/// Between the two storage orders: files are row-major, most matrices are not.
+/// Transposes between the two storage orders: files are row-major, most matrices are not.
 ///
-/// Element by element, a large matrix takes five times as long as its memcpy, because every element touches a line of
-/// the cache that is gone before its neighbor comes. So it goes square by square, each line of each side in one
-/// piece, and inside a square in registers.
+/// Element by element, a large matrix takes five times as long as its memcpy, because every element touches a cache
+/// line that is evicted before its neighbor is needed. So it works tile by tile, with whole cache lines on both sides,
+/// and transposes a tile in registers.
 
 #include "lora/kernels/packet.hpp"
 
@@ -13,11 +13,11 @@
 
 namespace lora::inline LORA_ABI::detail {
 
-/// The side of a square: one line of the cache of float.
+/// The side of a tile: one cache line of floats.
 inline constexpr Index tile_side = 16;
 
-/// Calls f(row, col, height, width) for all squares, those at the edges smaller: within blocks that stay in the
-/// processor's table of pages, along the rows, or down the columns.
+/// Calls f(row, col, height, width) for all tiles, with smaller edge tiles: in blocks whose pages stay in the TLB,
+/// along the rows or down the columns.
 template <class F>
 void in_tiles(Index rows, Index cols, bool down_columns, F&& f) {
   constexpr Index block = 256;
@@ -49,7 +49,7 @@ void transpose_part(const S* from, Index from_step, S* to, Index to_step, Index 
   }
 }
 
-/// The same for a whole square.
+/// The same for a whole tile.
 template <class S>
 void transpose_tile(const S* from, Index from_step, S* to, Index to_step) {
   if constexpr (std::floating_point<S>) {

@@ -1,5 +1,5 @@
 #pragma once
-// Every LinearOperator of a scalar as one type, so that the algorithms are compiled once for all of them.
+// A type-erased LinearOperator, so that the algorithms are compiled once for each scalar.
 
 #include "lora/core/error.hpp"
 #include "lora/linalg/detail/matrix_view.hpp"
@@ -20,7 +20,7 @@ class AnyOperator {
   virtual void apply(const Matrix<S>& x, Matrix<S>& y) const = 0;
   virtual void apply_transposed(const Matrix<S>& x, Matrix<S>& y) const = 0;
   virtual void columns(Index first, Matrix<S>& y) const = 0;
-  /// The entries, if they are at hand, else null.
+  /// The matrix, if it is in memory, else null.
   virtual const MatrixView<S>* in_memory() const = 0;
 
  protected:
@@ -41,7 +41,7 @@ class OperatorReference final : public AnyOperator<typename Operator::Scalar> {
   void apply_transposed(const Matrix<S>& x, Matrix<S>& y) const override { A_.apply_transposed(x, y); }
   void columns(Index first, Matrix<S>& y) const override { A_.columns(first, y); }
   const MatrixView<S>* in_memory() const override {
-    // asked by the type, not by the name of a member, which a custom operator may have too
+    // tests the type, not the name of a member, which a custom operator may have too
     if constexpr (std::same_as<Operator, DenseOperator<S>>) {
       return &A_.view();
     } else {

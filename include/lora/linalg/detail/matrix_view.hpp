@@ -1,5 +1,5 @@
 #pragma once
-/// One form for all matrices that come in: any storage order, any stride, any expression.
+/// One type for all matrix arguments: any storage order, any stride, any expression.
 
 #include "lora/core/error.hpp"
 #include "lora/core/scalar.hpp"
@@ -12,9 +12,9 @@
 
 namespace lora::inline LORA_ABI::detail {
 
-/// A matrix (rows, cols) as it lies in memory: column-major, or row-major seen as the column-major transpose.
+/// A view of a matrix (rows, cols) in memory: column-major, or row-major as the transpose of a column-major one.
 ///
-/// The algorithms are compiled for this one type, whatever they are called with. Does not own the numbers.
+/// The algorithms are compiled for this one type, whatever they are called with. Does not own the elements.
 template <class S>
 struct MatrixView {
   using Stored = Eigen::Map<const Eigen::Matrix<S, Dynamic, Dynamic>, 0, Eigen::OuterStride<>>;
@@ -25,7 +25,7 @@ struct MatrixView {
   Index cols() const { return transposed ? stored.rows() : stored.cols(); }
 };
 
-/// f(view) with A as a MatrixView. Copies A only where neighbors in memory are not neighbors in a row or column.
+/// Calls f(view) with A as a MatrixView. Copies A only if it is an expression, or strided both by rows and by columns.
 template <class Derived, class F>
 decltype(auto) with_view(const Eigen::MatrixBase<Derived>& A, F&& f) {
   using S = typename Derived::Scalar;
@@ -72,7 +72,7 @@ S largest_magnitude(const Caller& who, std::string_view name, const MatrixView<S
 }
 
 /// The power of two that brings `largest` near 1, so that squares neither overflow nor vanish; 1 for 0. Multiplying by
-/// it rounds nothing (subnormal numbers excepted), and so does multiplying by its inverse.
+/// it, or by its inverse, is exact (subnormal numbers excepted).
 template <class S>
 S scale_of(S largest) {
   if (largest == S(0)) return S(1);

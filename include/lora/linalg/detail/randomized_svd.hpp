@@ -1,15 +1,15 @@
 #pragma once
-/// A nearly optimal truncation from a few products with the matrix, and how far it is from the matrix.
+/// A nearly optimal truncated SVD from a few products with the matrix, and its error.
 ///
 ///   P_i = orth(A^T orth(A P_{i-1})) against P_1, ..., P_{i-1},   P_0 = Omega,   i = 1, ..., q
 ///   P = [P_1 ... P_q],   A P = U S W^T,   V = P W
 ///
 /// A (m, n) any LinearOperator;   Omega (n, k) standard normal from Rng(seed), k = rank + oversampling;   orth: QR.
-/// These are q power iterations, of which all blocks are kept rather than the last: the best approximation out of
-/// their span is at least as good, and usually as good as with one iteration more. 2 q + 1 products with k vectors, and
-/// some more for certificate and verification; nothing larger than (m + n) k q is kept.
+/// These are q power iterations that keep all blocks rather than the last one: the best approximation in their span is
+/// at least as good, and usually as good as with one iteration more. Cost: 2 q + 1 products with k vectors, and some
+/// more for certificate and verification; memory for (m + n) k q elements.
 ///
-/// The Frobenius error is measured, in blocks of columns, and holds always. The spectral error has the bound
+/// The Frobenius error is measured, in blocks of columns, and always holds. The spectral error has the bound
 ///   ||E||_2 <= (a sqrt(2 / pi) max_i ||(E E^T)^p E x_i||)^(1 / (2 p + 1))     p = 2, nine standard normal x_i
 /// with probability 1 - a^-9 = 1 - 1e-10, and ||E||_F with probability 1: the certificate has the smaller one.
 ///
@@ -33,7 +33,7 @@
 
 namespace lora::inline LORA_ABI::detail {
 
-/// A, brought near magnitude 1 by scaling what it is multiplied with: squares and powers neither overflow nor vanish.
+/// A, scaled to a magnitude near 1 by scaling each operand, so that squares and powers neither overflow nor vanish.
 template <class S>
 class ScaledOperator {
  public:
@@ -51,13 +51,13 @@ class ScaledOperator {
     A_.apply_transposed(scale_ * x, y);
     return y;
   }
-  /// f(first, block, of_rows) for consecutive blocks of columns, or of rows, transposed, where these lie in memory.
+  /// Calls f(first, block, of_rows) for consecutive blocks of columns, or of transposed rows if A is row-major.
   void for_each_block(FunctionRef<void(Index, Matrix<S>&, bool)> f) const {
     const MatrixView<S>* view = A_.in_memory();
     const bool of_rows = view != nullptr && view->transposed;
     const Index length = of_rows ? cols() : rows();
     const Index count = of_rows ? rows() : cols();
-    const Index width = std::clamp<Index>(65536 / length, 16, 128);  // of at most 256 KiB, if it can be
+    const Index width = std::clamp<Index>(65536 / length, 16, 128);  // blocks of at most 256 KiB of floats, if possible
     Matrix<S> block;
     for (Index first = 0; first < count; first += width) {
       block.resize(length, std::min(width, count - first));
@@ -76,14 +76,14 @@ class ScaledOperator {
   S scale_;
 };
 
-/// An orthonormal basis of at least the columns' span, as many columns as given, at most as many as rows.
+/// An orthonormal basis whose span contains the columns: as many vectors as columns, but at most as many as rows.
 template <class S>
 Matrix<S> orthonormal(Matrix<S> columns) {
   const Index count = std::min(columns.rows(), columns.cols());
   return ThinQr<S>(std::move(columns)).Q(0, count);
 }
 
-/// The SVD of A restricted to the directions P: U (m, K), sigma (K), V (n, K). All of the scaled A.
+/// The SVD of the scaled A restricted to the directions P: U (m, K), sigma (K), V (n, K).
 template <class S>
 class Sketch {
  public:
@@ -102,8 +102,8 @@ class Sketch {
   ExactSvd<double> core_;  // of R, K x K
 };
 
-/// As many columns as Y has, orthonormal and orthogonal to those of Q, which are orthonormal; [Q, these] spans Y.
-/// Together at most as many columns as rows. Holds also where Y adds nothing to Q.
+/// Y.cols() orthonormal columns, orthogonal to the orthonormal columns of Q, so that [Q, result] spans Y; also if Y
+/// adds nothing to Q. Requires Q.cols() + Y.cols() <= rows.
 template <class S>
 Matrix<S> continuation(const Eigen::Ref<const Matrix<S>>& Q, const Eigen::Ref<const Matrix<S>>& Y) {
   Matrix<S> both(Q.rows(), Q.cols() + Y.cols());
@@ -158,7 +158,7 @@ Certificate certify(const ScaledOperator<S>& A, const Matrix<S>& U, const Eigen:
   constexpr int powers = 2;
   Rng rng(seed, 1);
   Matrix<S> x = normal_matrix<S>(A.cols(), probes, rng);
-  double logarithm = 0;  // of what was divided out, so that powers of a small residual do not vanish
+  double logarithm = 0;  // of the norms divided out, so that powers of a small residual do not vanish
   for (int i = 0; i <= 2 * powers; ++i) {
     const bool forward = i % 2 == 0;
     Matrix<S> y = forward ? A.apply(x) : A.apply_transposed(x);

@@ -1,5 +1,5 @@
 #pragma once
-// The QR decomposition that the low-rank methods stand on, compiled once for each scalar.
+// The QR decomposition that the low-rank methods use, compiled once for each scalar.
 
 #include "lora/core/scalar.hpp"
 
@@ -19,9 +19,9 @@ class ThinQr {
 
   Index rows() const { return qr_.rows(); }
   Index cols() const { return qr_.cols(); }
-  /// R without the rows below its diagonal, which are zero; in double.
+  /// The first min(m, n) rows of R, in double.
   Eigen::MatrixXd R() const;
-  /// The columns first, first + 1, ... of Q.
+  /// Columns first, ..., first + count - 1 of Q.
   Matrix<S> Q(Index first, Index count) const;
   /// Q [X; 0]     X (at most m, k),  the result (m, k)
   Matrix<S> apply(const Matrix<S>& X) const;

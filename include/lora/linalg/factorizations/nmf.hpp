@@ -4,13 +4,13 @@
 ///   X ~ W H,   minimize D(X, W H) over W, H >= 0      X (m, n),  W (m, k),  H (k, n)
 ///
 /// The columns of W are parts (of a digit: strokes), the columns of H say how much of each a sample has. Unlike the
-/// truncated SVD this has no closed solution and no unique one: what is found is a stationary point that depends on the
-/// start, and residual says how nearly it is one. Losses in nmf_options.hpp, starts in nmf_start.hpp, the iterations in
-/// nmf_hals.hpp (Frobenius) and nmf_newton.hpp (Kullback-Leibler).
+/// truncated SVD it has neither a closed nor a unique solution: the result is close to a stationary point that depends
+/// on the start, and `residual` measures how close. Losses: nmf_options.hpp; starts: detail/nmf_start.hpp; iterations:
+/// detail/nmf_hals.hpp (Frobenius) and detail/nmf_newton.hpp (Kullback-Leibler).
 ///
 /// Source: Paatero & Tapper 1994, doi 10.1002/env.3170050203; Lee & Seung 1999, doi 10.1038/44565.
 /// Compile time (g++ 12 -O2): 0.1 s over truncated_svd.hpp to include; to use, for each scalar, 15 s from a given start
-/// and 28 s with those made here, besides their SVD, whose cost exact_svd.hpp tells how to pay once in a program.
+/// and 28 s with NmfStart, plus the SVD, whose cost exact_svd.hpp tells how to pay once in a program.
 
 #include "lora/core/error.hpp"
 #include "lora/core/scalar.hpp"
@@ -33,11 +33,11 @@ namespace lora::inline LORA_ABI {
 
 template <class S>
 struct Nmf {
-  Matrix<S> W;          ///< (m, k), no entry negative
-  Matrix<S> H;          ///< (k, n), no entry negative
-  int iterations = 0;   ///< each updates all of W, then all of H
-  double loss = 0;      ///< of these factors, evaluated in double: see NmfLoss
-  double residual = 0;  ///< of these factors: the largest share that is left of a column's gradient, 0 where stationary
+  Matrix<S> W;             ///< (m, k), no entry negative
+  Matrix<S> H;             ///< (k, n), no entry negative
+  int iterations = 0;      ///< each updates all of W, then all of H
+  double loss = 0;         ///< of these factors, evaluated in double: see NmfLoss
+  double residual = 0;     ///< of these factors: the largest relative gradient of a column, 0 if stationary
   bool converged = false;  ///< whether the tolerance, or rounding, was reached within max_iterations
 
   Index rank() const { return W.cols(); }
@@ -62,7 +62,7 @@ S largest_non_negative(const Caller& who, std::string_view name, const MatrixVie
   return largest;
 }
 
-/// A power of 4 that brings `largest` near 1: W and H take its square root each.
+/// A power of 4 that brings `largest` near 1: W and H are each scaled by its square root.
 template <class S>
 S even_scale_of(S largest) {
   const S scale = scale_of(largest);
@@ -71,8 +71,8 @@ S even_scale_of(S largest) {
   return (exponent - 1) % 2 == 0 ? scale : scale / 2;
 }
 
-/// Components whose w_t and h_t differ by more than 2^8 in magnitude, to about the same by a power of two: their
-/// product does not change, and the products W^T W and H H^T stay in the range of the scalar.
+/// Rescales components whose w_t and h_t differ by more than 2^8 in magnitude to about the same, by a power of two:
+/// their product does not change, and the products W^T W and H H^T stay in the range of the scalar.
 template <class S>
 void balance(NmfFactors<S>& factors) {
   for (Index t = 0; t < factors.W.cols(); ++t) {
@@ -101,7 +101,7 @@ void check_start_size(const Caller& who, const NmfOptions& options, double large
   fail<ValueError>(who, text.str());
 }
 
-/// From factors of scale * X.
+/// Runs the iterations from factors of scale * X.
 template <class S>
 Nmf<S> nmf(const MatrixView<S>& X, S scale, NmfFactors<S> factors, const NmfOptions& options) {
   balance(factors);
@@ -112,7 +112,7 @@ Nmf<S> nmf(const MatrixView<S>& X, S scale, NmfFactors<S> factors, const NmfOpti
     double first = 0;
     while (!result.converged && result.iterations < options.max_iterations) {
       const auto [met, size] = solver.iterate(factors);
-      // a start that is a solution meets rounding alone, one that is infinitely far more than any measure of nearness
+      // a start that is a solution meets only rounding; an infinitely far one would make any tolerance too large
       if (result.iterations++ == 0) first = std::min(met, size);
       result.converged = met <= std::max(options.tolerance * first, rounding * size);
     }
@@ -139,15 +139,15 @@ Nmf<S> nmf(const MatrixView<S>& X, S scale, NmfFactors<S> factors, const NmfOpti
 ///
 /// X: any matrix or expression of float or double, of any storage order and stride. No iteration raises the loss. Both
 /// losses have exact zeros in W and H and can leave them again; for the divergence, zeros of a start are raised to
-/// sqrt(mean(X) / k) / 100 if W H would be zero under a positive entry of X, which is infinitely far.
-/// Works on scale * X and scales back, with a power of 4 that rounds nothing, so that the size of X does not matter.
+/// sqrt(mean(X) / k) / 100 if W H would be zero under a positive entry of X, where the divergence is infinite.
+/// Works on scale * X and scales back, with a power of 4, which is exact, so that the magnitude of X does not matter.
 ///
 /// Cost of an iteration: 4 m n k operations in products and (m + n) k^2 for each sweep (Frobenius), 2 m n k divisions
-/// (Kullback-Leibler), of the start that of truncated_svd. Memory: factors and their products, (m + n) k each; never
-/// anything of the size of X.
+/// (Kullback-Leibler); of the start: that of truncated_svd. Memory: factors and their products, (m + n) k each; nothing
+/// of the size of X.
 /// Throws ShapeError if X is empty; ValueError naming an entry that is negative or not finite, or if the largest
-/// singular value, which NNDSVD needs, overflows the scalar; ConfigError for options out of range. Not to converge is
-/// no error but a field of the result.
+/// singular value, which NNDSVD needs, overflows the scalar; ConfigError for options out of range. Failure to converge
+/// is not an error but a field of the result.
 template <class Derived>
 auto nmf(const Eigen::MatrixBase<Derived>& X, const NmfOptions& options) -> Nmf<typename Derived::Scalar> {
   using S = typename Derived::Scalar;
@@ -162,7 +162,7 @@ auto nmf(const Eigen::MatrixBase<Derived>& X, const NmfOptions& options) -> Nmf<
   });
 }
 
-/// The same from a given start, W0 (m, k) and H0 (k, n); options.start and options.seed are not used.
+/// As above from a given start, W0 (m, k) and H0 (k, n); options.start and options.seed are not used.
 ///
 /// Also throws ShapeError if W0 or H0 does not fit; ValueError naming an entry of them that is negative or not finite,
 /// or if W0 H0 may be so much larger than X that its squares overflow.

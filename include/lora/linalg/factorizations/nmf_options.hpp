@@ -1,5 +1,5 @@
 #pragma once
-/// What a non-negative factorization is asked for.
+/// The options of a non-negative factorization.
 
 #include "lora/core/error.hpp"
 #include "lora/core/scalar.hpp"
@@ -16,9 +16,9 @@ enum class NmfLoss {
   kullback_leibler,  ///< x log(x / y) - x + y, with 0 log 0 = 0: the generalised divergence, for counts
 };
 
-/// Where the iterations begin: see nmf_start.hpp.
+/// The initial factors: see detail/nmf_start.hpp.
 enum class NmfStart {
-  nndsvd,  ///< from the singular vectors of X: no luck involved, sparse
+  nndsvd,  ///< from the singular vectors of X: deterministic, sparse
   random,  ///< absolute values of normal numbers
 };
 
@@ -30,8 +30,8 @@ struct NmfOptions {
   /// iteration, size the sum of the terms whose differences these gradients are, met_1 and size_1 those of the first.
   double tolerance = 1e-4;
   int max_iterations = 200;  ///< 0 returns the start
-  std::uint64_t seed = 0;    ///< of the random start; the same seed gives the same result
-  int sweeps = 0;            ///< Frobenius: over all entries for each product with X; 0: as many as pay, 1: plain HALS
+  std::uint64_t seed = 0;    ///< of the random start, or of the SVD of NNDSVD; the same seed gives the same result
+  int sweeps = 0;            ///< Frobenius: sweeps for each product with X; 0: as many as pay, 1: plain HALS
 };
 
 /// Throws ConfigError for an option out of range.

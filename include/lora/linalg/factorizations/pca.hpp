@@ -30,8 +30,8 @@ struct Pca {
   Matrix<S> components;                      ///< C (features, k); the largest entry of each column is positive
   Eigen::VectorXd explained_variance;        ///< (k), with divisor samples - 1
   Eigen::VectorXd explained_variance_ratio;  ///< (k), shares of the total variance; zero for constant data
-  Index significant = 0;    ///< so many components vary by more than rounding: the numerical rank of rank.hpp
-  Certificate certificate;  ///< of mean + C Z for the samples it was made from
+  Index significant = 0;    ///< how many components vary by more than rounding: the numerical rank of rank.hpp
+  Certificate certificate;  ///< of mean + C Z for the samples given to pca
   SvdMethod method = SvdMethod::exact;
   bool converged = true;
 
@@ -49,7 +49,8 @@ struct Pca {
     return (components * Z).colwise() + mean;
   }
 
-  /// Z with variance 1 in every significant component; zero in the others, whose variance is none or rounding.
+  /// Z with variance 1 in every significant component; zero in the others, whose variance is rounding. Throws as
+  /// transform.
   Matrix<S> whiten(const Eigen::Ref<const Matrix<S>>& X) const {
     detail::check_rows({"Pca", "whiten"}, "X", X.rows(), "features", mean.size());
     Matrix<S> Z = transform(X);
@@ -58,7 +59,7 @@ struct Pca {
     return Z;
   }
 
-  /// The samples that whiten(X) came from, up to what the components do not span.
+  /// X from whiten(X), up to the part that the components do not span. Throws ShapeError unless Z has k rows.
   Matrix<S> inverse_whiten(const Eigen::Ref<const Matrix<S>>& Z) const {
     detail::check_rows({"Pca", "inverse_whiten"}, "Z", Z.rows(), "rank", rank());
     return inverse_transform(explained_variance.cwiseSqrt().template cast<S>().asDiagonal() * Z);
@@ -83,13 +84,13 @@ auto pca(const Eigen::MatrixBase<Derived>& X, const SvdOptions& options) -> Pca<
   const auto exact = centered.template cast<double>();
   const Eigen::VectorXd mean = (exact / samples).rowwise().sum();
   const Eigen::VectorXd rest = ((exact.colwise() - mean) / samples).rowwise().sum();
-  result.mean = (mean + rest).template cast<S>();  // of a constant feature: that constant, to the bit
+  result.mean = (mean + rest).template cast<S>();  // for a constant feature exactly that constant
   centered.colwise() -= result.mean;
   auto svd = detail::truncated_svd(
       DenseOperator<S>(
           {{centered.data(), centered.rows(), centered.cols(), Eigen::OuterStride<>(centered.rows())}, false}),
       options, "pca", "(X - mean)");
-  // the sign of a direction means nothing; this one is the same for every method and platform
+  // the sign of a direction is arbitrary; this choice is the same for every method and platform
   for (Index k = 0; k < svd.rank(); ++k) {
     Index largest = 0;
     svd.U.col(k).cwiseAbs().maxCoeff(&largest);

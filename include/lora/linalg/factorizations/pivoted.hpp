@@ -1,14 +1,14 @@
 #pragma once
-/// Low-rank approximations without singular values: cheaper, worse, and with their errors.
+/// Low-rank approximations without singular values: cheaper and less accurate, with their errors.
 ///
 ///   A ~ L R     A (m, n),  L (m, r),  R (r, n)
 ///
-///   pivoted_qr   L: orthonormal, spans r columns of A, each the one that those before explain least; R = L^T A
-///   pivoted_lu   r rows and columns of A, crossing at the largest entry that is left; A and L R agree on them
+///   pivoted_qr   L: orthonormal, spans r columns of A, each the one with the largest residual; R = L^T A
+///   pivoted_lu   r rows and columns of A, crossing at the largest entry of the residual; A and L R agree on them
 ///
-/// Both take r steps over the matrix that is left, E = A - L R, so that the error ||E||_F is at hand in every step:
-/// 4 m n r operations (QR), 2 m n r (LU), and a copy of A. Once nothing is left, columns of L and rows of R are zero.
-/// Neither is nearest: truncated_svd is, and neither error is below that of truncated_svd.
+/// Both take r steps over the residual E = A - L R, so that the error ||E||_F is known at every step: 4 m n r
+/// operations (QR), 2 m n r (LU), and a copy of A. Once E is zero, further columns of L and rows of R are zero. Neither
+/// is optimal: truncated_svd is, and neither error is below that of truncated_svd.
 ///
 /// Source: Golub & Van Loan 2013, sections 5.4.2 and 3.4.8.
 /// Compile time (g++ 12 -O2): nothing over Eigen/Core to include, 2.5 s to use both.
@@ -37,7 +37,7 @@ struct PivotedApproximation {
 
 namespace detail {
 
-/// Takes `step(E, L.col(k), R.row(k))` for k = 0, 1, ..., where E is what is left of the scaled A.
+/// Calls step(E, L, R, k) for k = 0, 1, ..., where E is the residual of the scaled A.
 template <class Derived>
 auto pivoted(const Caller& who, const Eigen::MatrixBase<Derived>& A, Index rank, auto&& step) {
   using S = typename Derived::Scalar;
@@ -51,7 +51,7 @@ auto pivoted(const Caller& who, const Eigen::MatrixBase<Derived>& A, Index rank,
   E *= scale;
   const double back = 1 / static_cast<double>(scale);
   PivotedApproximation<S> result;
-  result.certificate.frobenius_norm = E.template cast<double>().norm() * back;  // float drops addends of a long sum
+  result.certificate.frobenius_norm = E.template cast<double>().norm() * back;  // a long sum in float drops addends
   result.L.setZero(E.rows(), rank);
   result.R.setZero(rank, E.cols());
   for (Index k = 0; k < rank && E.norm() > S(0); ++k) step(E, result.L, result.R, k);
@@ -74,7 +74,7 @@ auto pivoted_qr(const Eigen::MatrixBase<Derived>& A, Index rank) -> PivotedAppro
   return detail::pivoted("pivoted_qr", A, rank, [](Matrix<S>& E, Matrix<S>& L, RowMajorMatrix<S>& R, Index k) {
     Index pivot = 0;
     Vector<S> q;
-    // a column of E is orthogonal to the earlier ones, or rounding, of which one pass may leave rounding again
+    // a column of E is orthogonal to the columns of L, or it is rounding, which one pass may not make orthogonal
     for (bool orthogonal = false; !orthogonal;) {
       if (!(E.colwise().squaredNorm().maxCoeff(&pivot) > S(0))) return;
       q = E.col(pivot).normalized();

@@ -1,5 +1,5 @@
 #pragma once
-/// Where a loss writes its derivative: the caller's matrix, map or block, given by pointer as the last argument.
+/// Common to the losses: sizing the derivative, the caller's matrix, map or block, and checking sample weights.
 
 #include "lora/core/error.hpp"
 #include "lora/core/scalar.hpp"
@@ -12,8 +12,8 @@
 
 namespace lora::inline LORA_ABI::detail {
 
-/// Makes *derivative (rows, cols), its contents unspecified. A matrix is resized, which allocates only when its size
-/// changes; a view, or an extent fixed at compile time, must have the size already, else ShapeError.
+/// Makes *derivative (rows, cols), with unspecified contents. A matrix is resized, which allocates only when its size
+/// changes. Throws ShapeError if a view, or an extent fixed at compile time, does not have the size already.
 template <class S, class Derivative>
 void size_derivative(std::string_view who, std::string_view what, Derivative& derivative, Index rows, Index cols) {
   static_assert(std::is_same_v<typename Derivative::Scalar, S>,

@@ -1,5 +1,5 @@
 #pragma once
-/// The grammar of regular expressions: from text to a tree. What it supports is said in pattern.hpp, which matches.
+/// Parses a regular expression into a tree. pattern.hpp, which matches, says what is supported.
 
 #include "lora/core/error.hpp"
 
@@ -18,7 +18,7 @@ struct PatternNode {
   enum class Kind { character, sequence, alternatives, repeat, start, end, word_edge, no_word_edge, ahead, not_ahead };
   Kind kind = Kind::sequence;
   Characters characters{};           // character
-  std::vector<PatternNode> parts{};  // the others
+  std::vector<PatternNode> parts{};  // the other kinds
   std::size_t least = 0, most = 0;   // repeat
 };
 
@@ -82,14 +82,14 @@ class PatternReader {
                       node.kind == Kind::no_word_edge;
     if (edge) refuse("has nothing before a quantifier");
     if (take('+')) refuse("has a possessive quantifier");
-    take('?');  // lazy or not, the same names match
+    take('?');  // a lazy quantifier matches the same names
     if (quantifier(least, most)) refuse("has a quantifier of a quantifier");
     Node repeated{.kind = Kind::repeat, .least = least, .most = most};
     repeated.parts.push_back(std::move(node));
     return repeated;
   }
 
-  /// Whether a quantifier comes next; only then does it change anything.
+  /// Reads a quantifier if one comes next; else returns false and changes nothing.
   bool quantifier(std::size_t& least, std::size_t& most) {
     if (take('*')) return true;
     if (take('+')) return least = 1, true;
@@ -105,7 +105,7 @@ class PatternReader {
     } else {
       high = low;
     }
-    if (!(lower || comma) || !take('}')) {  // plain text then, in Python too
+    if (!(lower || comma) || !take('}')) {  // plain text, as in Python
       at_ = begin;
       return false;
     }

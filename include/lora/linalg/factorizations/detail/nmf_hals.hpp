@@ -4,8 +4,8 @@
 ///   w_t <- max(0, w_t + (X h_t - W G_t) / G_tt)     G = H H^T,   t = 1, ..., k, 1, ..., k, ...
 ///
 /// w_t is a column of W, h_t a row of H: each step is the exact minimum over one column, so the loss never rises. The
-/// products X H^T and H H^T, which cost n / k times as much as a sweep over all columns, are computed once for as many
-/// sweeps as pay: until one changes a tenth of what the first did, for at most a quarter of the products' time.
+/// products X H^T and H H^T, which cost n / k times as much as a sweep over all columns, are computed once for several
+/// sweeps: until a sweep changes a tenth of what the first one did, for at most a quarter of the products' time.
 /// Then the same with the roles of W and H swapped.
 ///
 /// Source: Cichocki & Phan 2009, doi 10.1587/transfun.E92.A.708; Gillis & Glineur 2012, doi 10.1162/NECO_a_00256.
@@ -20,7 +20,7 @@
 
 namespace lora::inline LORA_ABI::detail {
 
-/// The iterations. Allocates once, here, but for what Eigen's products pack.
+/// Runs the iterations. Allocates only in the constructor, except for what Eigen's products pack.
 template <class S>
 class HalsSolver {
  public:
@@ -36,9 +36,9 @@ class HalsSolver {
         rows_(lanes, rank),
         wanted_(lanes, rank) {}
 
-  /// W, then H. The projected gradient is min(gradient, curvature * entry).
+  /// Updates W, then H. The projected gradient is min(gradient, curvature * entry).
   NmfStep iterate(NmfFactors<S>& factors) {
-    scaled_h_ = scale_ * factors.Ht;  // rather than X: nothing is copied, and no product leaves the scalar's range
+    scaled_h_ = scale_ * factors.Ht;  // instead of X: no copy, and no product leaves the scalar's range
     X_.apply(scaled_h_, product_w_);
     gram_.noalias() = factors.Ht.transpose() * factors.Ht;
     double met = improve(factors.W, product_w_, sweeps_ > 0 ? sweeps_ : affordable_sweeps(X_.rows(), X_.cols()));
@@ -54,18 +54,18 @@ class HalsSolver {
   using Lanes = Eigen::Array<S, static_cast<int>(lanes), 1>;
   using Panel = Eigen::Array<S, static_cast<int>(lanes), Dynamic>;
 
-  /// At most as many that their time is a quarter of that of the products before them.
+  /// The max number of sweeps: together they take a quarter of the time of the products before them.
   int affordable_sweeps(Index own, Index other) const {
     const double k = static_cast<double>(gram_.rows()), p = static_cast<double>(own), q = static_cast<double>(other);
     return static_cast<int>(std::min(1 + 0.25 * (1 + (p * q + q * k) / (p * k + p)), 1e6));
   }
 
-  /// F (p, k) towards the minimum of ||X - F H||_F for fixed H, P = X H^T. The rows of F do not depend on each other.
+  /// Moves F (p, k) toward the minimum of ||X - F H||_F for fixed H, P = X H^T. The rows of F are independent.
   double improve(Matrix<S>& F, const Matrix<S>& P, int most_sweeps) {
     double met = 0;
     for (Index first = 0; first < F.rows(); first += lanes) {
       const Index count = std::min(lanes, F.rows() - first);
-      if (count < lanes) {  // rows beyond the last: zero, and staying so
+      if (count < lanes) {  // rows beyond the last are zero and stay zero
         rows_.setZero();
         wanted_.setZero();
       }
@@ -81,7 +81,7 @@ class HalsSolver {
     return met;
   }
 
-  /// One step in every column of rows_. Returns what it met, as iterate does.
+  /// One step in every column of rows_. Returns the sum of |projected gradient|.
   double sweep() {
     constexpr S negligible = std::numeric_limits<S>::min() / std::numeric_limits<S>::epsilon();
     double met = 0;
@@ -101,7 +101,7 @@ class HalsSolver {
   S scale_;
   int sweeps_;
   Matrix<S> scaled_w_, scaled_h_, product_w_, product_h_, gram_;
-  Panel rows_, wanted_;  // as many rows of F and of P
+  Panel rows_, wanted_;  // `lanes` rows of F and of P
 };
 
 }  // namespace lora::inline LORA_ABI::detail

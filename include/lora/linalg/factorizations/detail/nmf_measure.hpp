@@ -1,5 +1,5 @@
 #pragma once
-/// What a non-negative factorization leaves, and how far it is from a stationary point, evaluated in double.
+/// The loss of a non-negative factorization, and how far it is from a stationary point, evaluated in double.
 ///
 /// Gradients of the losses of nmf_options.hpp in Y = W H:   R = Y - X   or   R = 1 - X / Y   (entry by entry),
 ///   dW = R H^T (m, k),   dH = W^T R (k, n).
@@ -20,9 +20,10 @@ struct NmfMeasure {
   double residual = 0;
 };
 
-/// The largest ||p|| / ||q|| over the columns: p the projected gradient, q what the gradient is subtracted from.
+/// The largest ||p|| / ||q|| over the columns: p the projected gradient, q the term of the gradient that does not
+/// depend on F: X H^T (Frobenius) or the sums of H (Kullback-Leibler) for W.
 /// Where the gradient g is positive and the entry f is below its column's mean, p = g f / mean: f can fall by no more
-/// than itself, and at f = 0 not at all. Unchanged when X, or w_t and h_t oppositely, are scaled.
+/// than itself, and at f = 0 not at all. Invariant to scaling of X, and to opposite scaling of w_t and h_t.
 inline double projected_gradient(const Eigen::MatrixXd& F, const Eigen::MatrixXd& gradient,
                                  const Eigen::MatrixXd& minuend) {
   double worst = 0;
@@ -39,7 +40,7 @@ inline double projected_gradient(const Eigen::MatrixXd& F, const Eigen::MatrixXd
   return worst;
 }
 
-/// Of factors of scale * X. In blocks of columns: needs no other matrix of the size of X.
+/// Measures factors of scale * X in blocks of columns, without another matrix of the size of X.
 template <class S>
 NmfMeasure measure(const MatrixView<S>& X, S scale, const NmfFactors<S>& factors, NmfLoss loss) {
   constexpr Index width = 64;

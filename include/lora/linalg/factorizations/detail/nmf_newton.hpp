@@ -6,16 +6,16 @@
 ///
 ///   f'(h) = sum_i w_i - sum_i w_i x_i / y_i,     f''(h) = sum_i w_i^2 x_i / y_i^2,     y = the column of W H
 ///
-/// with w the entry's column of W and x its column of X. The step keeps on the near side of the minimum:
+/// with w the entry's column of W and x its column of X. The step stays on the near side of the minimum:
 ///
 ///   f' < 0:   h <- h - f' / f''                 f' is concave, so its tangent reaches zero before f' does
 ///   f' > 0:   h <- h - h f' / (f' + h f'')      Newton's step for h f'(h): convex, zero at 0 and at the minimum
 ///
-/// so the loss never rises, no step length is searched, and entries whose minimum is 0 get there quadratically: they
-/// become exact zeros, and can leave zero again, which multiplicative updates (Lee & Seung 2001) do neither of.
+/// So the loss never rises, no line search is needed, and entries whose minimum is 0 converge to it quadratically: they
+/// become exact zeros, and can leave zero again. Multiplicative updates (Lee & Seung 2001) do neither.
 ///
 /// Source: coordinate Newton steps for this loss: Hsieh & Dhillon 2011, doi 10.1145/2020408.2020577; the two concavity
-/// arguments that make them monotone are spelled out above.
+/// arguments that make them monotone are given above.
 /// Compile time (g++ 12 -O2): with nmf.hpp.
 
 #include "lora/core/scalar.hpp"
@@ -30,7 +30,7 @@
 
 namespace lora::inline LORA_ABI::detail {
 
-/// The iterations, each O(m n k) divisions. Allocates once, here, but for what Eigen's products pack.
+/// Runs the iterations, each O(m n k) divisions. Allocates only in the constructor, but for what Eigen's products pack.
 template <class S>
 class NewtonSolver {
  public:
@@ -45,7 +45,7 @@ class NewtonSolver {
     nonzeros_.reserve(static_cast<std::size_t>(x_.cols() * rank));
   }
 
-  /// W, then H.
+  /// Updates W, then H.
   NmfStep iterate(NmfFactors<S>& factors) {
     NmfStep step{improve(factors.W, factors.Ht, !X_.transposed), size_of(factors.W)};
     step.met += improve(factors.Ht, factors.W, X_.transposed);
@@ -54,11 +54,11 @@ class NewtonSolver {
   }
 
  private:
-  static constexpr Index lanes = 64 / static_cast<Index>(sizeof(S));  // rows of F that go through the steps together
+  static constexpr Index lanes = 64 / static_cast<Index>(sizeof(S));  // rows of F that are updated together
   using Lanes = Eigen::Array<S, static_cast<int>(lanes), 1>;
   using Panel = Eigen::Array<S, static_cast<int>(lanes), Dynamic>;
 
-  /// One step for every entry of F (p, k) in X ~ F O^T, O (q, k). The rows of F do not depend on each other.
+  /// One step for every entry of F (p, k) in X ~ F O^T, O (q, k). The rows of F are independent.
   double improve(Matrix<S>& F, const Matrix<S>& O, bool rows_are_stored_rows) {
     sums_ = O.colwise().sum();
     nonzeros_.clear();
@@ -72,7 +72,7 @@ class NewtonSolver {
     auto x = x_.leftCols(O.rows());
     for (Index first = 0; first < F.rows(); first += lanes) {
       const Index count = std::min(lanes, F.rows() - first);
-      if (count < lanes) {  // rows beyond the last: zero, and staying so
+      if (count < lanes) {  // rows beyond the last are zero and stay zero
         x.setZero();
         rows_.setZero();
       }
@@ -90,12 +90,13 @@ class NewtonSolver {
     return met;
   }
 
-  /// After a factor was improved. The gradient of its entry (i, t) is sums_(t) minus the pull of the data on it.
+  /// The sum of sums_(t) over all entries (i, t) of F, after improve(F, ...). The gradient of the entry is sums_(t)
+  /// minus the pull of the data on it.
   double size_of(const Matrix<S>& F) const {
     return static_cast<double>(F.rows()) * sums_.template cast<double>().sum();
   }
 
-  /// The step in column t of rows_. Returns the sum of |projected gradient|.
+  /// Updates column t of rows_. Returns the sum of |projected gradient|.
   double step(const Matrix<S>& O, Index t) {
     const S* w = O.col(t).data();
     Lanes pull = Lanes::Zero(), curvature = Lanes::Zero();
@@ -125,7 +126,7 @@ class NewtonSolver {
     return met;
   }
 
-  /// y += w_t change, kept above zero, where rounding could take it.
+  /// y += w_t change, kept above zero despite rounding.
   void add(const Matrix<S>& O, Index t, const Lanes& change) {
     const S* w = O.col(t).data();
     for (const Index i : nonzeros(t)) y_.col(i) = (y_.col(i) + w[i] * change).max(std::numeric_limits<S>::min());
@@ -139,11 +140,11 @@ class NewtonSolver {
 
   MatrixView<S> X_;
   S scale_;
-  Panel x_, y_;                    // as many rows of X and of F O^T
-  Panel rows_;                     // of F
+  Panel x_, y_;                    // `lanes` rows of X and of F O^T
+  Panel rows_;                     // `lanes` rows of F
   Vector<S> sums_;                 // of the columns of O
-  std::vector<Index> nonzeros_;    // of the columns of O, one column after the other
-  std::vector<std::size_t> ends_;  // where each column's end
+  std::vector<Index> nonzeros_;    // rows of the nonzeros of O, column by column
+  std::vector<std::size_t> ends_;  // the end of each column in nonzeros_
 };
 
 }  // namespace lora::inline LORA_ABI::detail

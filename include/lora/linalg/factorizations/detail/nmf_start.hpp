@@ -1,10 +1,10 @@
 #pragma once
-/// Where a non-negative factorization X ~ W H begins.
+/// The initial factors of a non-negative factorization X ~ W H.
 ///
 /// Random: entries sqrt(mean(X) / k) |z| with z standard normal, so that W H has the magnitude of X.
 ///
-/// NNDSVD: the first component is that of the SVD, sqrt(sigma_1) |u_1| and sqrt(sigma_1) |v_1|. Of every other pair
-/// u v^T the larger of its two non-negative parts u+ v+^T and u- v-^T (u+ = max(u, 0), u- = max(-u, 0)) is kept:
+/// NNDSVD: the first component is that of the SVD, sqrt(sigma_1) |u_1| and sqrt(sigma_1) |v_1|. For every other pair u
+/// v^T, the larger of its two non-negative parts u+ v+^T and u- v-^T (u+ = max(u, 0), u- = max(-u, 0)) is kept:
 ///
 ///   w = sqrt(sigma ||u+|| ||v+||) u+ / ||u+||,   h = sqrt(sigma ||u+|| ||v+||) v+ / ||v+||     or the same with minus
 ///
@@ -28,10 +28,10 @@ struct NmfFactors {
   Matrix<S> W, Ht;
 };
 
-/// What an iteration has seen of the gradients of all entries.
+/// Sums over the gradients of all entries in an iteration.
 struct NmfStep {
-  double met = 0;   ///< sum |projected gradient|, each entry's as it was met first
-  double size = 0;  ///< the sum of what the gradients are differences of
+  double met = 0;   ///< sum |projected gradient|, each entry's at its first update
+  double size = 0;  ///< the sum of the terms whose differences the gradients are
 };
 
 /// The mean of scale * X, in double.
@@ -82,7 +82,7 @@ NmfFactors<S> nndsvd_start(const MatrixView<S>& X, S scale, const NmfOptions& op
   return start;
 }
 
-/// The columns first, first + 1, ... of scale * X, as many as `block` (m, count) has.
+/// block (m, count) = columns first, ..., first + count - 1 of scale * X.
 template <class S, class Block>
 void copy_columns(const MatrixView<S>& X, S scale, Index first, Block&& block) {
   if (X.transposed) {
