@@ -8,6 +8,17 @@
 /// undefined symbol at link time instead of a crash at run time. Files that share nothing of the library still link.
 /// Users write lora:: and never see it.
 
+// What every header needs of the compiler, checked before anything else can fail.
+#if defined(_MSVC_LANG) ? _MSVC_LANG < 202002L : __cplusplus < 202002L
+#error "lora needs C++20: compile with -std=c++20, or in CMake target_compile_features(TARGET PRIVATE cxx_std_20)"
+#endif
+#if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__)
+#error "lora needs NaN and infinity, which -ffast-math and -Ofast take away: checks of bad input would not see them"
+#endif
+#if defined(__GNUC__) && !defined(__cpp_exceptions)
+#error "lora reports errors by exceptions: compile without -fno-exceptions"
+#endif
+
 #include "lora/version.hpp"
 
 #include <Eigen/Core>

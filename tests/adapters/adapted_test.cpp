@@ -114,9 +114,11 @@ TEST_CASE("adapted: a trained bias belongs to the adapter") {
   });
   layer.enable(false);
   CHECK(*layer.bias() == own);
-  CHECK(make().bias() != nullptr);
+  const auto made = make();
+  CHECK(made.bias() != nullptr);
   lora::Rng rng(3);
-  CHECK(Layer(matrix(4, 6, 1), {.bias = Bias::all}, rng).bias() == nullptr);  // nothing to train a copy of
+  const Layer without(matrix(4, 6, 1), {.bias = Bias::all}, rng);
+  CHECK(without.bias() == nullptr);  // nothing to train a copy of
 }
 
 TEST_CASE("adapted: with the adapter off, backward is the base's and leaves its gradients alone") {

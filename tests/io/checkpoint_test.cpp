@@ -160,7 +160,7 @@ TEST_CASE("A checkpoint of something else is refused whole") {
 
   lora::save_safetensors(folder / "plain.safetensors", {});
   CHECK_THROWS_WITH(lora::load_checkpoint(folder / "plain.safetensors", training.net, training.optimizer),
-                    lora_test::contains("is no checkpoint: the metadata has no \"lora.step\""));
+                    lora_test::contains("is not a checkpoint: the metadata has no \"lora.step\""));
   for (const std::string text : {"", "x", "1 2", "-1", "18446744073709551616"}) {
     lora::save_safetensors(folder / "bad.safetensors", {}, {{"lora.step", text}});
     CHECK_THROWS_AS(lora::load_checkpoint(folder / "bad.safetensors", training.net, training.optimizer),

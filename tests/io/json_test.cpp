@@ -55,8 +55,8 @@ TEST_CASE("What was found, in words") {
                                                        {"[1]", "an array"},
                                                        {"\"x\"", "a string"},
                                                        {"7", "a number"},
-                                                       {"-7", "a number with a minus"},
-                                                       {"-0", "a number with a minus"},
+                                                       {"-7", "a negative number"},
+                                                       {"-0", "a negative number"},
                                                        {"1.50", "the number \"1.5\""},
                                                        {"true", "true"},
                                                        {"null", "null"}};
@@ -101,9 +101,9 @@ TEST_CASE("A message does not grow with the text") {
 }
 
 TEST_CASE("A name twice in one object is refused, at any depth; in two objects it is not") {
-  CHECK(error_of(R"({"a":1,"b":2,"a":3})") == R"(f.json: the name "a" is there twice)");
-  CHECK(error_of(R"([{"x":{"b":1,"\u0062":2}}])") == R"(f.json: the name "b" is there twice)");
-  CHECK(error_of(R"({"":1,"":2})") == R"(f.json: the name "" is there twice)");
+  CHECK(error_of(R"({"a":1,"b":2,"a":3})") == R"(f.json: the name "a" occurs twice)");
+  CHECK(error_of(R"([{"x":{"b":1,"\u0062":2}}])") == R"(f.json: the name "b" occurs twice)");
+  CHECK(error_of(R"({"":1,"":2})") == R"(f.json: the name "" occurs twice)");
   CHECK(error_of(R"({"a":{"a":{"a":1}},"b":{"a":1}})") == "");
   CHECK(error_of(R"({"a":{"b":1},"b":{"b":1},"c":{"a":2}})") == "");
 }

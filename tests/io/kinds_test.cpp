@@ -85,14 +85,18 @@ TEST_CASE("A file of LORA goes through the same call; what is of no known kind, 
   lora_test::fs::create_directory(folder / "future");
   lora::save_safetensors(folder / "future" / "adapter_model.safetensors", tensors);
   std::string json = read_file(folder / "shift" / "adapter_config.json");
-  json.insert(1, "\"future\": 1,");
+  json.insert(1, "\"future\": 1, \"revision\": \"main\",");
   lora_test::write_file(folder / "future" / "adapter_config.json", json);
   CHECK_THROWS_WITH(lora::load_adapter(fresh, folder / "future", Kinds()),
                     contains("\"future\" is 1, which this version cannot apply"));
   CHECK_THROWS_AS(lora::load_adapter(fresh, folder / "future", Kinds(), {.ignore = {"strength"}}), lora::ConfigError);
   Net ignoring = new_net();
-  lora::load_adapter(ignoring, folder / "future", Kinds(), {.name = "mine", .ignore = {"future"}});
+  const auto config = lora::load_adapter(ignoring, folder / "future", Kinds(), {.name = "mine", .ignore = {"future"}});
   CHECK(ignoring.layers()[0].adapters().contains("mine"));
+  // saved again, it is what was loaded without what was ignored
+  lora::save_adapter(ignoring, folder / "again", {.name = "mine", .config = config});
+  const std::string again = read_file(folder / "again" / "mine" / "adapter_config.json");
+  CHECK_THAT(again, contains("\"revision\": \"main\"") && !contains("future"));
   lora::Rng same(1);
   Net smaller({5, 4, 3}, same);
   CHECK_THROWS_AS(lora::load_adapter(smaller, folder / "shift", Kinds()), lora::MismatchError);

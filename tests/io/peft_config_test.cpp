@@ -97,7 +97,7 @@ TEST_CASE("Settings become those of LoraConfig") {
 
 TEST_CASE("What is no config is refused, with the key, what it is and what was expected") {
   CHECK_THAT(refused("{}"), contains("adapter_config.json: there is no peft_type, expected \"LORA\""));
-  CHECK_THAT(refused("[]"), contains("is no JSON object"));
+  CHECK_THAT(refused("[]"), contains("is not a JSON object"));
   CHECK_THAT(refused(R"({"peft_type": "IA3"})"), contains("peft_type is \"IA3\", expected \"LORA\""));
   CHECK_THAT(refused(R"({"peft_type": 1})"), contains("peft_type is 1, expected \"LORA\""));
   const auto with = [](const std::string& setting) { return refused("{\"peft_type\": \"LORA\", " + setting + "}"); };
@@ -120,7 +120,7 @@ TEST_CASE("What is no config is refused, with the key, what it is and what was e
   CHECK_THAT(with(R"("alpha_pattern": {"a": "b"})"), contains("alpha_pattern is \"b\", expected a finite number"));
   CHECK_THAT(with(R"("layers_to_transform": {})"), contains("layers_to_transform is an object, expected an integer"));
   CHECK_THAT(with(R"("task_type": ["A"])"), contains("task_type is a list, expected a string or null"));
-  CHECK_THAT(with(R"("r": 1, "r": 2)"), contains("the name \"r\" is there twice"));
+  CHECK_THAT(with(R"("r": 1, "r": 2)"), contains("the name \"r\" occurs twice"));
   CHECK_THAT(with(R"("a": [[[[[[[[[1]]]]]]]]])"), contains("nests deeper than 8"));
   CHECK_THAT(refused(std::string(17'000'000, ' ')), contains("expected at most 16000000"));
   const lora_test::TemporaryFolder folder;
@@ -197,7 +197,8 @@ TEST_CASE("A config of PEFT 0.2, as early adapters have it") {
 TEST_CASE("What is applied cannot be ignored") {
   for (const std::string key : {"r", "lora_alpha", "target_modules", "use_rslora", "base_model_name_or_path"}) {
     CHECK(unsupported("\"r\": 4", {key}) ==
-          "load_adapter: \"" + key + "\" is to be ignored, expected only settings that cannot be applied");
+          "load_adapter: \"" + key +
+              "\" cannot be ignored, because it is applied; expected only settings that are refused");
   }
   CHECK(unsupported("\"r\": 4", {"peft_version", "not_there"}).empty());
 }

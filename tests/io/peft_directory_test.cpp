@@ -239,7 +239,8 @@ TEST_CASE("What does not fit the weights' own settings is said of these") {
   const TemporaryFolder folder;
   const auto adapter = folder / "adapter";
   save(numbered(1), adapter);
-  const auto metadata = lora::Safetensors::open(adapter / weights_name).metadata();
+  const auto file = lora::Safetensors::open(adapter / weights_name);
+  const lora::Metadata metadata = file.metadata();
   const lora::Matrix<float> A = lora::Matrix<float>::Ones(3, 8), B = lora::Matrix<float>::Ones(8, 3);
   lora::save_safetensors(adapter / weights_name,
                          {{"base_model.model.fc.lora_A.weight", A}, {"base_model.model.fc.lora_B.weight", B}},

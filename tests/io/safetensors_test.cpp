@@ -117,8 +117,9 @@ TEST_CASE("More than two dimensions, and dimensions beyond all matrices, are the
   CHECK(message_of<lora::ShapeError>([&] { in_memory(three).tensor<float>("t"); }) ==
         "f: tensor \"t\": shape is (1, 2, 1), expected at most 2 dimensions; bytes gives any");
   CHECK_THROWS_AS(in_memory(three).read<double>("t"), lora::ShapeError);
-  CHECK(in_memory(three).bytes("t").size() == 8);
-  CHECK(in_memory(three).at("t").shape == std::vector<std::uint64_t>{1, 2, 1});
+  const Safetensors file = in_memory(three);
+  CHECK(file.bytes("t").size() == 8);
+  CHECK(file.at("t").shape == std::vector<std::uint64_t>{1, 2, 1});
 
   const auto huge = one(Dtype::f32, "[0,9223372036854775808]", "");
   CHECK_THAT(message_of<lora::ShapeError>([&] { in_memory(huge).tensor<float>("t"); }), contains("more than a matrix"));
@@ -141,8 +142,9 @@ TEST_CASE("Strict access wants the type that is stored") {
         "f: tensor \"t\": dtype is F32, expected I32");
   CHECK(message_of<lora::NameError>([&] { in_memory(single).tensor<float>("T"); }) ==
         "f: there is no tensor \"T\" among its 1");
-  CHECK_THROWS_AS(in_memory(single).bytes(""), lora::NameError);
-  CHECK(in_memory(single).find("T") == nullptr);
+  const Safetensors file = in_memory(single);
+  CHECK_THROWS_AS(file.bytes(""), lora::NameError);
+  CHECK(file.find("T") == nullptr);
 }
 
 TEST_CASE("All number formats are read as float and double, exactly but for F64 to float") {
@@ -197,7 +199,8 @@ TEST_CASE("Every dtype is there as bytes") {
     const auto dtype = static_cast<Dtype>(i);
     const std::string data(lora::bits(dtype), static_cast<char>('a' + i));
     const auto file = one(dtype, "[8]", data);
-    const auto bytes = in_memory(file).bytes("t");
+    const Safetensors opened = in_memory(file);
+    const auto bytes = opened.bytes("t");
     CHECK(std::memcmp(bytes.data(), data.data(), data.size()) == 0);
     CHECK(bytes.size() == data.size());
   }

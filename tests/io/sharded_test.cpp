@@ -117,8 +117,8 @@ TEST_CASE("An index of another form is refused") {
       {R"({"weight_map":{"a":null}})", R"(weight_map: "a" is null, expected a file name)"},
       {R"({"weight_map":{"a":["one.st"]}})", R"(weight_map: "a" is an array, expected a file name)"},
       {R"({"weight_map":{"a":{"weight_map":"one.st"}}})", R"(weight_map: "a" is an object, expected a file name)"},
-      {R"({"weight_map":{"a":"one.st","a":"one.st"}})", "the name \"a\" is there twice"},
-      {R"({"weight_map":{"a":"one.st"},"weight_map":{"b":"one.st"}})", "the name \"weight_map\" is there twice"},
+      {R"({"weight_map":{"a":"one.st","a":"one.st"}})", "the name \"a\" occurs twice"},
+      {R"({"weight_map":{"a":"one.st"},"weight_map":{"b":"one.st"}})", "the name \"weight_map\" occurs twice"},
   };
   for (const auto& [text, message] : cases) {
     INFO(text);

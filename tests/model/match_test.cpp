@@ -103,7 +103,7 @@ TEST_CASE("Targets are a list of names, a pattern, or all") {
   CHECK(paths(model, {}, {.modules = "model\\.layers\\.[02]\\..*[qk]_proj"}) ==
         Names{"model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.k_proj", "model.layers.2.self_attn.q_proj",
               "model.layers.2.self_attn.k_proj"});
-  CHECK(paths(model, {}, {.modules = "q_proj"}).empty());  // a pattern is for the whole name
+  CHECK_THROWS_AS(paths(model, {}, {.modules = "q_proj"}), lora::NameError);  // a pattern is for the whole name
   const Names names{"out"};
   CHECK(paths(model, {}, {.modules = names}) == Names{"head.out"});
 }
@@ -215,15 +215,22 @@ TEST_CASE("Contradictions, and names and patterns that match nothing, are refuse
         "attach: blocks (layers_to_transform) goes with a list of modules, not with a pattern");
   CHECK(refused({}, {.block_names = {"h"}}) ==
         "attach: block_names (layers_pattern) is given without blocks (layers_to_transform)");
-  CHECK(refused({}, {.modules = "(a"}) == "attach: the pattern \"(a\" has an opening bracket too many");
-  CHECK(refused({.rank_pattern = {{"a)(b", 2}}}) == "attach: the pattern \"a)(b\" has a closing bracket too many");
+  CHECK(refused({}, {.modules = "(a"}) == "attach: the pattern \"(a\" has an unmatched opening bracket");
+  CHECK(refused({.rank_pattern = {{"a)(b", 2}}}) == "attach: the pattern \"a)(b\" has an unmatched closing bracket");
   CHECK(refused({.rank_pattern = {{"fc9", 2}}}) ==
-        "attach: rank_pattern has \"fc9\", which is no layer that receives an adapter");
+        "attach: rank_pattern has \"fc9\", which matches no layer that receives an adapter");
   CHECK(refused({.alpha_pattern = {{"out", 2}}}, {.modules_to_save = {"out"}}) ==
-        "attach: alpha_pattern has \"out\", which is no layer that receives an adapter");
+        "attach: alpha_pattern has \"out\", which matches no layer that receives an adapter");
   CHECK(refused({.rank_pattern = {{"out", 0}}}) == "attach::head.out: rank is 0, expected at least 1");
   CHECK(refused({.rank_pattern = {{"out", lora::Index(1) << 60}}}) ==
         "attach::head.out: rank is 1152921504606846976, expected factors that memory can hold");
+  // F4: one name, written as a string, is a pattern for whole names
+  CHECK_THAT(
+      refused({}, {.modules = "out"}),
+      lora_test::contains("attach: modules is the pattern \"out\", which is not the whole name of any of the layers") &&
+          lora_test::contains("head.out") && lora_test::contains("a list, {\"out\"}, has ends of names"));
+  CHECK_THAT(refused({}, {.exclude = "fc9.*"}), lora_test::contains("attach: exclude is the pattern \"fc9.*\""));
+  CHECK_THAT(refused({}, {.exclude = ".*"}), lora_test::contains("attach: the targets match no layer of the model"));
   CHECK(refused({}, {.exclude = {"fc9"}}).find("attach: exclude names \"fc9\", expected one of the layers") == 0);
   CHECK(refused({}, {.modules_to_save = {"heads"}})
             .find("attach: modules_to_save names \"heads\", expected one of the layers") == 0);

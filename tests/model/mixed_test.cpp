@@ -226,8 +226,9 @@ TEST_CASE("mixed: many users train in one batch as each would alone: clipped by 
   }
   lora::detach(together, user(0));
   CHECK_THROWS_AS(optimizer.step(together, handles[0]), lora::NameError);
-  CHECK_THROWS_WITH(lora::zero_gradients(together, handles[0]),
-                    "zero_gradients: the model has no part of adapter \"user0\": it was detached, or the handle is of "
-                    "another model");
+  CHECK_THROWS_WITH(
+      lora::zero_gradients(together, handles[0]),
+      "zero_gradients: the model has no part of adapter \"user0\": it was detached, or the handle belongs to "
+      "another model");
   CHECK_THROWS_AS(optimizer.step(together, lora::base_alone), lora::NameError);
 }

@@ -63,7 +63,8 @@ TEST_CASE("A linear layer computes W x + b") {
   CHECK(layer.merged_bias() == lora::Vector<double>{{10, 20}});
   CHECK(layer.delta().isZero(0));
   CHECK(lora::tensor_names(layer) == std::vector<std::string>{"weight", "bias"});
-  CHECK(Linear<double>(W).bias() == nullptr);
+  const Linear<double> without(W);
+  CHECK(without.bias() == nullptr);
   CHECK(Linear<double>(W).merged_bias().size() == 0);
   CHECK(lora::tensor_names(Linear<double>(W)) == std::vector<std::string>{"weight"});
 }

@@ -2,6 +2,9 @@
 
 // Catch2 2.13 and 3.x under one name. Their differences are settled here; tests include only this.
 
+// An exception in a CHECK ends the test case instead of this one check: a fifth less to compile.
+#define CATCH_CONFIG_FAST_COMPILE
+
 #if __has_include(<catch2/catch_test_macros.hpp>)
 #include <catch2/catch_approx.hpp>
 #include <catch2/catch_template_test_macros.hpp>

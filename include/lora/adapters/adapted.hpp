@@ -178,12 +178,15 @@ class Adapted : public detail::CachedPass<Adapted<Base_, Adapter_>, typename Bas
 
   Index in_features() const { return base_.cols(); }
   Index out_features() const { return base_.rows(); }
-  const Base_& base() const { return base_; }
-  Adapter_& adapter() { return adapter_; }
-  const Adapter_& adapter() const { return adapter_; }
+  const Base_& base() const& { return base_; }
+  const Base_& base() const&& = delete;
+  Adapter_& adapter() & { return adapter_; }
+  const Adapter_& adapter() const& { return adapter_; }
+  const Adapter_& adapter() const&& = delete;
   /// The bias in effect: the trained copy if the adapter is enabled and has one, else the base's; null if there is
   /// none.
-  const BiasVector* bias() const { return bias(enabled_); }
+  const BiasVector* bias() const& { return bias(enabled_); }
+  const BiasVector* bias() const&& = delete;
 
   static constexpr const char* layer_name() {
     if constexpr (std::is_same_v<Config, LoraConfig>) {

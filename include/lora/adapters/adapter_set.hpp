@@ -35,14 +35,16 @@ struct NamedAdapter {
 
   /// The adapter itself. Throws NameError if it is of another kind.
   template <class A>
-  A& as() {
+  A& as() & {
     if (A* own = adapter.template as<A>()) return *own;
     throw NameError("as: adapter " + detail::in_quotes(name) + " is of another kind than asked for");
   }
   template <class A>
-  const A& as() const {
+  const A& as() const& {
     return const_cast<NamedAdapter*>(this)->template as<A>();
   }
+  template <class A>
+  const A& as() const&& = delete;
 
   static void visit(auto& self, auto&& f) {
     AnyAdapter<S>::visit(self.adapter, f);
@@ -179,10 +181,12 @@ class AdapterSet {
 
   bool contains(std::string_view name) const { return find(name) != nullptr; }
   /// Throws NameError if there is no adapter of that name. The reference holds until the adapter is detached.
-  NamedAdapter<S>& at(std::string_view name) { return *member_of(name, "adapter"); }
-  const NamedAdapter<S>& at(std::string_view name) const { return *member_of(name, "adapter"); }
+  NamedAdapter<S>& at(std::string_view name) & { return *member_of(name, "adapter"); }
+  const NamedAdapter<S>& at(std::string_view name) const& { return *member_of(name, "adapter"); }
+  const NamedAdapter<S>& at(std::string_view name) const&& = delete;
 
-  const std::vector<Member>& members() const { return members_; }
+  const std::vector<Member>& members() const& { return members_; }
+  const std::vector<Member>& members() const&& = delete;
   bool empty() const { return members_.empty(); }
   std::shared_ptr<const Selection<S>> selection() const { return selected_.load(); }
   /// The weight of an adapter in the selection; 0 if it is not selected.

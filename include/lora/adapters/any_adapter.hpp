@@ -61,13 +61,15 @@ class AnyAdapter {
 
   /// The adapter, if it is an A; null otherwise.
   template <class A>
-  A* as() {
+  A* as() & {
     return held_->tag == detail::tag_of<A>() ? &static_cast<Held<A>&>(*held_).adapter : nullptr;
   }
   template <class A>
-  const A* as() const {
+  const A* as() const& {
     return held_->tag == detail::tag_of<A>() ? &static_cast<const Held<A>&>(*held_).adapter : nullptr;
   }
+  template <class A>
+  const A* as() const&& = delete;
 
   // See Adapter and AdditiveAdapter. kept and scratch hold one object for each kind.
 
@@ -101,7 +103,8 @@ class AnyAdapter {
   bool shared() const { return held_->shared; }
   std::string_view peft_type() const { return held_->peft_type; }
   /// The weight that replaces W0; null unless count().replaces.
-  const Matrix<S>* replacement() const { return held_->replacement(); }
+  const Matrix<S>* replacement() const& { return held_->replacement(); }
+  const Matrix<S>* replacement() const&& = delete;
 
   /// Its settings and its tensors, under PEFT's names. The tensor given to f may be a temporary.
   std::vector<AdapterSetting> settings() const { return held_->settings(); }

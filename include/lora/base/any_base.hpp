@@ -79,9 +79,11 @@ class AnyBase {
 
   /// The held base, or null if it is not a B.
   template <class B>
-  const B* as() const {
+  const B* as() const& {
     return held_->tag == detail::tag_of<B>() ? &static_cast<const Held<B>&>(*held_).base : nullptr;
   }
+  template <class B>
+  const B* as() const&& = delete;
   /// Whether both hold the same base object.
   bool shares_with(const AnyBase& other) const { return held_ == other.held_; }
 

@@ -97,7 +97,7 @@ class AdapterHandle {
     const auto found = find(layer);
     if (found == nullptr) {
       detail::fail<NameError>(who, "the handle of adapter " + detail::in_quotes(name()) +
-                                       " does not know this layer: it is of another model, of a copy, or was made "
+                                       " does not know this layer: it belongs to another model, to a copy, or was made "
                                        "before the layer was added");
     }
     return found->choice;

@@ -93,7 +93,7 @@ void check_has_parts(const Caller& who, const T& model, const AdapterHandle& ada
   if (found) return;
   fail<NameError>(who, adapter.is_base_alone() ? "base_alone has nothing to train, expected the handle of an adapter"
                                                : "the model has no part of adapter " + in_quotes(adapter.name()) +
-                                                     ": it was detached, or the handle is of another model");
+                                                     ": it was detached, or the handle belongs to another model");
 }
 
 }  // namespace detail

@@ -84,8 +84,8 @@ void load_kind(T& model, const PeftFiles& files, const LoadAdapterOptions& optio
   if (!settings.texts("modules_to_save").empty()) {
     fail<ConfigError>(who, "modules_to_save is set, expected none for a kind of adapter that is not LORA");
   }
-  const auto matches =
-      match_modules(paths_of(model), config, Targets{.modules = settings.names("target_modules")}, who, peft_words);
+  const auto matches = match_peft(paths_of(model), config, Targets{.modules = settings.names("target_modules")}, who,
+                                  [](const std::string&) { return true; });
 
   PeftTensorCheck check(files.weights);
   std::vector<std::function<void()>> reads, changes;
@@ -127,7 +127,7 @@ PeftConfig load_adapter(T& model, const std::filesystem::path& directory, Adapte
                         const LoadAdapterOptions& options = {}) {
   const detail::PeftFiles files = detail::open_peft_for(model, directory, options.name);
   if (!files.settings.is_object()) {
-    detail::fail<FormatError>(std::string_view(files.config_path), "is no JSON object, expected one of settings");
+    detail::fail<FormatError>(std::string_view(files.config_path), "is not a JSON object, expected one of settings");
   }
   const std::string type = detail::PeftSettings(files.config_path, files.settings).text("peft_type").value_or("");
   if (type == "LORA") return detail::load_lora(model, files, options);
@@ -142,6 +142,7 @@ PeftConfig load_adapter(T& model, const std::filesystem::path& directory, Adapte
     PeftConfig config;
     config.source = files.settings;
     config.from_weights = files.from_weights;
+    for (const std::string& key : options.ignore) config.source.erase(key);
     return config;
   }
   std::string known = "\"LORA\"";

@@ -89,7 +89,7 @@ inline Checkpoint read_checkpoint_metadata(const Safetensors& file) {
       point.notes.emplace(key.substr(note_key.size()), text);
     }
   }
-  if (!has_step) fail<FormatError>(std::string_view(path), "is no checkpoint: the metadata has no \"lora.step\"");
+  if (!has_step) fail<FormatError>(std::string_view(path), "is not a checkpoint: the metadata has no \"lora.step\"");
   return point;
 }
 

@@ -173,7 +173,7 @@ PeftConfig load_lora(T& model, const PeftFiles& files, const LoadAdapterOptions&
     return files.weights.find(peft_key(path, part)) != nullptr;
   };
   const auto matches =
-      match_peft(paths_of(model), config, std::string_view(files.config_path),
+      match_peft(paths_of(model), config.lora, config.targets, std::string_view(files.config_path),
                  [&](const std::string& path) { return has(path, "lora_A.weight") || has(path, "lora_B.weight"); });
   if (config.targets.modules.empty()) config.targets.modules = targets_of(matches, files);
   // PEFT up to 0.18 at least stores no biases for lora_only, and reads none.

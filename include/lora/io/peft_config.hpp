@@ -63,7 +63,7 @@ inline Json new_peft_settings() {
 }
 
 inline PeftConfig peft_config_of(std::string_view who, const Json& root) {
-  if (!root.is_object()) fail<FormatError>(who, "is no JSON object, expected one of settings");
+  if (!root.is_object()) fail<FormatError>(who, "is not a JSON object, expected one of settings");
   const PeftSettings settings(who, root);
   const auto type = root.find("peft_type");
   if (type == root.end()) fail<FormatError>(who, "there is no peft_type, expected \"LORA\"");

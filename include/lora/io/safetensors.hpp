@@ -88,30 +88,37 @@ class Safetensors {
   }
 
   /// All tensors, sorted by name (byte by byte).
-  const std::vector<StoredTensor>& tensors() const { return contents_->tensors; }
-  const Metadata& metadata() const { return contents_->metadata; }
+  const std::vector<StoredTensor>& tensors() const& { return contents_->tensors; }
+  const std::vector<StoredTensor>& tensors() const&& = delete;
+  const Metadata& metadata() const& { return contents_->metadata; }
+  const Metadata& metadata() const&& = delete;
   /// The paths of the files that were opened: one, or those of a sharded model.
-  const std::vector<std::string>& files() const { return contents_->paths; }
+  const std::vector<std::string>& files() const& { return contents_->paths; }
+  const std::vector<std::string>& files() const&& = delete;
   /// Tensors in the files of a sharded model that its index does not list, sorted; they cannot be read.
-  const std::vector<std::string>& unlisted() const { return contents_->unlisted; }
+  const std::vector<std::string>& unlisted() const& { return contents_->unlisted; }
+  const std::vector<std::string>& unlisted() const&& = delete;
 
   /// Null if there is none of this name.
-  const StoredTensor* find(std::string_view name) const {
+  const StoredTensor* find(std::string_view name) const& {
     const auto& all = contents_->tensors;
     const auto found = std::lower_bound(all.begin(), all.end(), name,
                                         [](const auto& tensor, auto wanted) { return tensor.name < wanted; });
     return found != all.end() && found->name == name ? &*found : nullptr;
   }
+  const StoredTensor* find(std::string_view name) const&& = delete;
 
   /// Throws NameError.
-  const StoredTensor& at(std::string_view name) const {
+  const StoredTensor& at(std::string_view name) const& {
     if (const auto* tensor = find(name)) return *tensor;
     detail::fail<NameError>(std::string_view(contents_->title), "there is no tensor " + detail::shown(name) +
                                                                     " among its " + std::to_string(tensors().size()));
   }
+  const StoredTensor& at(std::string_view name) const&& = delete;
 
   /// The bytes of any tensor. They are valid as long as a copy of this object exists.
-  std::span<const std::byte> bytes(std::string_view name) const { return at(name).bytes; }
+  std::span<const std::byte> bytes(std::string_view name) const& { return at(name).bytes; }
+  std::span<const std::byte> bytes(std::string_view name) const&& = delete;
 
   /// Strict: throws DtypeError unless the tensor is stored as S (float: F32, double: F64, integers of their size and
   /// sign), ShapeError if it has more than two dimensions, NameError if there is none. No copy, see StoredMatrix.

@@ -218,7 +218,9 @@ void save_kind(const T& model, const std::filesystem::path& path, const std::str
     });
   });
   Json& source = config.source;
-  source = {{"peft_type", type}, {"bias", "none"}, {"inference_mode", true}, {"target_modules", targets}};
+  const Json& loaded = options.config.source;  // what is not written here stays as it was
+  if (loaded.is_object() && loaded.value("peft_type", Json()) == Json(type)) source = loaded;
+  source.update({{"peft_type", type}, {"bias", "none"}, {"inference_mode", true}, {"target_modules", targets}});
   if (options.task_type) source["task_type"] = *options.task_type;
   if (options.base_model_name_or_path) source["base_model_name_or_path"] = *options.base_model_name_or_path;
   for (const AdapterSetting& setting : *settings) {

@@ -44,7 +44,8 @@ class ExactSvd {
   explicit ExactSvd(Dense A);
 
   /// sigma (min(m, n)), descending; zero beyond the core.
-  const Values& singular_values() const { return sigma_; }
+  const Values& singular_values() const& { return sigma_; }
+  Values singular_values() && { return std::move(sigma_); }
   /// ||.||_F of the part dropped as rounding: the singular values are exact for a matrix this far from A.
   Real dropped() const { return dropped_; }
   /// The order of the core, at most min(m, n).

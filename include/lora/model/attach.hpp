@@ -30,8 +30,8 @@ Index attach(T& model, const C& config, const Targets& targets, Rng& rng, std::s
   const std::vector<ModuleMatch> matches = match_modules(paths_of(model), config, targets, "attach", TargetWords());
   if (std::all_of(matches.begin(), matches.end(),
                   [](const ModuleMatch& match) { return match.role == ModuleMatch::Role::nothing; })) {
-    fail<NameError>("attach", "no layer of the model is meant: of " + matches.front().path + ", for example, " +
-                                  matches.front().reason);
+    fail<NameError>("attach", "the targets match no layer of the model; " + matches.front().path +
+                                  ", for example: " + matches.front().reason);
   }
   auto match = matches.begin();
   visit_adaptable(std::as_const(model), [&](const Path&, const auto& layer) {

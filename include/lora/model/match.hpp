@@ -185,16 +185,38 @@ class BlockNumber {
   std::vector<Pattern> before_;
 };
 
+/// "fc1, fc2 and 30 more", for messages.
+inline std::string layer_list(const std::vector<ModuleMatch>& matches) {
+  constexpr std::size_t max_shown = 20;
+  std::string list;
+  for (std::size_t k = 0; k < matches.size() && k < max_shown; ++k) list += (k > 0 ? ", " : "") + matches[k].path;
+  if (matches.size() > max_shown) list += " and " + std::to_string(matches.size() - max_shown) + " more";
+  return list;
+}
+
 /// Throws NameError unless every one of `names` fits the path of one of `matches`.
 inline void check_names_match(const Caller& who, const char* field, const std::vector<std::string>& names,
                               const std::vector<ModuleMatch>& matches, auto&& fits) {
   for (const std::string& name : names) {
     if (std::any_of(matches.begin(), matches.end(), [&](const auto& match) { return fits(name, match.path); }))
       continue;
-    std::string layers;
-    for (const ModuleMatch& match : matches) layers += (layers.empty() ? "" : ", ") + match.path;
-    fail<NameError>(who, std::string(field) + " names " + in_quotes(name) + ", expected one of the layers " + layers);
+    fail<NameError>(
+        who, std::string(field) + " names " + in_quotes(name) + ", expected one of the layers " + layer_list(matches));
   }
+}
+
+/// The same for a list of names or a pattern.
+inline void check_modules_match(const Caller& who, const char* field, const ModuleNames& modules,
+                                const std::vector<ModuleMatch>& matches) {
+  check_names_match(who, field, modules.names(), matches, is_end_of);
+  if (!modules.is_pattern()) return;
+  const ModuleMatcher matcher(field, modules, who);
+  if (std::any_of(matches.begin(), matches.end(), [&](const auto& match) { return matcher.matches(match.path); }))
+    return;
+  const std::string text = in_quotes(modules.pattern());
+  fail<NameError>(who, std::string(field) + " is the pattern " + text +
+                           ", which is not the whole name of any of the layers " + layer_list(matches) + "; a list, {" +
+                           text + "}, has ends of names");
 }
 
 /// Throws NameError unless every pattern matches a layer that receives an adapter.
@@ -208,7 +230,7 @@ void check_patterns_match(const Caller& who, const char* field, const std::vecto
     });
     if (used) continue;
     fail<NameError>(who, std::string(field) + " has " + in_quotes(entries[k].first) +
-                             ", which is no layer that receives an adapter");
+                             ", which matches no layer that receives an adapter");
   }
 }
 
@@ -299,8 +321,8 @@ std::vector<ModuleMatch> match_modules(const ModelPaths& model, const C& config,
     return in ? "" : blocks + " does not have " + std::to_string(*number);
   };
   std::vector<ModuleMatch> matches = match_layers(model, config, targets, who, words, outside_blocks);
-  check_names_match(who, words.modules, targets.modules.names(), matches, is_end_of);
-  check_names_match(who, words.exclude, targets.exclude.names(), matches, is_end_of);
+  check_modules_match(who, words.modules, targets.modules, matches);
+  check_modules_match(who, words.exclude, targets.exclude, matches);
   check_listing(model, targets, who);
   check_names_match(who, "modules_to_save", targets.modules_to_save, matches, is_part_of);
   if constexpr (HasPatterns<C>) {

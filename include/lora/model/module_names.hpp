@@ -25,8 +25,10 @@ class ModuleNames {
 
   bool empty() const { return names_.empty() && pattern_.empty(); }
   bool is_pattern() const { return !pattern_.empty(); }
-  const std::string& pattern() const { return pattern_; }
-  const std::vector<std::string>& names() const { return names_; }
+  const std::string& pattern() const& { return pattern_; }
+  const std::string& pattern() const&& = delete;
+  const std::vector<std::string>& names() const& { return names_; }
+  const std::vector<std::string>& names() const&& = delete;
 
   bool operator==(const ModuleNames&) const = default;
 

@@ -239,21 +239,25 @@ class Linear : public detail::CachedPass<Linear<S>, S> {
   /// W or W0, (out, in), without adapters, as a new matrix.
   Matrix<S> dense() const { return frozen() ? base_->dense() : weight_->value; }
   /// The base that holds W0. Throws StateError if the layer is not frozen.
-  const AnyBase<S>& base() const {
+  const AnyBase<S>& base() const& {
     if (!frozen()) throw StateError("Linear::base: the layer is not frozen; dense() gives its weight");
     return *base_;
   }
+  const AnyBase<S>& base() const&& = delete;
   /// Bytes of W, or of W0 as its base holds it.
   Index weight_bytes() const {
     return frozen() ? base_->bytes() : weight_->value.size() * static_cast<Index>(sizeof(S));
   }
   /// b, without adapters; null if the layer has none.
-  const Vector<S>* bias() const { return bias_ ? &bias_->value : nullptr; }
-  const AdapterSet<S>& adapters() const { return adapters_; }
+  const Vector<S>* bias() const& { return bias_ ? &bias_->value : nullptr; }
+  const Vector<S>* bias() const&& = delete;
+  const AdapterSet<S>& adapters() const& { return adapters_; }
+  const AdapterSet<S>& adapters() const&& = delete;
   /// One adapter, to read and to change in place: layer.adapter("bob").as<Lora<float>>().B.value. The reference is
   /// valid until it is detached. Throws NameError.
-  NamedAdapter<S>& adapter(std::string_view name) { return adapters_.at(name); }
-  const NamedAdapter<S>& adapter(std::string_view name) const { return adapters_.at(name); }
+  NamedAdapter<S>& adapter(std::string_view name) & { return adapters_.at(name); }
+  const NamedAdapter<S>& adapter(std::string_view name) const& { return adapters_.at(name); }
+  const NamedAdapter<S>& adapter(std::string_view name) const&& = delete;
 
   /// Identifies this layer in handles and Kept; a copy has another number.
   std::uint64_t number() const { return number_; }

@@ -150,8 +150,9 @@ class Mlp : public detail::CachedPass<Mlp<Layer_, Activation>, typename Layer_::
     return false;
   }
 
-  std::vector<Layer_>& layers() { return layers_; }
-  const std::vector<Layer_>& layers() const { return layers_; }
+  std::vector<Layer_>& layers() & { return layers_; }
+  const std::vector<Layer_>& layers() const& { return layers_; }
+  const std::vector<Layer_>& layers() const&& = delete;
   Index in_features() const { return layers_.front().in_features(); }
   Index out_features() const { return layers_.back().out_features(); }
 

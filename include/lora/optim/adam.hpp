@@ -90,9 +90,11 @@ class BasicAdam {
     });
   }
 
-  const Config& config() const { return config_; }
-  const State& state() const { return state_; }
-  State& state() { return state_; }
+  const Config& config() const& { return config_; }
+  const Config& config() const&& = delete;
+  const State& state() const& { return state_; }
+  const State& state() const&& = delete;
+  State& state() & { return state_; }
 
  private:
   using Flat = Eigen::Map<Eigen::Array<S, Dynamic, 1>>;

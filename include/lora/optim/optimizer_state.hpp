@@ -60,10 +60,11 @@ class OptimizerState {
   }
 
   /// The slot of a parameter, or null before its first step. For a checkpoint: look up each parameter of the model.
-  const Slot* find(const Path& path, Index size) const {
+  const Slot* find(const Path& path, Index size) const& {
     const auto found = search(slots_.begin(), slots_.end(), path.identity(), size);
     return found == slots_.end() ? nullptr : &*found;
   }
+  const Slot* find(const Path& path, Index size) const&& = delete;
 
   /// The slot of a parameter, created if necessary. To restore a checkpoint, write its steps and moments.
   Slot& slot(const Path& path, Index size) {
@@ -72,7 +73,8 @@ class OptimizerState {
   }
 
   /// In the order of the last step; at the end, parameters that are no longer in the listing.
-  const std::vector<Slot>& slots() const { return slots_; }
+  const std::vector<Slot>& slots() const& { return slots_; }
+  const std::vector<Slot>& slots() const&& = delete;
 
   /// Forgets everything.
   void clear() { slots_.clear(); }

@@ -70,9 +70,11 @@ class Sgd {
     });
   }
 
-  const Config& config() const { return config_; }
-  const State& state() const { return state_; }
-  State& state() { return state_; }
+  const Config& config() const& { return config_; }
+  const Config& config() const&& = delete;
+  const State& state() const& { return state_; }
+  const State& state() const&& = delete;
+  State& state() & { return state_; }
 
  private:
   void update(auto& buffer, auto& value, const auto& grad, S lr, S weight_decay) {

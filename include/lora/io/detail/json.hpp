@@ -125,7 +125,7 @@ class JsonTree {
     if (rising() == sorted_.end()) return;
     std::sort(sorted_.begin(), sorted_.end());
     const auto twice = rising();
-    if (twice != sorted_.end()) fail<FormatError>(who_, "the name " + shown(*twice) + " is there twice");
+    if (twice != sorted_.end()) fail<FormatError>(who_, "the name " + shown(*twice) + " occurs twice");
   }
 
   std::string_view who_;
@@ -157,13 +157,13 @@ inline Json parse_json(std::string_view who, std::string_view text, const JsonLi
   return tree.root();
 }
 
-/// What a value is, for a message: "an object", "a number with a minus", "true".
+/// What a value is, for a message: "an object", "a negative number", "true".
 inline std::string found_in_json(const Json& value) {
   if (value.is_object()) return "an object";
   if (value.is_array()) return "an array";
   if (value.is_string()) return "a string";
   if (value.is_number_float()) return "the number " + in_quotes(value.dump());
-  if (value.is_number()) return value.is_number_unsigned() ? "a number" : "a number with a minus";
+  if (value.is_number()) return value.is_number_unsigned() ? "a number" : "a negative number";
   return value.dump();
 }
 

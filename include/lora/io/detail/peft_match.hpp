@@ -52,9 +52,9 @@ inline InBlocks in_blocks(std::string_view path, const Targets& targets, const C
 /// What the config gives to every layer that takes adapters, in listing order. has_factors(path) tells whether the file
 /// has factors of a layer, and decides if the config does not: for a null target_modules, or where releases differ.
 /// Throws NameError if the config names no layer at all, and what match_layers throws.
-inline std::vector<ModuleMatch> match_peft(const ModelPaths& model, const PeftConfig& config, const Caller& who,
-                                           FunctionRef<bool(const std::string& path)> has_factors) {
-  const Targets& targets = config.targets;
+template <class C>
+std::vector<ModuleMatch> match_peft(const ModelPaths& model, const C& config, const Targets& targets, const Caller& who,
+                                    FunctionRef<bool(const std::string& path)> has_factors) {
   const auto left_out = [&](const std::string& path, bool whole) -> std::string {
     InBlocks in = InBlocks::always;
     if (targets.modules.empty()) {
@@ -65,16 +65,14 @@ inline std::vector<ModuleMatch> match_peft(const ModelPaths& model, const PeftCo
     const bool adapted = in == InBlocks::always || (in == InBlocks::sometimes && has_factors(path));
     return adapted ? "" : "neither the config nor the file has it";
   };
-  std::vector<ModuleMatch> matches = match_layers(model, config.lora, targets, who, peft_words, left_out);
+  std::vector<ModuleMatch> matches = match_layers(model, config, targets, who, peft_words, left_out);
   check_listing(model, targets, who);
   const auto& names = targets.modules.names();
   const bool some_fit = std::any_of(matches.begin(), matches.end(), [&](const ModuleMatch& match) {
     return std::any_of(names.begin(), names.end(), [&](const auto& name) { return is_end_of(name, match.path); });
   });
   if (!names.empty() && !some_fit) {
-    std::string layers;
-    for (const ModuleMatch& match : matches) layers += (layers.empty() ? "" : ", ") + match.path;
-    fail<NameError>(who, "none of its target_modules is a layer of the model, which has " + layers);
+    fail<NameError>(who, "none of its target_modules is a layer of the model, which has " + layer_list(matches));
   }
   const bool some_adapted = std::any_of(matches.begin(), matches.end(), [](const ModuleMatch& match) {
     return match.role == ModuleMatch::Role::adapter;

@@ -74,7 +74,9 @@ inline void check_settings(std::string_view who, const Json& settings, std::span
   };
   for (const std::string& key : ignore) {
     if (!contains(known, key)) continue;
-    fail<ConfigError>("load_adapter", shown(key) + " is to be ignored, expected only settings that cannot be applied");
+    fail<ConfigError>(
+        "load_adapter",
+        shown(key) + " cannot be ignored, because it is applied; expected only settings that are refused");
   }
   std::string found, names;
   std::size_t count = 0;

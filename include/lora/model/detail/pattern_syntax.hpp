@@ -49,7 +49,7 @@ class PatternReader {
 
   PatternNode read() {
     Node root = alternatives(0);
-    if (at_ < text_.size()) refuse("has a closing bracket too many");
+    if (at_ < text_.size()) refuse("has an unmatched closing bracket");
     return root;
   }
 
@@ -109,7 +109,7 @@ class PatternReader {
       at_ = begin;
       return false;
     }
-    if (high < low) refuse("repeats at least more often than at most");
+    if (high < low) refuse("has a quantifier whose minimum exceeds its maximum");
     least = low;
     most = high;
     return true;
@@ -164,7 +164,7 @@ class PatternReader {
         refuse("has a kind of group that is not supported");
     }
     node = alternatives(depth + 1);
-    if (!take(')')) refuse("has an opening bracket too many");
+    if (!take(')')) refuse("has an unmatched opening bracket");
     if (look == Kind::sequence) return node;
     Node ahead{.kind = look};
     ahead.parts.push_back(std::move(node));
@@ -191,7 +191,7 @@ class PatternReader {
       ++at_;
       const Characters high = member();
       if (low.count() != 1 || high.count() != 1 || lowest(low) > lowest(high)) {
-        refuse("has a range " + in_quotes(text_.substr(begin, at_ - begin)) + " that is none");
+        refuse("has an invalid range " + in_quotes(text_.substr(begin, at_ - begin)));
       }
       for (std::size_t code = lowest(low); code <= lowest(high); ++code) all.set(code);
     }

@@ -1,0 +1,3 @@
+// expect: lora needs NaN and infinity
+// flags: -ffast-math
+#include "lora/lora.hpp"
