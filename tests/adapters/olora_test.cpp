@@ -3,6 +3,7 @@
 #include "lora/nn/lora_linear.hpp"
 #include "lora/testing/generic.hpp"
 #include "support/catch.hpp"
+#include "support/svd.hpp"
 
 #include <cmath>
 #include <limits>
