@@ -9,11 +9,11 @@
 /// base.safetensors, and the adapter as a directory that Hugging Face PEFT loads. A training that was stopped goes on
 /// with --resume as if it had not been; --adapter DIR evaluates an adapter that exists.
 
+#include "plotting/line_chart.hpp"
+#include "plotting/picture_grid.hpp"
 #include "support/arguments.hpp"
 #include "support/files.hpp"
 #include "support/json.hpp"
-#include "support/line_chart.hpp"
-#include "support/picture_grid.hpp"
 #include "support/progress.hpp"
 #include "support/table.hpp"
 #include "support/training.hpp"
@@ -105,10 +105,10 @@ Network merged(Network net) {
 
 examples::PictureGrid pictures(const Network& base, const Network& adapted, const Digits& source,
                                const Digits& target) {
-  examples::PictureGrid grid{.title = "What the network reads: held-out digits, before and after LoRA", .rows = {}};
+  examples::PictureGrid grid{.title = "What the network reads: held-out digits, before and after LoRA"};
   const auto add = [&](const std::string& label, const Network& net, const Digits& digits) {
     const std::vector<int> read = lora::predictions(net(digits.pixels));
-    examples::PictureRow row{.label = label, .pictures = {}};
+    examples::PictureRow row{.label = label};
     for (int digit = 0; digit < examples::digit_classes; ++digit) {
       const auto first = std::find(digits.labels.begin(), digits.labels.end(), digit) - digits.labels.begin();
       const auto pixels = digits.pixels.col(first);

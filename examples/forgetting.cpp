@@ -13,10 +13,10 @@
 /// training has seen, along the way and at the end. Then the same once more with rehearsal: every batch brings some of
 /// the few old pictures that were kept. Every figure is a mean over several networks, each trained from its own seed.
 
+#include "plotting/plane_chart.hpp"
 #include "support/arguments.hpp"
 #include "support/files.hpp"
 #include "support/json.hpp"
-#include "support/plane_chart.hpp"
 #include "support/progress.hpp"
 #include "support/proximal_policy.hpp"
 #include "support/rehearsal.hpp"
@@ -334,7 +334,7 @@ Numbers mean_course(const std::vector<Outcome>& outcomes, Numbers Course::* part
 
 std::string chart_of(const Results& results) {
   const auto panel = [&](const std::string& title, const std::map<std::string, std::vector<Outcome>>& of_ways) {
-    examples::PlanePanel drawn{.title = title, .paths = {}};
+    examples::PlanePanel drawn{.title = title};
     for (const Way& way : all_ways()) {
       const auto& outcomes = of_ways.at(way.id);
       examples::PlanePath path{.name = way.name,
@@ -354,10 +354,10 @@ std::string chart_of(const Results& results) {
   return examples::plane_chart({.title = "Learning turned digits: what is left of the upright ones?",
                                 .x_label = "turned digits read: the new task",
                                 .y_label = "upright digits read: the old task",
+                                .start_label = "before",
                                 .goal_label = "LoRA, on for turned digits and off for upright ones",
                                 .panels = {panel("New pictures only", results.alone),
-                                           panel("With rehearsal of a few old ones", results.with_rehearsal)},
-                                .notes = {{.x = 0.15, .y = 0.968, .text = "before"}}});
+                                           panel("With rehearsal of a few old ones", results.with_rehearsal)}});
 }
 
 std::string report_of(const Results& results, const Settings& settings) {

@@ -5,16 +5,15 @@
 /// 2. The digits are a matrix too, one digit a column. PCA and NMF write all of them as sums of the same 16 pictures.
 /// 3. So is every layer of a network. Each becomes two thin ones, W ~ B A, and the network is tested again.
 ///
-/// The picture of 1 is computed by this program, in support/scene.hpp. The digits are real handwriting.
+/// The picture of 1 is computed by this program, in plotting/scene.hpp. The digits are real handwriting.
 
+#include "plotting/line_chart.hpp"
+#include "plotting/picture_grid.hpp"
+#include "plotting/scene.hpp"
 #include "support/arguments.hpp"
 #include "support/files.hpp"
-#include "support/gallery.hpp"
 #include "support/json.hpp"
-#include "support/line_chart.hpp"
-#include "support/picture_grid.hpp"
 #include "support/progress.hpp"
-#include "support/scene.hpp"
 #include "support/table.hpp"
 #include "support/training.hpp"
 
@@ -102,17 +101,30 @@ std::vector<Method> measured_methods(const MatrixXd& A) {
   return methods;
 }
 
-std::string ranks_gallery(const MatrixXd& A, const Numbers& errors) {
-  examples::Gallery gallery{.title = "A picture as a matrix of rank 1, 2, 4, …", .panels = {}};
+/// At half its size, which is enough to look at, and as a PictureGrid has it: 0 is white.
+std::vector<float> pixels_of(const MatrixXd& picture) {
+  std::vector<float> pixels;
+  for (Index row = 0; row + 1 < picture.rows(); row += 2) {
+    for (Index column = 0; column + 1 < picture.cols(); column += 2) {
+      pixels.push_back(static_cast<float>(1 - picture.block<2, 2>(row, column).mean()));
+    }
+  }
+  return pixels;
+}
+
+std::string rank_pictures(const MatrixXd& A, const Numbers& errors) {
+  examples::PictureGrid grid{.title = "A picture as a matrix of rank 1, 2, 4, …", .size = 160};
+  const auto add = [&](const MatrixXd& picture, const std::string& caption, const std::string& note) {
+    if (grid.rows.empty() || grid.rows.back().pictures.size() == 4) grid.rows.emplace_back();
+    grid.rows.back().pictures.push_back({.pixels = pixels_of(picture), .caption = caption, .note = note});
+  };
   for (const Index r : powers_of_two(64)) {
     const double share = static_cast<double>(r * (A.rows() + A.cols())) / static_cast<double>(A.size());
-    gallery.panels.push_back(
-        {.grey = lora::truncated_svd(A, {.rank = r}).matrix(),
-         .caption = "rank " + std::to_string(r),
-         .note = "error " + percent(at_rank(errors, r)) + ", size " + percent(share, share < 0.1 ? 1 : 0)});
+    add(lora::truncated_svd(A, {.rank = r}).matrix(), "rank " + std::to_string(r),
+        "error " + percent(at_rank(errors, r)) + ", size " + percent(share, share < 0.1 ? 1 : 0));
   }
-  gallery.panels.push_back({.grey = A, .caption = "the picture", .note = with_commas(A.size()) + " numbers"});
-  return examples::gallery(gallery);
+  add(A, "the picture", with_commas(A.size()) + " numbers");
+  return examples::picture_grid(grid);
 }
 
 std::string error_chart(const Numbers& theorem, const std::vector<Method>& methods) {
@@ -165,7 +177,7 @@ void show_picture(const MatrixXd& A, Results& results) {
             << examples::fixed(lora::effective_rank(sigma), 1) << ", numerical rank " << lora::numerical_rank(A).rank
             << "; 99 % of the energy is in rank " << lora::rank_for_energy(sigma, 0.99) << ".\n\n";
 
-  results.json.set("picture", "computed by examples/support/scene.hpp")
+  results.json.set("picture", "computed by examples/plotting/scene.hpp")
       .set("picture_side", n)
       .set("picture_stable_rank", lora::stable_rank(sigma))
       .set("picture_effective_rank", lora::effective_rank(sigma))
@@ -177,7 +189,7 @@ void show_picture(const MatrixXd& A, Results& results) {
   for (const double share : {0.9, 0.99, 0.999}) {
     results.json.set("picture_rank_for_energy_" + examples::shortest(share), lora::rank_for_energy(sigma, share));
   }
-  results.picture("ranks.svg", ranks_gallery(A, measured));
+  results.picture("ranks.svg", rank_pictures(A, measured));
   results.picture("errors.svg", error_chart(theorem, methods));
 }
 
@@ -206,7 +218,7 @@ void show_digits(const Digits& digits, Results& results) {
       .set("nmf_residual", nmf.residual)
       .set("nmf_converged", nmf.converged)
       .set("nmf_smallest_entry", std::min(nmf.W.minCoeff(), nmf.H.minCoeff()));
-  examples::PictureGrid grid{.title = "Handwritten digits, taken apart into 16 pictures", .rows = {}};
+  examples::PictureGrid grid{.title = "Handwritten digits, taken apart into 16 pictures"};
   examples::add_columns(grid, "PCA: plus and minus", pca.components, 8, true);
   examples::add_columns(grid, "NMF: plus only", nmf.W, 8);
   results.picture("components.svg", examples::picture_grid(grid));

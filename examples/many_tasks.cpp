@@ -11,12 +11,12 @@
 /// Every accuracy is on pictures that no training has seen; 1 and 4 are means over several networks, each trained from
 /// its own seed.
 
+#include "plotting/heat_map.hpp"
+#include "plotting/line_chart.hpp"
 #include "support/arguments.hpp"
 #include "support/files.hpp"
 #include "support/json.hpp"
-#include "support/line_chart.hpp"
 #include "support/progress.hpp"
-#include "support/share_table.hpp"
 #include "support/statistics.hpp"
 #include "support/table.hpp"
 #include "support/training.hpp"
@@ -379,6 +379,12 @@ Numbers mean_of(const std::vector<Numbers>& rows) {
   return means;
 }
 
+std::vector<Numbers> rows_of(const Eigen::MatrixXd& table) {
+  std::vector<Numbers> rows;
+  for (const auto& row : table.rowwise()) rows.emplace_back(row.begin(), row.end());
+  return rows;
+}
+
 /// The names of the tasks between a first and a last one, where these are not empty.
 std::vector<std::string> names_of(const std::string& first, const std::vector<Task>& tasks, const std::string& last) {
   std::vector<std::string> names;
@@ -462,17 +468,20 @@ void show(const Results& results, const Settings& settings, const std::filesyste
             << mixing_table(results, mixes) << "\nA mix folded into one adapter differs by at most "
             << results.folded_difference << " in any logit.\n";
 
-  examples::write_file(folder / "tasks.svg",
-                       examples::share_table({.title = "One network, five adapters: held-out digits read",
-                                              .row_title = "read with",
-                                              .column_title = "pictures",
-                                              .rows = names_of("no adapter", tasks, ""),
-                                              .columns = names_of("", tasks, "upright"),
-                                              .shares = accuracies}));
+  examples::write_file(
+      folder / "tasks.svg",
+      examples::heat_map({.title = "One network, five adapters",
+                          .x_label = "pictures",
+                          .y_label = "read with",
+                          .rows = names_of("no adapter", tasks, ""),
+                          .columns = names_of("", tasks, "upright"),
+                          .panels = {{.title = "Held-out digits read, in per cent",
+                                      .note = "means over " + std::to_string(settings.seeds) + " networks",
+                                      .values = rows_of(accuracies)}},
+                          .digits = 1}));
   examples::LineChart chart{.title = "A weighted sum of two adapters: what does it read?",
                             .x_label = "share of the second adapter",
                             .y_label = "held-out digits read",
-                            .series = {},
                             .percent_y = true,
                             .y_low = 0.0,
                             .y_high = 1.0};

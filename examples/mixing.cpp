@@ -14,12 +14,12 @@
 /// Accuracies are on pictures that no training has seen, means and spreads over several networks. The two learning
 /// rates were chosen on 300 of the training pictures, with all layers alike, and are the same for every plan.
 
+#include "plotting/choice_chart.hpp"
+#include "plotting/line_chart.hpp"
 #include "support/arguments.hpp"
-#include "support/choice_chart.hpp"
 #include "support/files.hpp"
 #include "support/in_parallel.hpp"
 #include "support/json.hpp"
-#include "support/line_chart.hpp"
 #include "support/progress.hpp"
 #include "support/statistics.hpp"
 #include "support/table.hpp"
@@ -272,15 +272,12 @@ std::string plan_chart(const Results& results, const Settings& settings) {
                               .columns = {"fc1", "fc2", "fc3"},
                               .legend = {{"frozen", color(Choice::frozen)},
                                          {"LoRA", color(Choice::factors)},
-                                         {"all weights trained", color(Choice::ordinary)}},
-                              .panels = {}};
+                                         {"all weights trained", color(Choice::ordinary)}}};
   for (std::size_t b = 0; b < settings.budgets.size(); ++b) {
-    examples::ChoicePanel panel{.title = "At most " + examples::with_commas(settings.budgets[b]) + " trained numbers",
-                                .rows = {}};
+    examples::ChoicePanel panel{.title = "At most " + examples::with_commas(settings.budgets[b]) + " trained numbers"};
     for (const std::size_t p : best_first(results.accuracies[b])) {
       const Plan& plan = results.plans[b][p];
-      examples::ChoiceRow row{.tiles = {},
-                              .share = examples::mean(results.accuracies[b][p]),
+      examples::ChoiceRow row{.share = examples::mean(results.accuracies[b][p]),
                               .spread = examples::spread(results.accuracies[b][p])};
       for (std::size_t l = 0; l < plan.choices.size(); ++l) {
         row.tiles.push_back({text_of(plan, l), color(plan.choices[l])});
@@ -297,7 +294,6 @@ std::string plus_chart(const Results& results, const Settings& settings) {
       .title = "LoRA+: B learns faster than A. After " + std::to_string(settings.short_epochs) + " epochs",
       .x_label = "learning rate of B",
       .y_label = "held-out turned digits read",
-      .series = {},
       .log_x = true,
       .percent_y = true,
       .y_low = 0.0,
@@ -306,8 +302,7 @@ std::string plus_chart(const Results& results, const Settings& settings) {
   for (std::size_t i = 0; i < settings.ratios.size(); ++i) {
     const std::string ratio = examples::significant(settings.ratios[i], 3);
     examples::Series series{.name = settings.ratios[i] == 1 ? "A as fast as B" : "A " + ratio + " times slower",
-                            .x = settings.b_rates,
-                            .y = {}};
+                            .x = settings.b_rates};
     for (const Numbers& accuracies : results.plus[i]) {
       series.y.push_back(examples::mean(accuracies));
       series.spread.push_back(examples::spread(accuracies));

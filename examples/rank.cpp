@@ -15,12 +15,12 @@
 /// chosen on 300 of the training pictures. No weight decay: it would shrink W as well, and D would not be what was
 /// learned.
 
+#include "plotting/heat_map.hpp"
+#include "plotting/line_chart.hpp"
 #include "support/arguments.hpp"
 #include "support/files.hpp"
-#include "support/heat_map.hpp"
 #include "support/in_parallel.hpp"
 #include "support/json.hpp"
-#include "support/line_chart.hpp"
 #include "support/progress.hpp"
 #include "support/random_subspace.hpp"
 #include "support/statistics.hpp"
@@ -338,7 +338,7 @@ std::string advice_table(const std::vector<OfSeed>& results, const Settings& set
 /// A figure over the ranks, their sizes, or the dimensions.
 examples::Series curve(const std::vector<OfSeed>& results, const std::string& name, const Numbers& x,
                        const std::string& color, const auto& figure) {
-  examples::Series series{.name = name, .x = x, .y = {}, .color = color};
+  examples::Series series{.name = name, .x = x, .color = color};
   for (std::size_t i = 0; i < x.size(); ++i) {
     const Numbers values = each(results, figure, i);
     series.y.push_back(examples::mean(values));
@@ -392,7 +392,6 @@ std::string spectra_chart(const std::vector<OfSeed>& results) {
   examples::LineChart chart{.title = "Singular values of the weights, and of what training changed",
                             .x_label = "number of the singular value",
                             .y_label = "its share of the largest one",
-                            .series = {},
                             .log_y = true,
                             .y_low = 1e-3,
                             .y_high = 1.0};
@@ -400,8 +399,6 @@ std::string spectra_chart(const std::vector<OfSeed>& results) {
     for (std::size_t l = 0; l < results[0].start.size(); ++l) {
       const Eigen::VectorXd sigma = changed ? examples::spectrum_of(results[0].all.change[l]) : results[0].start[l];
       examples::Series series{.name = (changed ? "change of fc" : "fc") + std::to_string(l + 1),
-                              .x = {},
-                              .y = {},
                               .dashed = !changed,
                               .color = examples::palette[l % examples::palette.size()]};
       for (Index i = 0; i < sigma.size() && sigma(i) >= 1e-3 * sigma(0); ++i) {
@@ -427,10 +424,7 @@ std::vector<Numbers> mean_overlaps(const std::vector<OfSeed>& results, std::size
 std::string direction_chart(const std::vector<OfSeed>& results, const Settings& settings) {
   examples::HeatMap map{.title = "Do trainings of different ranks find the same directions? Overlap in per cent",
                         .x_label = "rank of another",
-                        .y_label = "rank of one",
-                        .rows = {},
-                        .columns = {},
-                        .panels = {}};
+                        .y_label = "rank of one"};
   for (const Index rank : settings.ranks) map.rows.push_back(std::to_string(rank));
   map.columns = map.rows;
   map.columns.push_back("all");
