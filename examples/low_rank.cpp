@@ -10,9 +10,8 @@
 #include "plotting/line_chart.hpp"
 #include "plotting/picture_grid.hpp"
 #include "plotting/scene.hpp"
-#include "support/arguments.hpp"
 #include "support/files.hpp"
-#include "support/json.hpp"
+#include "support/program.hpp"
 #include "support/progress.hpp"
 #include "support/table.hpp"
 #include "support/training.hpp"
@@ -24,10 +23,11 @@
 #include <lora/linalg/rank.hpp>
 #include <lora/linalg/truncated_svd.hpp>
 
+#include <nlohmann/json.hpp>
+
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <exception>
 #include <filesystem>
 #include <functional>
 #include <iostream>
@@ -46,7 +46,7 @@ using Numbers = std::vector<double>;
 
 /// Where every part leaves its figures and its pictures.
 struct Results {
-  examples::JsonObject json;
+  nlohmann::ordered_json json;
   std::filesystem::path folder;
 
   void picture(const std::string& name, const std::string& svg) const { examples::write_file(folder / name, svg); }
@@ -177,17 +177,18 @@ void show_picture(const MatrixXd& A, Results& results) {
             << examples::fixed(lora::effective_rank(sigma), 1) << ", numerical rank " << lora::numerical_rank(A).rank
             << "; 99 % of the energy is in rank " << lora::rank_for_energy(sigma, 0.99) << ".\n\n";
 
-  results.json.set("picture", "computed by examples/plotting/scene.hpp")
-      .set("picture_side", n)
-      .set("picture_stable_rank", lora::stable_rank(sigma))
-      .set("picture_effective_rank", lora::effective_rank(sigma))
-      .set("picture_numerical_rank", lora::numerical_rank(A).rank)
-      .set("picture_theorem_errors", theorem)
-      .set("picture_certified_errors", certified)
-      .set("picture_largest_difference_from_theorem", difference);
-  for (const Method& method : methods) results.json.set("picture_" + method.id + "_errors", method.errors);
+  nlohmann::ordered_json& json = results.json;
+  json["picture"] = "computed by examples/plotting/scene.hpp";
+  json["picture_side"] = n;
+  json["picture_stable_rank"] = lora::stable_rank(sigma);
+  json["picture_effective_rank"] = lora::effective_rank(sigma);
+  json["picture_numerical_rank"] = lora::numerical_rank(A).rank;
+  json["picture_theorem_errors"] = theorem;
+  json["picture_certified_errors"] = certified;
+  json["picture_largest_difference_from_theorem"] = difference;
+  for (const Method& method : methods) json["picture_" + method.id + "_errors"] = method.errors;
   for (const double share : {0.9, 0.99, 0.999}) {
-    results.json.set("picture_rank_for_energy_" + examples::shortest(share), lora::rank_for_energy(sigma, share));
+    json["picture_rank_for_energy_" + examples::significant(share, 3)] = lora::rank_for_energy(sigma, share);
   }
   results.picture("ranks.svg", rank_pictures(A, measured));
   results.picture("errors.svg", error_chart(theorem, methods));
@@ -210,14 +211,15 @@ void show_digits(const Digits& digits, Results& results) {
             << (nmf.converged ? "converged" : "did not converge") << ".\n\n";
 
   const auto& ratio = pca.explained_variance_ratio;
-  results.json.set("pca_explained_variance_ratio", Numbers(ratio.begin(), ratio.end()))
-      .set("pca_relative_error", pca_error)
-      .set("nmf_relative_error", nmf_error)
-      .set("nmf_loss", nmf.loss)
-      .set("nmf_iterations", nmf.iterations)
-      .set("nmf_residual", nmf.residual)
-      .set("nmf_converged", nmf.converged)
-      .set("nmf_smallest_entry", std::min(nmf.W.minCoeff(), nmf.H.minCoeff()));
+  nlohmann::ordered_json& json = results.json;
+  json["pca_explained_variance_ratio"] = Numbers(ratio.begin(), ratio.end());
+  json["pca_relative_error"] = pca_error;
+  json["nmf_relative_error"] = nmf_error;
+  json["nmf_loss"] = nmf.loss;
+  json["nmf_iterations"] = nmf.iterations;
+  json["nmf_residual"] = nmf.residual;
+  json["nmf_converged"] = nmf.converged;
+  json["nmf_smallest_entry"] = std::min(nmf.W.minCoeff(), nmf.H.minCoeff());
   examples::PictureGrid grid{.title = "Handwritten digits, taken apart into 16 pictures"};
   examples::add_columns(grid, "PCA: plus and minus", pca.components, 8, true);
   examples::add_columns(grid, "NMF: plus only", nmf.W, 8);
@@ -288,13 +290,14 @@ void show_network(const Digits& digits, std::uint64_t seed, Results& results) {
   }
   std::cout << ".\n";
 
-  results.json.set("network_size", size)
-      .set("network_accuracy", whole)
-      .set("network_break_even_ranks", break_even)
-      .set("compressed_sizes", sizes)
-      .set("compressed_accuracies", accuracies)
-      .set("held_out_digits", held_out.count())
-      .set("seed", seed);
+  nlohmann::ordered_json& json = results.json;
+  json["network_size"] = size;
+  json["network_accuracy"] = whole;
+  json["network_break_even_ranks"] = break_even;
+  json["compressed_sizes"] = sizes;
+  json["compressed_accuracies"] = accuracies;
+  json["held_out_digits"] = held_out.count();
+  json["seed"] = seed;
   results.picture(
       "compression.svg",
       examples::line_chart({.title = "A network whose layers have rank 1, 2, …, 128",
@@ -311,24 +314,19 @@ void show_network(const Digits& digits, std::uint64_t seed, Results& results) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  std::string out = "low_rank";
+  std::filesystem::path out = "low_rank";
   std::uint64_t seed = 1;
-  examples::Arguments arguments("low_rank", "Cuts a picture, handwritten digits and a network down to low rank.");
-  arguments.add("seed", seed, "of the network's weights and the order of the digits")
-      .add("out", out, "folder for report.json and the pictures");
-  if (const auto status = arguments.parse(argc, argv)) return *status;
-  try {
+  examples::Program program("low_rank", "Cuts a picture, handwritten digits and a network down to low rank.");
+  program.add_option("--seed", seed, "of the network's weights and the order of the digits");
+  program.add_option("--out", out, "folder for report.json and the pictures");
+  return program.run(argc, argv, [&] {
     Results results{{}, out};
     const Digits digits = examples::load_digits();
     show_picture(examples::rendered_scene(160), results);
     show_digits(digits, results);
     show_network(digits, seed, results);
-    examples::write_file(results.folder / "report.json", results.json.text());
+    examples::write_file(results.folder / "report.json", results.json.dump(2) + "\n");
     std::cout << "\nWrote report.json, ranks.svg, errors.svg, components.svg and compression.svg to "
               << std::filesystem::absolute(results.folder).string() << "\n";
-  } catch (const std::exception& error) {
-    std::cerr << "low_rank: " << error.what() << '\n';
-    return 1;
-  }
-  return 0;
+  });
 }

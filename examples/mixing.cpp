@@ -16,10 +16,9 @@
 
 #include "plotting/choice_chart.hpp"
 #include "plotting/line_chart.hpp"
-#include "support/arguments.hpp"
 #include "support/files.hpp"
 #include "support/in_parallel.hpp"
-#include "support/json.hpp"
+#include "support/program.hpp"
 #include "support/progress.hpp"
 #include "support/statistics.hpp"
 #include "support/table.hpp"
@@ -27,10 +26,11 @@
 
 #include <lora/lora.hpp>
 
+#include <nlohmann/json.hpp>
+
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <exception>
 #include <filesystem>
 #include <functional>
 #include <iostream>
@@ -313,12 +313,12 @@ std::string plus_chart(const Results& results, const Settings& settings) {
 }
 
 std::string report_of(const Results& results, const Settings& settings) {
-  examples::JsonObject json;
-  json.set("seeds", settings.seeds)
-      .set("epochs", settings.epochs)
-      .set("short_epochs", settings.short_epochs)
-      .set("before", results.before)
-      .set("budgets", settings.budgets);
+  nlohmann::ordered_json json;
+  json["seeds"] = settings.seeds;
+  json["epochs"] = settings.epochs;
+  json["short_epochs"] = settings.short_epochs;
+  json["before"] = results.before;
+  json["budgets"] = settings.budgets;
   for (std::size_t b = 0; b < settings.budgets.size(); ++b) {
     const std::string name = "budget_" + std::to_string(settings.budgets[b]);
     std::vector<std::vector<std::string>> plans;
@@ -327,48 +327,43 @@ std::string report_of(const Results& results, const Settings& settings) {
       plans.push_back({text_of(plan, 0), text_of(plan, 1), text_of(plan, 2)});
       sizes.push_back(plan.size);
     }
-    json.set(name + "_plans", plans).set(name + "_trained", sizes).set(name + "_accuracy", results.accuracies[b]);
+    json[name + "_plans"] = plans;
+    json[name + "_trained"] = sizes;
+    json[name + "_accuracy"] = results.accuracies[b];
   }
-  return json.set("lora_plus_rates_of_b", settings.b_rates)
-      .set("lora_plus_ratios", settings.ratios)
-      .set("lora_plus_accuracy", results.plus)
-      .set("lora_plus_loss", results.plus_loss)
-      .text();
+  json["lora_plus_rates_of_b"] = settings.b_rates;
+  json["lora_plus_ratios"] = settings.ratios;
+  json["lora_plus_accuracy"] = results.plus;
+  json["lora_plus_loss"] = results.plus_loss;
+  return json.dump(2) + "\n";
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
   Settings settings;
-  std::string out = "mixing";
-  examples::Arguments arguments("mixing", "LoRA, ordinary training or nothing for each layer: where is it best spent?");
-  arguments.add("seeds", settings.seeds, "networks, each trained from a seed of its own")
-      .add("base-epochs", settings.base_epochs, "passes over the upright digits")
-      .add("epochs", settings.epochs, "passes over the turned digits")
-      .add("short-epochs", settings.short_epochs, "the same for LoRA+")
-      .add("small-budget", settings.budgets[0], "numbers that may be trained")
-      .add("large-budget", settings.budgets[1], "the same once more")
-      .add("out", out, "folder for report.json and the pictures");
-  if (const auto status = arguments.parse(argc, argv)) return *status;
-  try {
-    if (settings.seeds < 1 || settings.base_epochs < 1 || settings.epochs < 1 || settings.short_epochs < 1) {
-      throw examples::ArgumentError("seeds and epochs must be at least 1");
-    }
+  std::filesystem::path out = "mixing";
+  examples::Program program("mixing", "LoRA, ordinary training or nothing for each layer: where is it best spent?");
+  program.add_option("--seeds", settings.seeds, "networks, each trained from a seed of its own")
+      ->check(examples::positive);
+  program.add_option("--base-epochs", settings.base_epochs, "passes over the upright digits")
+      ->check(examples::positive);
+  program.add_option("--epochs", settings.epochs, "passes over the turned digits")->check(examples::positive);
+  program.add_option("--short-epochs", settings.short_epochs, "the same for LoRA+")->check(examples::positive);
+  program.add_option("--small-budget", settings.budgets[0], "numbers that may be trained")->check(examples::positive);
+  program.add_option("--large-budget", settings.budgets[1], "the same once more")->check(examples::positive);
+  program.add_option("--out", out, "folder for report.json and the pictures");
+  return program.run(argc, argv, [&] {
     const Results results = run(settings);
     std::cout << "\nHeld-out turned digits read, before " << examples::percent_with_spread(results.before)
               << ". What each layer trains:\n\n";
     for (std::size_t b = 0; b < settings.budgets.size(); ++b) std::cout << plan_table(results, settings, b) << '\n';
     std::cout << "LoRA+, rank 8 in every layer, after " << settings.short_epochs << " epochs:\n\n"
               << plus_table(results, settings);
-    const std::filesystem::path folder = out;
-    examples::write_file(folder / "budget.svg", plan_chart(results, settings));
-    examples::write_file(folder / "lora_plus.svg", plus_chart(results, settings));
-    examples::write_file(folder / "report.json", report_of(results, settings));
-    std::cout << "\nWrote report.json, budget.svg and lora_plus.svg to " << std::filesystem::absolute(folder).string()
+    examples::write_file(out / "budget.svg", plan_chart(results, settings));
+    examples::write_file(out / "lora_plus.svg", plus_chart(results, settings));
+    examples::write_file(out / "report.json", report_of(results, settings));
+    std::cout << "\nWrote report.json, budget.svg and lora_plus.svg to " << std::filesystem::absolute(out).string()
               << "\n";
-  } catch (const std::exception& error) {
-    std::cerr << "mixing: " << error.what() << '\n';
-    return 1;
-  }
-  return 0;
+  });
 }
