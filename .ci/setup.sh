@@ -69,6 +69,7 @@ find_missing() { # find_missing LIBRARY...
       eigen) need libeigen3-dev "Eigen 3.4 or newer, a header library" has_library Eigen3 ;;
       catch2) need catch2 "Catch2 2.13 or newer, for the tests" has_library Catch2 ;;
       json) need nlohmann-json3-dev "nlohmann/json 3.10 or newer, a header library" has_library nlohmann_json ;;
+      cli11) need libcli11-dev "CLI11 2.1 or newer, a header library, for command lines" has_library CLI11 ;;
       benchmark) need libbenchmark-dev "Google Benchmark, for the benchmarks" has_library benchmark ;;
     esac
   done

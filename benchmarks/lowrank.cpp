@@ -18,14 +18,15 @@
 #include <string>
 #include <vector>
 
-#include "arguments.hpp"
+#include <nlohmann/json.hpp>
+
 #include "benchmarks/support/interleaved.hpp"
-#include "files.hpp"
-#include "json.hpp"
+#include "examples/support/files.hpp"
+#include "examples/support/program.hpp"
+#include "examples/support/table.hpp"
+#include "examples/support/text.hpp"
 #include "lora/lora.hpp"
 #include "lora/model/surgery.hpp"
-#include "table.hpp"
-#include "text.hpp"
 
 namespace {
 
@@ -69,12 +70,13 @@ std::string milliseconds(double seconds) { return examples::significant(1e3 * se
 std::string times(double ratio) { return examples::significant(ratio, 3) + "x"; }
 
 struct Report {
-  examples::JsonObject json;
+  nlohmann::ordered_json json;
   bool quick = false;
 
   double time(const std::string& name, const Effort& effort, const std::function<void()>& function) {
     const auto timing = benchmarks::measure({function}, quick ? Effort{.repetitions = 1, .seconds = 1e-9} : effort)[0];
-    json.set(name + "_seconds", timing.median).set(name + "_spread", timing.spread);
+    json[name + "_seconds"] = timing.median;
+    json[name + "_spread"] = timing.spread;
     return timing.median;
   }
 };
@@ -98,7 +100,7 @@ void dense(Report& report, Index n) {
     check("randomized", A, lora::truncated_svd(A, options));
     const std::string name = "randomized_" + size + "_rank_" + std::to_string(rank);
     const double seconds = report.time(name, fast, [&] { lora::truncated_svd(A, options); });
-    report.json.set(name + "_speedup", peer / seconds);
+    report.json[name + "_speedup"] = peer / seconds;
     table.add(
         {"randomized with certificate, r = " + std::to_string(rank), milliseconds(seconds), times(peer / seconds)});
   }
@@ -114,7 +116,7 @@ void accuracy(Report& report, Index n) {
       const auto svd = lora::truncated_svd(A, {.rank = rank, .method = SvdMethod::randomized});
       check(name, A, svd);
       const double ratio = svd.certificate.frobenius_error / lora::detail::tail(sigma, rank);
-      report.json.set(name + "_rank_" + std::to_string(rank) + "_ratio", ratio);
+      report.json[name + "_rank_" + std::to_string(rank) + "_ratio"] = ratio;
       table.add({name, std::to_string(rank), examples::fixed(ratio, 5),
                  examples::fixed(svd.certificate.spectral_error / sigma(rank), 2)});
     }
@@ -148,7 +150,7 @@ void resize(Report& report, Index n, Index from, Index to) {
     lora::truncated_svd(product(), {.rank = to, .method = SvdMethod::randomized});
   });
   const double peer = report.time("resize_dense_bdcsvd", once, [&] { bdcsvd(product(), to); });
-  report.json.set("resize_speedup", peer / ours);
+  report.json["resize_speedup"] = peer / ours;
   examples::Table table({"adapter " + std::to_string(n) + " x " + std::to_string(n) + ", rank " + std::to_string(from) +
                              " to " + std::to_string(to),
                          "ms", "BDCSVD / this", "relative error"});
@@ -162,7 +164,8 @@ void resize(Report& report, Index n, Index from, Index to) {
 
 void run(const std::filesystem::path& out, bool quick) {
   Report report{{}, quick};
-  report.json.set("threads", 1).set("quick", quick);
+  report.json["threads"] = 1;
+  report.json["quick"] = quick;
   dense(report, quick ? 256 : 2048);
   accuracy(report, quick ? 256 : 1024);
   if (quick) {
@@ -171,26 +174,19 @@ void run(const std::filesystem::path& out, bool quick) {
     resize(report, 4096, 256, 16);
   }
   if (out.empty()) return;
-  examples::write_file(out / "lowrank.json", report.json.text());
+  examples::write_file(out / "lowrank.json", report.json.dump(2) + "\n");
   std::cout << "Wrote lowrank.json to " << std::filesystem::absolute(out).string() << "\n";
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  std::string out;
+  std::filesystem::path out;
   bool quick = false;
   benchmarks::initialize(argc, argv);
-  examples::Arguments arguments("lowrank",
-                                "Compares truncated SVDs and the resizing of adapters with dense decompositions.");
-  arguments.add("out", out, "folder for lowrank.json; without it none is written")
-      .add("quick", quick, "small matrices and one repetition, to see that everything runs");
-  if (const auto status = arguments.parse(argc, argv)) return *status;
-  try {
-    run(out, quick);
-  } catch (const std::exception& error) {
-    std::cerr << "lowrank: " << error.what() << "\n";
-    return 1;
-  }
-  return 0;
+  examples::Program program("lowrank",
+                            "Compares truncated SVDs and the resizing of adapters with dense decompositions.");
+  program.add_option("--out", out, "folder for lowrank.json; without it none is written");
+  program.add_flag("--quick", quick, "small matrices and one repetition, to see that everything runs");
+  return program.run(argc, argv, [&] { run(out, quick); });
 }

@@ -8,14 +8,15 @@
 #include <string>
 #include <vector>
 
-#include "arguments.hpp"
+#include <nlohmann/json.hpp>
+
 #include "benchmarks/support/interleaved.hpp"
 #include "benchmarks/support/trainer.hpp"
-#include "files.hpp"
-#include "json.hpp"
+#include "examples/support/files.hpp"
+#include "examples/support/program.hpp"
+#include "examples/support/table.hpp"
+#include "examples/support/text.hpp"
 #include "lora/lora.hpp"
-#include "table.hpp"
-#include "text.hpp"
 
 namespace {
 
@@ -106,7 +107,7 @@ void run(const std::filesystem::path& out, bool quick) {
   lora::Rng rng(1);
   examples::Table table({"d", "adapters x columns", "pass", "mixed, us", "/ one adapter", "separate / mixed"});
   examples::Table rest({"d", "adapters", "zeroing all, us", "one, us", "AdamW for all, us", "one, us"});
-  examples::JsonObject json;
+  nlohmann::ordered_json json;
   for (const auto& [d, users, each] : sizes) {
     Case batch(d, users, each, rng);
     const std::string key = "d" + std::to_string(d) + "_a" + std::to_string(users) + "_n" + std::to_string(each) + "_";
@@ -119,7 +120,9 @@ void run(const std::filesystem::path& out, bool quick) {
                  backward ? "forward and backward" : "forward", us(timings[0]), examples::fixed(to_one, 2),
                  examples::fixed(to_separate, 2)});
       const std::string name = key + (backward ? "step_" : "forward_");
-      json.set(name + "us", 1e6 * timings[0].median).set(name + "to_one", to_one).set(name + "separate", to_separate);
+      json[name + "us"] = 1e6 * timings[0].median;
+      json[name + "to_one"] = to_one;
+      json[name + "separate"] = to_separate;
     }
     const auto timings = benchmarks::measure(
         {[&] { batch.zero(true); }, [&] { batch.zero(false); }, [&] { batch.step(true); }, [&] { batch.step(false); }},
@@ -131,25 +134,18 @@ void run(const std::filesystem::path& out, bool quick) {
             << table.text() << "\nWhat grows with the number of adapters\n\n"
             << rest.text();
   if (out.empty()) return;
-  examples::write_file(out / "mixed.json", json.text());
+  examples::write_file(out / "mixed.json", json.dump(2) + "\n");
   std::cout << "\nWrote mixed.json to " << std::filesystem::absolute(out).string() << "\n";
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  std::string out;
+  std::filesystem::path out;
   bool quick = false;
   benchmarks::initialize(argc, argv);
-  examples::Arguments arguments("mixed", "Columns of many users in one pass, beside one adapter and separate passes.");
-  arguments.add("out", out, "folder for mixed.json; without it none is written")
-      .add("quick", quick, "few cases and repetitions, to see that everything runs");
-  if (const auto status = arguments.parse(argc, argv)) return *status;
-  try {
-    run(out, quick);
-  } catch (const std::exception& error) {
-    std::cerr << "mixed: " << error.what() << "\n";
-    return 1;
-  }
-  return 0;
+  examples::Program program("mixed", "Columns of many users in one pass, beside one adapter and separate passes.");
+  program.add_option("--out", out, "folder for mixed.json; without it none is written");
+  program.add_flag("--quick", quick, "few cases and repetitions, to see that everything runs");
+  return program.run(argc, argv, [&] { run(out, quick); });
 }

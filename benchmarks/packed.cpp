@@ -17,14 +17,15 @@
 #include <string>
 #include <vector>
 
-#include "arguments.hpp"
+#include <nlohmann/json.hpp>
+
 #include "benchmarks/support/interleaved.hpp"
 #include "benchmarks/support/roof.hpp"
 #include "benchmarks/support/trainer.hpp"
-#include "files.hpp"
-#include "json.hpp"
-#include "table.hpp"
-#include "text.hpp"
+#include "examples/support/files.hpp"
+#include "examples/support/program.hpp"
+#include "examples/support/table.hpp"
+#include "examples/support/text.hpp"
 
 namespace {
 
@@ -71,7 +72,7 @@ Row measure(const lora::Packed<float>& packed, const lora::Dense<float>& dense, 
 void run(const std::filesystem::path& out, bool quick, Index size) {
   const benchmarks::Effort effort = {.repetitions = quick ? 3 : 9, .seconds = quick ? 1e-3 : 1e-2};
   lora::Rng rng(1);
-  examples::JsonObject json;
+  nlohmann::ordered_json json;
   examples::Table table({"d", "samples", "step, us", "Eigen / packed", "of peak", "y: Eigen / packed", "of peak",
                          "of reading", "dx: Eigen / packed", "of peak", "of reading", "not packed: Eigen / ours"});
   std::vector<Index> sizes = quick ? std::vector<Index>{64} : std::vector<Index>{64, 256, 768, 1024, 2048, 4096};
@@ -94,40 +95,37 @@ void run(const std::filesystem::path& out, bool quick, Index size) {
                  examples::fixed(row.plain_dx / row.dx, 2), share(product / row.dx / peak),
                  share(bytes / row.dx / reading), examples::fixed(row.plain_y / row.unpacked_y, 2)});
       const std::string key = "d" + std::to_string(d) + "_n" + std::to_string(samples) + "_";
-      json.set(key + "step_us", 1e6 * row.step).set(key + "step_ratio", row.plain_step / row.step);
-      json.set(key + "share_of_peak", step_share).set(key + "peak_gflops", peak / 1e9);
-      json.set(key + "y_ratio", row.plain_y / row.y).set(key + "y_share_of_peak", product / row.y / peak);
-      json.set(key + "dx_ratio", row.plain_dx / row.dx).set(key + "dx_share_of_peak", product / row.dx / peak);
-      json.set(key + "unpacked_y_ratio", row.plain_y / row.unpacked_y);
-      json.set(key + "y_share_of_reading", bytes / row.y / reading);
-      json.set(key + "dx_share_of_reading", bytes / row.dx / reading);
+      json[key + "step_us"] = 1e6 * row.step;
+      json[key + "step_ratio"] = row.plain_step / row.step;
+      json[key + "share_of_peak"] = step_share;
+      json[key + "peak_gflops"] = peak / 1e9;
+      json[key + "y_ratio"] = row.plain_y / row.y;
+      json[key + "y_share_of_peak"] = product / row.y / peak;
+      json[key + "dx_ratio"] = row.plain_dx / row.dx;
+      json[key + "dx_share_of_peak"] = product / row.dx / peak;
+      json[key + "unpacked_y_ratio"] = row.plain_y / row.unpacked_y;
+      json[key + "y_share_of_reading"] = bytes / row.y / reading;
+      json[key + "dx_share_of_reading"] = bytes / row.dx / reading;
     }
   }
   std::cout << "A packed weight beside Eigen's products, float, rank " << rank << ", packets of "
             << lora::detail::Simd<float>::lanes << "\n\n"
             << table.text();
   if (out.empty()) return;
-  examples::write_file(out / "packed.json", json.text());
+  examples::write_file(out / "packed.json", json.dump(2) + "\n");
   std::cout << "\nWrote packed.json to " << std::filesystem::absolute(out).string() << "\n";
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  std::string out;
+  std::filesystem::path out;
   bool quick = false;
   Index size = 0;
-  examples::Arguments arguments("packed", "A packed weight beside Eigen's products of the same matrix.");
-  arguments.add("out", out, "folder for packed.json; without it none is written")
-      .add("quick", quick, "few cases and repetitions, to see that everything runs")
-      .add("size", size, "d, if not those of the table");
+  examples::Program program("packed", "A packed weight beside Eigen's products of the same matrix.");
+  program.add_option("--out", out, "folder for packed.json; without it none is written");
+  program.add_flag("--quick", quick, "few cases and repetitions, to see that everything runs");
+  program.add_option("--size", size, "d, if not those of the table")->check(examples::not_negative);
   benchmarks::initialize(argc, argv);
-  if (const auto status = arguments.parse(argc, argv)) return *status;
-  try {
-    run(out, quick, size);
-  } catch (const std::exception& error) {
-    std::cerr << "packed: " << error.what() << "\n";
-    return 1;
-  }
-  return 0;
+  return program.run(argc, argv, [&] { run(out, quick, size); });
 }

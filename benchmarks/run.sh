@@ -19,7 +19,7 @@ for argument in "$@"; do
   if [ "$argument" = --peer ]; then peer=yes; else arguments+=("$argument"); fi
 done
 
-set_up eigen benchmark json
+set_up eigen benchmark json cli11
 if [ -z "$peer" ]; then run_program benchmarks "${name:-savings}" "${arguments[@]}"; fi
 
 name=${name:-training}

@@ -19,14 +19,15 @@
 #include <utility>
 #include <vector>
 
-#include "arguments.hpp"
+#include <nlohmann/json.hpp>
+
 #include "benchmarks/support/interleaved.hpp"
 #include "benchmarks/support/mt0_large.hpp"
-#include "files.hpp"
-#include "json.hpp"
+#include "examples/support/files.hpp"
+#include "examples/support/program.hpp"
+#include "examples/support/table.hpp"
+#include "examples/support/text.hpp"
 #include "lora/lora.hpp"
-#include "table.hpp"
-#include "text.hpp"
 
 namespace {
 
@@ -303,12 +304,13 @@ void print_tables(const std::vector<Row>& rows, const std::vector<Timing>& overh
 }
 
 std::string json(const std::vector<Row>& rows, const std::vector<Timing>& overhead_times, const Effort& effort) {
-  examples::JsonObject object;
-  object.set("samples", samples).set("repetitions", effort.repetitions);
+  nlohmann::ordered_json object;
+  object["samples"] = samples;
+  object["repetitions"] = effort.repetitions;
   for (const Row& row : rows) {
     std::string key = row.name + "_rank" + std::to_string(row.rank) + "_";
     std::replace(key.begin(), key.end(), ' ', '_');
-    const auto set = [&](const std::string& name, auto value) { object.set(key + name, value); };
+    const auto set = [&](const std::string& name, auto value) { object[key + name] = value; };
     const auto set_cost = [&](const std::string& regime, const lora::Cost& cost) {
       set(regime + "_trained_parameters", cost.parameters.trainable);
       set(regime + "_parameters", cost.parameters.total);
@@ -336,11 +338,11 @@ std::string json(const std::vector<Row>& rows, const std::vector<Timing>& overhe
     set("training_step_ratio", row.timings[0].median / row.timings[1].median);
     set("inference_ratio", row.timings[3].median / row.timings[2].median);
   }
-  object.set("overhead_lora_linear_seconds", overhead_times[0].median)
-      .set("overhead_eigen_seconds", overhead_times[1].median);
-  object.set("overhead_ratio", overhead_times[0].median / overhead_times[1].median);
-  object.set("overhead_spread", std::max(overhead_times[0].spread, overhead_times[1].spread));
-  return object.text();
+  object["overhead_lora_linear_seconds"] = overhead_times[0].median;
+  object["overhead_eigen_seconds"] = overhead_times[1].median;
+  object["overhead_ratio"] = overhead_times[0].median / overhead_times[1].median;
+  object["overhead_spread"] = std::max(overhead_times[0].spread, overhead_times[1].spread);
+  return object.dump(2) + "\n";
 }
 
 void run(const std::filesystem::path& out, bool quick) {
@@ -367,18 +369,11 @@ void run(const std::filesystem::path& out, bool quick) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  std::string out;
+  std::filesystem::path out;
   bool quick = false;
   benchmarks::initialize(argc, argv);
-  examples::Arguments arguments("savings", "Compares LoRA with full fine-tuning, and merged with unmerged inference.");
-  arguments.add("out", out, "folder for savings.json; without it none is written")
-      .add("quick", quick, "few repetitions, to see that everything runs");
-  if (const auto status = arguments.parse(argc, argv)) return *status;
-  try {
-    run(out, quick);
-  } catch (const std::exception& error) {
-    std::cerr << "savings: " << error.what() << "\n";
-    return 1;
-  }
-  return 0;
+  examples::Program program("savings", "Compares LoRA with full fine-tuning, and merged with unmerged inference.");
+  program.add_option("--out", out, "folder for savings.json; without it none is written");
+  program.add_flag("--quick", quick, "few repetitions, to see that everything runs");
+  return program.run(argc, argv, [&] { run(out, quick); });
 }

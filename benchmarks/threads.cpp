@@ -19,14 +19,15 @@
 #include <utility>
 #include <vector>
 
-#include "arguments.hpp"
+#include <nlohmann/json.hpp>
+
 #include "benchmarks/support/roof.hpp"
 #include "benchmarks/support/trainer.hpp"
-#include "files.hpp"
-#include "json.hpp"
+#include "examples/support/files.hpp"
+#include "examples/support/program.hpp"
+#include "examples/support/table.hpp"
+#include "examples/support/text.hpp"
 #include "lora/parallel/workers.hpp"
-#include "table.hpp"
-#include "text.hpp"
 
 namespace {
 
@@ -145,10 +146,11 @@ void run(const std::filesystem::path& out, bool quick, Index size) {
   const Effort effort = quick ? Effort{.repetitions = 3, .seconds = 1e-3} : Effort{};
   lora::Workers workers(2);
   lora::Rng rng(1);
-  examples::JsonObject json;
+  nlohmann::ordered_json json;
   examples::Table steps(
       {"d", "samples", "one thread, us", "two, us", "ratio", "of two cores' peak", "two cores' bandwidth / one's"});
-  json.set("rank", rank).set("repetitions", effort.repetitions);
+  json["rank"] = rank;
+  json["repetitions"] = effort.repetitions;
   std::vector<Index> sizes = quick ? std::vector<Index>{64, 256} : std::vector<Index>{64, 256, 1024, 2048, 4096};
   if (size > 0) sizes = {size};
   const auto weight = [&](Index d) { return lora::Packed<float>(benchmarks::random(d, d, rng, 0.02F)); };
@@ -163,9 +165,11 @@ void run(const std::filesystem::path& out, bool quick, Index size) {
                  examples::significant(1e6 * row.two, 3), examples::fixed(row.one / row.two, 2),
                  examples::percent(share, 0), examples::fixed(bandwidth, 2)});
       const std::string key = "d" + std::to_string(d) + "_n" + std::to_string(samples) + "_";
-      json.set(key + "one_us", 1e6 * row.one).set(key + "two_us", 1e6 * row.two);
-      json.set(key + "ratio", row.one / row.two).set(key + "share_of_peak", share);
-      json.set(key + "bandwidth_ratio", bandwidth);
+      json[key + "one_us"] = 1e6 * row.one;
+      json[key + "two_us"] = 1e6 * row.two;
+      json[key + "ratio"] = row.one / row.two;
+      json[key + "share_of_peak"] = share;
+      json[key + "bandwidth_ratio"] = bandwidth;
     }
   }
   std::cout << "A training step on two threads, float, rank " << rank << "\n\n" << steps.text();
@@ -182,33 +186,27 @@ void run(const std::filesystem::path& out, bool quick, Index size) {
       held.add({std::to_string(d), std::to_string(samples), examples::significant(1e6 * row.one, 3),
                 examples::significant(1e6 * row.two, 3), examples::fixed(row.two / row.one, 2)});
       const std::string key = "occupied_d" + std::to_string(d) + "_n" + std::to_string(samples) + "_";
-      json.set(key + "one_us", 1e6 * row.one).set(key + "two_us", 1e6 * row.two);
+      json[key + "one_us"] = 1e6 * row.one;
+      json[key + "two_us"] = 1e6 * row.two;
     }
   }
   std::cout << "\nThe same while another thread takes a processor; this machine has "
             << std::thread::hardware_concurrency() << "\n\n"
             << held.text();
   if (out.empty()) return;
-  examples::write_file(out / "threads.json", json.text());
+  examples::write_file(out / "threads.json", json.dump(2) + "\n");
   std::cout << "\nWrote threads.json to " << std::filesystem::absolute(out).string() << "\n";
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  std::string out;
+  std::filesystem::path out;
   bool quick = false;
   Index size = 0;
-  examples::Arguments arguments("threads", "Training steps on two threads, beside the same on one.");
-  arguments.add("out", out, "folder for threads.json; without it none is written")
-      .add("quick", quick, "few cases and repetitions, to see that everything runs")
-      .add("size", size, "d, if not those of the table");
-  if (const auto status = arguments.parse(argc, argv)) return *status;
-  try {
-    run(out, quick, size);
-  } catch (const std::exception& error) {
-    std::cerr << "threads: " << error.what() << "\n";
-    return 1;
-  }
-  return 0;
+  examples::Program program("threads", "Training steps on two threads, beside the same on one.");
+  program.add_option("--out", out, "folder for threads.json; without it none is written");
+  program.add_flag("--quick", quick, "few cases and repetitions, to see that everything runs");
+  program.add_option("--size", size, "d, if not those of the table")->check(examples::not_negative);
+  return program.run(argc, argv, [&] { run(out, quick, size); });
 }

@@ -9,19 +9,19 @@
 /// base.safetensors, and the adapter as a directory that Hugging Face PEFT loads. A training that was stopped goes on
 /// with --resume as if it had not been; --adapter DIR evaluates an adapter that exists.
 
-#include "support/arguments.hpp"
+#include "plotting/line_chart.hpp"
+#include "plotting/picture_grid.hpp"
 #include "support/files.hpp"
-#include "support/json.hpp"
-#include "support/line_chart.hpp"
-#include "support/picture_grid.hpp"
+#include "support/program.hpp"
 #include "support/progress.hpp"
 #include "support/table.hpp"
 #include "support/training.hpp"
 
 #include <lora/io.hpp>
 
+#include <nlohmann/json.hpp>
+
 #include <cstring>
-#include <exception>
 #include <filesystem>
 #include <functional>
 #include <iostream>
@@ -44,8 +44,7 @@ struct Options {
   double base_learning_rate = 2e-3;
   double weight_decay = 0.3;
   std::uint64_t seed = 1;
-  std::string out = "finetune_mlp";
-  std::string adapter;
+  std::filesystem::path out = "finetune_mlp", adapter;
   bool resume = false;
   int stop_after = 0;
 };
@@ -105,10 +104,10 @@ Network merged(Network net) {
 
 examples::PictureGrid pictures(const Network& base, const Network& adapted, const Digits& source,
                                const Digits& target) {
-  examples::PictureGrid grid{.title = "What the network reads: held-out digits, before and after LoRA", .rows = {}};
+  examples::PictureGrid grid{.title = "What the network reads: held-out digits, before and after LoRA"};
   const auto add = [&](const std::string& label, const Network& net, const Digits& digits) {
     const std::vector<int> read = lora::predictions(net(digits.pixels));
-    examples::PictureRow row{.label = label, .pictures = {}};
+    examples::PictureRow row{.label = label};
     for (int digit = 0; digit < examples::digit_classes; ++digit) {
       const auto first = std::find(digits.labels.begin(), digits.labels.end(), digit) - digits.labels.begin();
       const auto pixels = digits.pixels.col(first);
@@ -127,12 +126,6 @@ examples::PictureGrid pictures(const Network& base, const Network& adapted, cons
 
 /// Thrown by --stop-after.
 struct Stopped {};
-
-std::uintmax_t bytes_of_files(const std::filesystem::path& folder) {
-  std::uintmax_t sum = 0;
-  for (const auto& entry : std::filesystem::directory_iterator(folder)) sum += entry.file_size();
-  return sum;
-}
 
 /// An adapter on its base, which lies beside it as base.safetensors.
 void evaluate(const std::filesystem::path& adapter) {
@@ -160,7 +153,7 @@ void run(const Options& options) {
 
   std::cout << "Digits: " << source_train.count() << " pictures to train, " << source_test.count()
             << " held out; every accuracy below is on the held-out ones.\n\n";
-  const std::filesystem::path out = options.out;
+  const std::filesystem::path& out = options.out;
   std::filesystem::create_directories(out);
 
   lora::Rng rng(options.seed);
@@ -215,7 +208,7 @@ void run(const Options& options) {
   const double target_lora = examples::accuracy(with_lora, target_test);
   const double source_lora = examples::accuracy(with_lora, source_test);
   const auto base_bytes = std::filesystem::file_size(out / "base.safetensors");
-  const auto adapter_bytes = bytes_of_files(out / "adapter");
+  const auto adapter_bytes = examples::bytes_of_files(out / "adapter");
 
   using examples::percent;
   examples::Table table({"", "turned digits", "upright digits", "trained", "seconds"});
@@ -232,37 +225,37 @@ void run(const Options& options) {
             << "Merged weights differ from base + adapter by at most " << merged_difference << " in any logit.\n"
             << "On disk: base.safetensors " << base_bytes << " bytes, adapter/ " << adapter_bytes << " bytes.\n";
 
-  examples::JsonObject report;
-  report.set("source_accuracy_base", examples::accuracy(base, source_test))
-      .set("target_accuracy_base", examples::accuracy(base, target_test))
-      .set("target_accuracy_lora", target_lora)
-      .set("source_accuracy_lora_on", source_lora)
-      .set("source_accuracy_lora_off", examples::accuracy(off, source_test))
-      .set("target_accuracy_full", full_curve.target.back())
-      .set("source_accuracy_full", full_curve.source.back())
-      .set("base_bit_identical", intact)
-      .set("merged_max_abs_difference", merged_difference)
-      .set("rank", options.rank)
-      .set("alpha", options.alpha)
-      .set("epochs", options.epochs)
-      .set("base_epochs", options.base_epochs)
-      .set("learning_rate_base", options.base_learning_rate)
-      .set("weight_decay", options.weight_decay)
-      .set("learning_rate_lora", options.learning_rate)
-      .set("learning_rate_full", options.full_learning_rate)
-      .set("seed", options.seed)
-      .set("lora_parameters", count.trainable)
-      .set("total_parameters", total)
-      .set("base_bytes", base_bytes)
-      .set("adapter_bytes", adapter_bytes)
-      .set("seconds_base", seconds_base)
-      .set("seconds_lora", seconds_lora)
-      .set("seconds_full", seconds_full)
-      .set("train_pictures", source_train.count())
-      .set("held_out_pictures", source_test.count())
-      .set("split_seed", examples::split_seed);
+  nlohmann::ordered_json report;
+  report["source_accuracy_base"] = examples::accuracy(base, source_test);
+  report["target_accuracy_base"] = examples::accuracy(base, target_test);
+  report["target_accuracy_lora"] = target_lora;
+  report["source_accuracy_lora_on"] = source_lora;
+  report["source_accuracy_lora_off"] = examples::accuracy(off, source_test);
+  report["target_accuracy_full"] = full_curve.target.back();
+  report["source_accuracy_full"] = full_curve.source.back();
+  report["base_bit_identical"] = intact;
+  report["merged_max_abs_difference"] = merged_difference;
+  report["rank"] = options.rank;
+  report["alpha"] = options.alpha;
+  report["epochs"] = options.epochs;
+  report["base_epochs"] = options.base_epochs;
+  report["learning_rate_base"] = options.base_learning_rate;
+  report["weight_decay"] = options.weight_decay;
+  report["learning_rate_lora"] = options.learning_rate;
+  report["learning_rate_full"] = options.full_learning_rate;
+  report["seed"] = options.seed;
+  report["lora_parameters"] = count.trainable;
+  report["total_parameters"] = total;
+  report["base_bytes"] = base_bytes;
+  report["adapter_bytes"] = adapter_bytes;
+  report["seconds_base"] = seconds_base;
+  report["seconds_lora"] = seconds_lora;
+  report["seconds_full"] = seconds_full;
+  report["train_pictures"] = source_train.count();
+  report["held_out_pictures"] = source_test.count();
+  report["split_seed"] = examples::split_seed;
 
-  examples::write_file(out / "report.json", report.text());
+  examples::write_file(out / "report.json", report.dump(2) + "\n");
   examples::write_file(
       out / "loss.svg",
       examples::line_chart({.title = "Learning to read turned digits",
@@ -295,30 +288,27 @@ void run(const Options& options) {
 
 int main(int argc, char** argv) {
   Options options;
-  examples::Arguments arguments("finetune_mlp",
-                                "Adapts a network that reads upright digits to turned ones, with LoRA.");
-  arguments.add("rank", options.rank, "rank of the factors in every layer")
-      .add("alpha", options.alpha, "the factors are scaled by alpha / rank")
-      .add("base-epochs", options.base_epochs, "passes over the upright digits")
-      .add("epochs", options.epochs, "passes over the turned digits")
-      .add("learning-rate", options.learning_rate, "of LoRA")
-      .add("full-learning-rate", options.full_learning_rate, "of full fine-tuning")
-      .add("base-learning-rate", options.base_learning_rate, "of the base network")
-      .add("weight-decay", options.weight_decay, "AdamW's, everywhere")
-      .add("seed", options.seed, "of the weights and the order of the pictures")
-      .add("out", options.out, "folder for report.json, the pictures and the weights")
-      .add("adapter", options.adapter, "folder of an adapter to evaluate, with its base.safetensors beside it")
-      .add("resume", options.resume, "go on with the training of LoRA that --out has a checkpoint of")
-      .add("stop-after", options.stop_after, "epochs after which the training of LoRA is stopped, to be resumed");
-  if (const auto status = arguments.parse(argc, argv)) return *status;
-  try {
-    if (options.base_epochs < 1 || options.epochs < 1) throw examples::ArgumentError("epochs must be at least 1");
-    options.adapter.empty() ? run(options) : evaluate(options.adapter);
-  } catch (const Stopped&) {
-    std::cout << "Stopped after epoch " << options.stop_after << "; --resume goes on.\n";
-  } catch (const std::exception& error) {
-    std::cerr << "finetune_mlp: " << error.what() << '\n';
-    return 1;
-  }
-  return 0;
+  examples::Program program("finetune_mlp", "Adapts a network that reads upright digits to turned ones, with LoRA.");
+  program.add_option("--rank", options.rank, "rank of the factors in every layer")->check(examples::positive);
+  program.add_option("--alpha", options.alpha, "the factors are scaled by alpha / rank");
+  program.add_option("--base-epochs", options.base_epochs, "passes over the upright digits")->check(examples::positive);
+  program.add_option("--epochs", options.epochs, "passes over the turned digits")->check(examples::positive);
+  program.add_option("--learning-rate", options.learning_rate, "of LoRA");
+  program.add_option("--full-learning-rate", options.full_learning_rate, "of full fine-tuning");
+  program.add_option("--base-learning-rate", options.base_learning_rate, "of the base network");
+  program.add_option("--weight-decay", options.weight_decay, "AdamW's, everywhere");
+  program.add_option("--seed", options.seed, "of the weights and the order of the pictures");
+  program.add_option("--out", options.out, "folder for report.json, the pictures and the weights");
+  program.add_option("--adapter", options.adapter,
+                     "folder of an adapter to evaluate, with its base.safetensors beside it");
+  program.add_flag("--resume", options.resume, "go on with the training of LoRA that --out has a checkpoint of");
+  program.add_option("--stop-after", options.stop_after, "stop LoRA after this epoch, to be resumed; 0: do not stop")
+      ->check(examples::not_negative);
+  return program.run(argc, argv, [&] {
+    try {
+      options.adapter.empty() ? run(options) : evaluate(options.adapter);
+    } catch (const Stopped&) {
+      std::cout << "Stopped after epoch " << options.stop_after << "; --resume goes on.\n";
+    }
+  });
 }

@@ -13,10 +13,9 @@
 /// training has seen, along the way and at the end. Then the same once more with rehearsal: every batch brings some of
 /// the few old pictures that were kept. Every figure is a mean over several networks, each trained from its own seed.
 
-#include "support/arguments.hpp"
+#include "plotting/plane_chart.hpp"
 #include "support/files.hpp"
-#include "support/json.hpp"
-#include "support/plane_chart.hpp"
+#include "support/program.hpp"
 #include "support/progress.hpp"
 #include "support/proximal_policy.hpp"
 #include "support/rehearsal.hpp"
@@ -26,11 +25,12 @@
 
 #include <lora/lora.hpp>
 
+#include <nlohmann/json.hpp>
+
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <ctime>
-#include <exception>
 #include <filesystem>
 #include <functional>
 #include <iostream>
@@ -334,7 +334,7 @@ Numbers mean_course(const std::vector<Outcome>& outcomes, Numbers Course::* part
 
 std::string chart_of(const Results& results) {
   const auto panel = [&](const std::string& title, const std::map<std::string, std::vector<Outcome>>& of_ways) {
-    examples::PlanePanel drawn{.title = title, .paths = {}};
+    examples::PlanePanel drawn{.title = title};
     for (const Way& way : all_ways()) {
       const auto& outcomes = of_ways.at(way.id);
       examples::PlanePath path{.name = way.name,
@@ -354,54 +354,53 @@ std::string chart_of(const Results& results) {
   return examples::plane_chart({.title = "Learning turned digits: what is left of the upright ones?",
                                 .x_label = "turned digits read: the new task",
                                 .y_label = "upright digits read: the old task",
+                                .start_label = "before",
                                 .goal_label = "LoRA, on for turned digits and off for upright ones",
                                 .panels = {panel("New pictures only", results.alone),
-                                           panel("With rehearsal of a few old ones", results.with_rehearsal)},
-                                .notes = {{.x = 0.15, .y = 0.968, .text = "before"}}});
+                                           panel("With rehearsal of a few old ones", results.with_rehearsal)}});
 }
 
 std::string report_of(const Results& results, const Settings& settings) {
-  examples::JsonObject json;
-  json.set("seeds", settings.seeds)
-      .set("epochs", settings.epochs)
-      .set("rehearsed_in_a_batch", settings.rehearsed)
-      .set("before_turned", results.base_turned)
-      .set("before_upright", results.base_upright);
+  nlohmann::ordered_json json;
+  json["seeds"] = settings.seeds;
+  json["epochs"] = settings.epochs;
+  json["rehearsed_in_a_batch"] = settings.rehearsed;
+  json["before_turned"] = results.base_turned;
+  json["before_upright"] = results.base_upright;
   for (const bool rehearsal : {false, true}) {
     for (const auto& [id, outcomes] : rehearsal ? results.with_rehearsal : results.alone) {
       const std::string name = (rehearsal ? "rehearsal_" : "") + id;
-      json.set(name + "_turned", numbers_of(outcomes, &Outcome::turned))
-          .set(name + "_upright", numbers_of(outcomes, &Outcome::upright))
-          .set(name + "_parameters", outcomes[0].trained)
-          .set(name + "_seconds", numbers_of(outcomes, &Outcome::seconds))
-          .set(name + "_course_steps", outcomes[0].course.steps)
-          .set(name + "_course_turned", mean_course(outcomes, &Course::turned))
-          .set(name + "_course_upright", mean_course(outcomes, &Course::upright));
+      json[name + "_turned"] = numbers_of(outcomes, &Outcome::turned);
+      json[name + "_upright"] = numbers_of(outcomes, &Outcome::upright);
+      json[name + "_parameters"] = outcomes[0].trained;
+      json[name + "_seconds"] = numbers_of(outcomes, &Outcome::seconds);
+      json[name + "_course_steps"] = outcomes[0].course.steps;
+      json[name + "_course_turned"] = mean_course(outcomes, &Course::turned);
+      json[name + "_course_upright"] = mean_course(outcomes, &Course::upright);
       if (id != "lora") continue;
-      json.set(name + "_off_turned", numbers_of(outcomes, &Outcome::turned_off))
-          .set(name + "_off_upright", numbers_of(outcomes, &Outcome::upright_off))
-          .set(name + "_off_is_the_network_before", off_is_frozen(outcomes));
+      json[name + "_off_turned"] = numbers_of(outcomes, &Outcome::turned_off);
+      json[name + "_off_upright"] = numbers_of(outcomes, &Outcome::upright_off);
+      json[name + "_off_is_the_network_before"] = off_is_frozen(outcomes);
     }
   }
-  return json.text();
+  return json.dump(2) + "\n";
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
   Settings settings;
-  std::string out = "forgetting";
-  examples::Arguments arguments("forgetting", "Teaches a network turned digits in five ways: what does it forget?");
-  arguments.add("seeds", settings.seeds, "networks, each trained from a seed of its own")
-      .add("base-epochs", settings.base_epochs, "passes over the upright digits")
-      .add("epochs", settings.epochs, "passes over the turned digits")
-      .add("rehearsed", settings.rehearsed, "upright digits beside the 32 turned ones of a batch, with rehearsal")
-      .add("out", out, "folder for report.json and the picture");
-  if (const auto status = arguments.parse(argc, argv)) return *status;
-  try {
-    if (settings.seeds < 1 || settings.base_epochs < 1 || settings.epochs < 1 || settings.rehearsed < 1) {
-      throw examples::ArgumentError("seeds, epochs and rehearsed must be at least 1");
-    }
+  std::filesystem::path out = "forgetting";
+  examples::Program program("forgetting", "Teaches a network turned digits in five ways: what does it forget?");
+  program.add_option("--seeds", settings.seeds, "networks, each trained from a seed of its own")
+      ->check(examples::positive);
+  program.add_option("--base-epochs", settings.base_epochs, "passes over the upright digits")
+      ->check(examples::positive);
+  program.add_option("--epochs", settings.epochs, "passes over the turned digits")->check(examples::positive);
+  program.add_option("--rehearsed", settings.rehearsed, "upright digits beside the 32 turned ones of a batch")
+      ->check(examples::positive);
+  program.add_option("--out", out, "folder for report.json and the picture");
+  return program.run(argc, argv, [&] {
     const Results results = run(settings);
     std::cout << '\n'
               << table_of(results, false) << '\n'
@@ -410,13 +409,8 @@ int main(int argc, char** argv) {
               << (off_is_frozen(results.alone.at("lora")) && off_is_frozen(results.with_rehearsal.at("lora")) ? "yes"
                                                                                                               : "NO")
               << ".\n";
-    const std::filesystem::path folder = out;
-    examples::write_file(folder / "forgetting.svg", chart_of(results));
-    examples::write_file(folder / "report.json", report_of(results, settings));
-    std::cout << "Wrote report.json and forgetting.svg to " << std::filesystem::absolute(folder).string() << "\n";
-  } catch (const std::exception& error) {
-    std::cerr << "forgetting: " << error.what() << '\n';
-    return 1;
-  }
-  return 0;
+    examples::write_file(out / "forgetting.svg", chart_of(results));
+    examples::write_file(out / "report.json", report_of(results, settings));
+    std::cout << "Wrote report.json and forgetting.svg to " << std::filesystem::absolute(out).string() << "\n";
+  });
 }

@@ -5,16 +5,14 @@
 /// 2. The digits are a matrix too, one digit a column. PCA and NMF write all of them as sums of the same 16 pictures.
 /// 3. So is every layer of a network. Each becomes two thin ones, W ~ B A, and the network is tested again.
 ///
-/// The picture of 1 is computed by this program, in support/scene.hpp. The digits are real handwriting.
+/// The picture of 1 is computed by this program, in plotting/scene.hpp. The digits are real handwriting.
 
-#include "support/arguments.hpp"
+#include "plotting/line_chart.hpp"
+#include "plotting/picture_grid.hpp"
+#include "plotting/scene.hpp"
 #include "support/files.hpp"
-#include "support/gallery.hpp"
-#include "support/json.hpp"
-#include "support/line_chart.hpp"
-#include "support/picture_grid.hpp"
+#include "support/program.hpp"
 #include "support/progress.hpp"
-#include "support/scene.hpp"
 #include "support/table.hpp"
 #include "support/training.hpp"
 
@@ -25,10 +23,11 @@
 #include <lora/linalg/rank.hpp>
 #include <lora/linalg/truncated_svd.hpp>
 
+#include <nlohmann/json.hpp>
+
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <exception>
 #include <filesystem>
 #include <functional>
 #include <iostream>
@@ -47,7 +46,7 @@ using Numbers = std::vector<double>;
 
 /// Where every part leaves its figures and its pictures.
 struct Results {
-  examples::JsonObject json;
+  nlohmann::ordered_json json;
   std::filesystem::path folder;
 
   void picture(const std::string& name, const std::string& svg) const { examples::write_file(folder / name, svg); }
@@ -102,17 +101,30 @@ std::vector<Method> measured_methods(const MatrixXd& A) {
   return methods;
 }
 
-std::string ranks_gallery(const MatrixXd& A, const Numbers& errors) {
-  examples::Gallery gallery{.title = "A picture as a matrix of rank 1, 2, 4, …", .panels = {}};
+/// At half its size, which is enough to look at, and as a PictureGrid has it: 0 is white.
+std::vector<float> pixels_of(const MatrixXd& picture) {
+  std::vector<float> pixels;
+  for (Index row = 0; row + 1 < picture.rows(); row += 2) {
+    for (Index column = 0; column + 1 < picture.cols(); column += 2) {
+      pixels.push_back(static_cast<float>(1 - picture.block<2, 2>(row, column).mean()));
+    }
+  }
+  return pixels;
+}
+
+std::string rank_pictures(const MatrixXd& A, const Numbers& errors) {
+  examples::PictureGrid grid{.title = "A picture as a matrix of rank 1, 2, 4, …", .size = 160};
+  const auto add = [&](const MatrixXd& picture, const std::string& caption, const std::string& note) {
+    if (grid.rows.empty() || grid.rows.back().pictures.size() == 4) grid.rows.emplace_back();
+    grid.rows.back().pictures.push_back({.pixels = pixels_of(picture), .caption = caption, .note = note});
+  };
   for (const Index r : powers_of_two(64)) {
     const double share = static_cast<double>(r * (A.rows() + A.cols())) / static_cast<double>(A.size());
-    gallery.panels.push_back(
-        {.grey = lora::truncated_svd(A, {.rank = r}).matrix(),
-         .caption = "rank " + std::to_string(r),
-         .note = "error " + percent(at_rank(errors, r)) + ", size " + percent(share, share < 0.1 ? 1 : 0)});
+    add(lora::truncated_svd(A, {.rank = r}).matrix(), "rank " + std::to_string(r),
+        "error " + percent(at_rank(errors, r)) + ", size " + percent(share, share < 0.1 ? 1 : 0));
   }
-  gallery.panels.push_back({.grey = A, .caption = "the picture", .note = with_commas(A.size()) + " numbers"});
-  return examples::gallery(gallery);
+  add(A, "the picture", with_commas(A.size()) + " numbers");
+  return examples::picture_grid(grid);
 }
 
 std::string error_chart(const Numbers& theorem, const std::vector<Method>& methods) {
@@ -165,19 +177,20 @@ void show_picture(const MatrixXd& A, Results& results) {
             << examples::fixed(lora::effective_rank(sigma), 1) << ", numerical rank " << lora::numerical_rank(A).rank
             << "; 99 % of the energy is in rank " << lora::rank_for_energy(sigma, 0.99) << ".\n\n";
 
-  results.json.set("picture", "computed by examples/support/scene.hpp")
-      .set("picture_side", n)
-      .set("picture_stable_rank", lora::stable_rank(sigma))
-      .set("picture_effective_rank", lora::effective_rank(sigma))
-      .set("picture_numerical_rank", lora::numerical_rank(A).rank)
-      .set("picture_theorem_errors", theorem)
-      .set("picture_certified_errors", certified)
-      .set("picture_largest_difference_from_theorem", difference);
-  for (const Method& method : methods) results.json.set("picture_" + method.id + "_errors", method.errors);
+  nlohmann::ordered_json& json = results.json;
+  json["picture"] = "computed by examples/plotting/scene.hpp";
+  json["picture_side"] = n;
+  json["picture_stable_rank"] = lora::stable_rank(sigma);
+  json["picture_effective_rank"] = lora::effective_rank(sigma);
+  json["picture_numerical_rank"] = lora::numerical_rank(A).rank;
+  json["picture_theorem_errors"] = theorem;
+  json["picture_certified_errors"] = certified;
+  json["picture_largest_difference_from_theorem"] = difference;
+  for (const Method& method : methods) json["picture_" + method.id + "_errors"] = method.errors;
   for (const double share : {0.9, 0.99, 0.999}) {
-    results.json.set("picture_rank_for_energy_" + examples::shortest(share), lora::rank_for_energy(sigma, share));
+    json["picture_rank_for_energy_" + examples::significant(share, 3)] = lora::rank_for_energy(sigma, share);
   }
-  results.picture("ranks.svg", ranks_gallery(A, measured));
+  results.picture("ranks.svg", rank_pictures(A, measured));
   results.picture("errors.svg", error_chart(theorem, methods));
 }
 
@@ -198,15 +211,16 @@ void show_digits(const Digits& digits, Results& results) {
             << (nmf.converged ? "converged" : "did not converge") << ".\n\n";
 
   const auto& ratio = pca.explained_variance_ratio;
-  results.json.set("pca_explained_variance_ratio", Numbers(ratio.begin(), ratio.end()))
-      .set("pca_relative_error", pca_error)
-      .set("nmf_relative_error", nmf_error)
-      .set("nmf_loss", nmf.loss)
-      .set("nmf_iterations", nmf.iterations)
-      .set("nmf_residual", nmf.residual)
-      .set("nmf_converged", nmf.converged)
-      .set("nmf_smallest_entry", std::min(nmf.W.minCoeff(), nmf.H.minCoeff()));
-  examples::PictureGrid grid{.title = "Handwritten digits, taken apart into 16 pictures", .rows = {}};
+  nlohmann::ordered_json& json = results.json;
+  json["pca_explained_variance_ratio"] = Numbers(ratio.begin(), ratio.end());
+  json["pca_relative_error"] = pca_error;
+  json["nmf_relative_error"] = nmf_error;
+  json["nmf_loss"] = nmf.loss;
+  json["nmf_iterations"] = nmf.iterations;
+  json["nmf_residual"] = nmf.residual;
+  json["nmf_converged"] = nmf.converged;
+  json["nmf_smallest_entry"] = std::min(nmf.W.minCoeff(), nmf.H.minCoeff());
+  examples::PictureGrid grid{.title = "Handwritten digits, taken apart into 16 pictures"};
   examples::add_columns(grid, "PCA: plus and minus", pca.components, 8, true);
   examples::add_columns(grid, "NMF: plus only", nmf.W, 8);
   results.picture("components.svg", examples::picture_grid(grid));
@@ -276,13 +290,14 @@ void show_network(const Digits& digits, std::uint64_t seed, Results& results) {
   }
   std::cout << ".\n";
 
-  results.json.set("network_size", size)
-      .set("network_accuracy", whole)
-      .set("network_break_even_ranks", break_even)
-      .set("compressed_sizes", sizes)
-      .set("compressed_accuracies", accuracies)
-      .set("held_out_digits", held_out.count())
-      .set("seed", seed);
+  nlohmann::ordered_json& json = results.json;
+  json["network_size"] = size;
+  json["network_accuracy"] = whole;
+  json["network_break_even_ranks"] = break_even;
+  json["compressed_sizes"] = sizes;
+  json["compressed_accuracies"] = accuracies;
+  json["held_out_digits"] = held_out.count();
+  json["seed"] = seed;
   results.picture(
       "compression.svg",
       examples::line_chart({.title = "A network whose layers have rank 1, 2, …, 128",
@@ -299,24 +314,19 @@ void show_network(const Digits& digits, std::uint64_t seed, Results& results) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  std::string out = "low_rank";
+  std::filesystem::path out = "low_rank";
   std::uint64_t seed = 1;
-  examples::Arguments arguments("low_rank", "Cuts a picture, handwritten digits and a network down to low rank.");
-  arguments.add("seed", seed, "of the network's weights and the order of the digits")
-      .add("out", out, "folder for report.json and the pictures");
-  if (const auto status = arguments.parse(argc, argv)) return *status;
-  try {
+  examples::Program program("low_rank", "Cuts a picture, handwritten digits and a network down to low rank.");
+  program.add_option("--seed", seed, "of the network's weights and the order of the digits");
+  program.add_option("--out", out, "folder for report.json and the pictures");
+  return program.run(argc, argv, [&] {
     Results results{{}, out};
     const Digits digits = examples::load_digits();
     show_picture(examples::rendered_scene(160), results);
     show_digits(digits, results);
     show_network(digits, seed, results);
-    examples::write_file(results.folder / "report.json", results.json.text());
+    examples::write_file(results.folder / "report.json", results.json.dump(2) + "\n");
     std::cout << "\nWrote report.json, ranks.svg, errors.svg, components.svg and compression.svg to "
               << std::filesystem::absolute(results.folder).string() << "\n";
-  } catch (const std::exception& error) {
-    std::cerr << "low_rank: " << error.what() << '\n';
-    return 1;
-  }
-  return 0;
+  });
 }

@@ -11,12 +11,11 @@
 /// Every accuracy is on pictures that no training has seen; 1 and 4 are means over several networks, each trained from
 /// its own seed.
 
-#include "support/arguments.hpp"
+#include "plotting/heat_map.hpp"
+#include "plotting/line_chart.hpp"
 #include "support/files.hpp"
-#include "support/json.hpp"
-#include "support/line_chart.hpp"
+#include "support/program.hpp"
 #include "support/progress.hpp"
-#include "support/share_table.hpp"
 #include "support/statistics.hpp"
 #include "support/table.hpp"
 #include "support/training.hpp"
@@ -24,10 +23,11 @@
 #include <lora/io.hpp>
 #include <lora/model/surgery.hpp>
 
+#include <nlohmann/json.hpp>
+
 #include <algorithm>
 #include <cstdint>
 #include <ctime>
-#include <exception>
 #include <filesystem>
 #include <functional>
 #include <iostream>
@@ -274,12 +274,6 @@ struct Served {
   std::uintmax_t network_bytes = 0, adapter_bytes = 0;  // on disk; of one adapter
 };
 
-std::uintmax_t bytes_of_files(const std::filesystem::path& folder) {
-  std::uintmax_t sum = 0;
-  for (const auto& entry : std::filesystem::directory_iterator(folder)) sum += entry.file_size();
-  return sum;
-}
-
 /// Saves the network and its adapters, loads them into another network and serves from that.
 Served serve(Network& trained, const Stream& stream, const Settings& settings, const std::filesystem::path& folder) {
   std::filesystem::create_directories(folder);
@@ -314,7 +308,7 @@ Served serve(Network& trained, const Stream& stream, const Settings& settings, c
   served.right = stream.right(answers);
   served.as_trained = answers == serve_one_by_one(trained, stream);
   served.network_bytes = std::filesystem::file_size(folder / "base.safetensors");
-  served.adapter_bytes = bytes_of_files(folder / "adapters" / stream.tasks[0].id);
+  served.adapter_bytes = examples::bytes_of_files(folder / "adapters" / stream.tasks[0].id);
   return served;
 }
 
@@ -379,6 +373,12 @@ Numbers mean_of(const std::vector<Numbers>& rows) {
   return means;
 }
 
+std::vector<Numbers> rows_of(const Eigen::MatrixXd& table) {
+  std::vector<Numbers> rows;
+  for (const auto& row : table.rowwise()) rows.emplace_back(row.begin(), row.end());
+  return rows;
+}
+
 /// The names of the tasks between a first and a last one, where these are not empty.
 std::vector<std::string> names_of(const std::string& first, const std::vector<Task>& tasks, const std::string& last) {
   std::vector<std::string> names;
@@ -416,32 +416,30 @@ std::string mixing_table(const Results& results, const std::vector<Mixture>& mix
   return table.text();
 }
 
-examples::JsonObject report_of(const Results& results, const Settings& settings, const std::vector<Task>& tasks,
-                               const std::vector<Mixture>& mixes) {
+std::string report_of(const Results& results, const Settings& settings, const std::vector<Task>& tasks,
+                      const std::vector<Mixture>& mixes) {
   const Served& served = results.served;
-  examples::JsonObject json;
-  json.set("seeds", settings.seeds)
-      .set("rank", settings.rank)
-      .set("tasks", names_of("", tasks, "upright"))
-      .set("adapter_parameters", results.parameters.trainable)
-      .set("network_bytes", served.network_bytes)
-      .set("adapter_bytes", served.adapter_bytes)
-      .set("requests", settings.requests)
-      .set("served_right", served.right)
-      .set("served_as_trained", served.as_trained)
-      .set("microseconds_one_by_one", served.one_by_one)
-      .set("microseconds_from_many_networks", served.from_many)
-      .set("microseconds_in_groups", served.in_groups)
-      .set("folded_difference", results.folded_difference)
-      .set("mix_shares", shares);
-  for (std::size_t m = 0; m < mixes.size(); ++m) json.set("mix_" + mixes[m].id, mean_of(results.mixes[m]));
-  const Eigen::MatrixXd means = mean_of(results.accuracies);
-  for (Index i = 0; i < means.rows(); ++i) {
-    const Eigen::RowVectorXd row = means.row(i);
-    json.set("read_with_" + (i == 0 ? "no_adapter" : tasks[static_cast<std::size_t>(i - 1)].id),
-             Numbers(row.begin(), row.end()));
+  nlohmann::ordered_json json;
+  json["seeds"] = settings.seeds;
+  json["rank"] = settings.rank;
+  json["tasks"] = names_of("", tasks, "upright");
+  json["adapter_parameters"] = results.parameters.trainable;
+  json["network_bytes"] = served.network_bytes;
+  json["adapter_bytes"] = served.adapter_bytes;
+  json["requests"] = settings.requests;
+  json["served_right"] = served.right;
+  json["served_as_trained"] = served.as_trained;
+  json["microseconds_one_by_one"] = served.one_by_one;
+  json["microseconds_from_many_networks"] = served.from_many;
+  json["microseconds_in_groups"] = served.in_groups;
+  json["folded_difference"] = results.folded_difference;
+  json["mix_shares"] = shares;
+  for (std::size_t m = 0; m < mixes.size(); ++m) json["mix_" + mixes[m].id] = mean_of(results.mixes[m]);
+  const std::vector<Numbers> rows = rows_of(mean_of(results.accuracies));
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    json["read_with_" + (i == 0 ? "no_adapter" : tasks[i - 1].id)] = rows[i];
   }
-  return json;
+  return json.dump(2) + "\n";
 }
 
 void show(const Results& results, const Settings& settings, const std::filesystem::path& folder) {
@@ -462,17 +460,20 @@ void show(const Results& results, const Settings& settings, const std::filesyste
             << mixing_table(results, mixes) << "\nA mix folded into one adapter differs by at most "
             << results.folded_difference << " in any logit.\n";
 
-  examples::write_file(folder / "tasks.svg",
-                       examples::share_table({.title = "One network, five adapters: held-out digits read",
-                                              .row_title = "read with",
-                                              .column_title = "pictures",
-                                              .rows = names_of("no adapter", tasks, ""),
-                                              .columns = names_of("", tasks, "upright"),
-                                              .shares = accuracies}));
+  examples::write_file(
+      folder / "tasks.svg",
+      examples::heat_map({.title = "One network, five adapters",
+                          .x_label = "pictures",
+                          .y_label = "read with",
+                          .rows = names_of("no adapter", tasks, ""),
+                          .columns = names_of("", tasks, "upright"),
+                          .panels = {{.title = "Held-out digits read, in per cent",
+                                      .note = "means over " + std::to_string(settings.seeds) + " networks",
+                                      .values = rows_of(accuracies)}},
+                          .digits = 1}));
   examples::LineChart chart{.title = "A weighted sum of two adapters: what does it read?",
                             .x_label = "share of the second adapter",
                             .y_label = "held-out digits read",
-                            .series = {},
                             .percent_y = true,
                             .y_low = 0.0,
                             .y_high = 1.0};
@@ -481,7 +482,7 @@ void show(const Results& results, const Settings& settings, const std::filesyste
         {.name = mixes[m].name, .x = shares, .y = mean_of(results.mixes[m]), .dashed = mixes[m].id.ends_with("twice")});
   }
   examples::write_file(folder / "mixing.svg", examples::line_chart(chart));
-  examples::write_file(folder / "report.json", report_of(results, settings, tasks, mixes).text());
+  examples::write_file(folder / "report.json", report_of(results, settings, tasks, mixes));
   std::cout << "\nWrote report.json, tasks.svg, mixing.svg, base.safetensors and adapters/ to "
             << std::filesystem::absolute(folder).string() << "\n";
 }
@@ -490,23 +491,15 @@ void show(const Results& results, const Settings& settings, const std::filesyste
 
 int main(int argc, char** argv) {
   Settings settings;
-  std::string out = "many_tasks";
-  examples::Arguments arguments("many_tasks", "Serves five tasks from one frozen network and five adapters.");
-  arguments.add("seeds", settings.seeds, "networks, each trained from a seed of its own")
-      .add("base-epochs", settings.base_epochs, "passes over the upright digits")
-      .add("epochs", settings.epochs, "passes over the digits of each task")
-      .add("rank", settings.rank, "of the adapters")
-      .add("requests", settings.requests, "to be served")
-      .add("out", out, "folder for report.json, the pictures, the network and the adapters");
-  if (const auto status = arguments.parse(argc, argv)) return *status;
-  try {
-    if (settings.seeds < 1 || settings.base_epochs < 1 || settings.epochs < 1 || settings.requests < 1) {
-      throw examples::ArgumentError("seeds, epochs and requests must be at least 1");
-    }
-    show(run(settings, out), settings, out);
-  } catch (const std::exception& error) {
-    std::cerr << "many_tasks: " << error.what() << '\n';
-    return 1;
-  }
-  return 0;
+  std::filesystem::path out = "many_tasks";
+  examples::Program program("many_tasks", "Serves five tasks from one frozen network and five adapters.");
+  program.add_option("--seeds", settings.seeds, "networks, each trained from a seed of its own")
+      ->check(examples::positive);
+  program.add_option("--base-epochs", settings.base_epochs, "passes over the upright digits")
+      ->check(examples::positive);
+  program.add_option("--epochs", settings.epochs, "passes over the digits of each task")->check(examples::positive);
+  program.add_option("--rank", settings.rank, "of the adapters")->check(examples::positive);
+  program.add_option("--requests", settings.requests, "to be served")->check(examples::positive);
+  program.add_option("--out", out, "folder for report.json, the pictures, the network and the adapters");
+  return program.run(argc, argv, [&] { show(run(settings, out), settings, out); });
 }

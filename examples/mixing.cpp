@@ -14,12 +14,11 @@
 /// Accuracies are on pictures that no training has seen, means and spreads over several networks. The two learning
 /// rates were chosen on 300 of the training pictures, with all layers alike, and are the same for every plan.
 
-#include "support/arguments.hpp"
-#include "support/choice_chart.hpp"
+#include "plotting/choice_chart.hpp"
+#include "plotting/line_chart.hpp"
 #include "support/files.hpp"
 #include "support/in_parallel.hpp"
-#include "support/json.hpp"
-#include "support/line_chart.hpp"
+#include "support/program.hpp"
 #include "support/progress.hpp"
 #include "support/statistics.hpp"
 #include "support/table.hpp"
@@ -27,10 +26,11 @@
 
 #include <lora/lora.hpp>
 
+#include <nlohmann/json.hpp>
+
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <exception>
 #include <filesystem>
 #include <functional>
 #include <iostream>
@@ -272,15 +272,12 @@ std::string plan_chart(const Results& results, const Settings& settings) {
                               .columns = {"fc1", "fc2", "fc3"},
                               .legend = {{"frozen", color(Choice::frozen)},
                                          {"LoRA", color(Choice::factors)},
-                                         {"all weights trained", color(Choice::ordinary)}},
-                              .panels = {}};
+                                         {"all weights trained", color(Choice::ordinary)}}};
   for (std::size_t b = 0; b < settings.budgets.size(); ++b) {
-    examples::ChoicePanel panel{.title = "At most " + examples::with_commas(settings.budgets[b]) + " trained numbers",
-                                .rows = {}};
+    examples::ChoicePanel panel{.title = "At most " + examples::with_commas(settings.budgets[b]) + " trained numbers"};
     for (const std::size_t p : best_first(results.accuracies[b])) {
       const Plan& plan = results.plans[b][p];
-      examples::ChoiceRow row{.tiles = {},
-                              .share = examples::mean(results.accuracies[b][p]),
+      examples::ChoiceRow row{.share = examples::mean(results.accuracies[b][p]),
                               .spread = examples::spread(results.accuracies[b][p])};
       for (std::size_t l = 0; l < plan.choices.size(); ++l) {
         row.tiles.push_back({text_of(plan, l), color(plan.choices[l])});
@@ -297,7 +294,6 @@ std::string plus_chart(const Results& results, const Settings& settings) {
       .title = "LoRA+: B learns faster than A. After " + std::to_string(settings.short_epochs) + " epochs",
       .x_label = "learning rate of B",
       .y_label = "held-out turned digits read",
-      .series = {},
       .log_x = true,
       .percent_y = true,
       .y_low = 0.0,
@@ -306,8 +302,7 @@ std::string plus_chart(const Results& results, const Settings& settings) {
   for (std::size_t i = 0; i < settings.ratios.size(); ++i) {
     const std::string ratio = examples::significant(settings.ratios[i], 3);
     examples::Series series{.name = settings.ratios[i] == 1 ? "A as fast as B" : "A " + ratio + " times slower",
-                            .x = settings.b_rates,
-                            .y = {}};
+                            .x = settings.b_rates};
     for (const Numbers& accuracies : results.plus[i]) {
       series.y.push_back(examples::mean(accuracies));
       series.spread.push_back(examples::spread(accuracies));
@@ -318,12 +313,12 @@ std::string plus_chart(const Results& results, const Settings& settings) {
 }
 
 std::string report_of(const Results& results, const Settings& settings) {
-  examples::JsonObject json;
-  json.set("seeds", settings.seeds)
-      .set("epochs", settings.epochs)
-      .set("short_epochs", settings.short_epochs)
-      .set("before", results.before)
-      .set("budgets", settings.budgets);
+  nlohmann::ordered_json json;
+  json["seeds"] = settings.seeds;
+  json["epochs"] = settings.epochs;
+  json["short_epochs"] = settings.short_epochs;
+  json["before"] = results.before;
+  json["budgets"] = settings.budgets;
   for (std::size_t b = 0; b < settings.budgets.size(); ++b) {
     const std::string name = "budget_" + std::to_string(settings.budgets[b]);
     std::vector<std::vector<std::string>> plans;
@@ -332,48 +327,43 @@ std::string report_of(const Results& results, const Settings& settings) {
       plans.push_back({text_of(plan, 0), text_of(plan, 1), text_of(plan, 2)});
       sizes.push_back(plan.size);
     }
-    json.set(name + "_plans", plans).set(name + "_trained", sizes).set(name + "_accuracy", results.accuracies[b]);
+    json[name + "_plans"] = plans;
+    json[name + "_trained"] = sizes;
+    json[name + "_accuracy"] = results.accuracies[b];
   }
-  return json.set("lora_plus_rates_of_b", settings.b_rates)
-      .set("lora_plus_ratios", settings.ratios)
-      .set("lora_plus_accuracy", results.plus)
-      .set("lora_plus_loss", results.plus_loss)
-      .text();
+  json["lora_plus_rates_of_b"] = settings.b_rates;
+  json["lora_plus_ratios"] = settings.ratios;
+  json["lora_plus_accuracy"] = results.plus;
+  json["lora_plus_loss"] = results.plus_loss;
+  return json.dump(2) + "\n";
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
   Settings settings;
-  std::string out = "mixing";
-  examples::Arguments arguments("mixing", "LoRA, ordinary training or nothing for each layer: where is it best spent?");
-  arguments.add("seeds", settings.seeds, "networks, each trained from a seed of its own")
-      .add("base-epochs", settings.base_epochs, "passes over the upright digits")
-      .add("epochs", settings.epochs, "passes over the turned digits")
-      .add("short-epochs", settings.short_epochs, "the same for LoRA+")
-      .add("small-budget", settings.budgets[0], "numbers that may be trained")
-      .add("large-budget", settings.budgets[1], "the same once more")
-      .add("out", out, "folder for report.json and the pictures");
-  if (const auto status = arguments.parse(argc, argv)) return *status;
-  try {
-    if (settings.seeds < 1 || settings.base_epochs < 1 || settings.epochs < 1 || settings.short_epochs < 1) {
-      throw examples::ArgumentError("seeds and epochs must be at least 1");
-    }
+  std::filesystem::path out = "mixing";
+  examples::Program program("mixing", "LoRA, ordinary training or nothing for each layer: where is it best spent?");
+  program.add_option("--seeds", settings.seeds, "networks, each trained from a seed of its own")
+      ->check(examples::positive);
+  program.add_option("--base-epochs", settings.base_epochs, "passes over the upright digits")
+      ->check(examples::positive);
+  program.add_option("--epochs", settings.epochs, "passes over the turned digits")->check(examples::positive);
+  program.add_option("--short-epochs", settings.short_epochs, "the same for LoRA+")->check(examples::positive);
+  program.add_option("--small-budget", settings.budgets[0], "numbers that may be trained")->check(examples::positive);
+  program.add_option("--large-budget", settings.budgets[1], "the same once more")->check(examples::positive);
+  program.add_option("--out", out, "folder for report.json and the pictures");
+  return program.run(argc, argv, [&] {
     const Results results = run(settings);
     std::cout << "\nHeld-out turned digits read, before " << examples::percent_with_spread(results.before)
               << ". What each layer trains:\n\n";
     for (std::size_t b = 0; b < settings.budgets.size(); ++b) std::cout << plan_table(results, settings, b) << '\n';
     std::cout << "LoRA+, rank 8 in every layer, after " << settings.short_epochs << " epochs:\n\n"
               << plus_table(results, settings);
-    const std::filesystem::path folder = out;
-    examples::write_file(folder / "budget.svg", plan_chart(results, settings));
-    examples::write_file(folder / "lora_plus.svg", plus_chart(results, settings));
-    examples::write_file(folder / "report.json", report_of(results, settings));
-    std::cout << "\nWrote report.json, budget.svg and lora_plus.svg to " << std::filesystem::absolute(folder).string()
+    examples::write_file(out / "budget.svg", plan_chart(results, settings));
+    examples::write_file(out / "lora_plus.svg", plus_chart(results, settings));
+    examples::write_file(out / "report.json", report_of(results, settings));
+    std::cout << "\nWrote report.json, budget.svg and lora_plus.svg to " << std::filesystem::absolute(out).string()
               << "\n";
-  } catch (const std::exception& error) {
-    std::cerr << "mixing: " << error.what() << '\n';
-    return 1;
-  }
-  return 0;
+  });
 }

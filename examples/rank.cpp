@@ -15,12 +15,11 @@
 /// chosen on 300 of the training pictures. No weight decay: it would shrink W as well, and D would not be what was
 /// learned.
 
-#include "support/arguments.hpp"
+#include "plotting/heat_map.hpp"
+#include "plotting/line_chart.hpp"
 #include "support/files.hpp"
-#include "support/heat_map.hpp"
 #include "support/in_parallel.hpp"
-#include "support/json.hpp"
-#include "support/line_chart.hpp"
+#include "support/program.hpp"
 #include "support/progress.hpp"
 #include "support/random_subspace.hpp"
 #include "support/statistics.hpp"
@@ -31,10 +30,11 @@
 #include <lora/lora.hpp>
 #include <lora/model/suggest_rank.hpp>
 
+#include <nlohmann/json.hpp>
+
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <exception>
 #include <filesystem>
 #include <iostream>
 #include <string>
@@ -338,7 +338,7 @@ std::string advice_table(const std::vector<OfSeed>& results, const Settings& set
 /// A figure over the ranks, their sizes, or the dimensions.
 examples::Series curve(const std::vector<OfSeed>& results, const std::string& name, const Numbers& x,
                        const std::string& color, const auto& figure) {
-  examples::Series series{.name = name, .x = x, .y = {}, .color = color};
+  examples::Series series{.name = name, .x = x, .color = color};
   for (std::size_t i = 0; i < x.size(); ++i) {
     const Numbers values = each(results, figure, i);
     series.y.push_back(examples::mean(values));
@@ -392,7 +392,6 @@ std::string spectra_chart(const std::vector<OfSeed>& results) {
   examples::LineChart chart{.title = "Singular values of the weights, and of what training changed",
                             .x_label = "number of the singular value",
                             .y_label = "its share of the largest one",
-                            .series = {},
                             .log_y = true,
                             .y_low = 1e-3,
                             .y_high = 1.0};
@@ -400,8 +399,6 @@ std::string spectra_chart(const std::vector<OfSeed>& results) {
     for (std::size_t l = 0; l < results[0].start.size(); ++l) {
       const Eigen::VectorXd sigma = changed ? examples::spectrum_of(results[0].all.change[l]) : results[0].start[l];
       examples::Series series{.name = (changed ? "change of fc" : "fc") + std::to_string(l + 1),
-                              .x = {},
-                              .y = {},
                               .dashed = !changed,
                               .color = examples::palette[l % examples::palette.size()]};
       for (Index i = 0; i < sigma.size() && sigma(i) >= 1e-3 * sigma(0); ++i) {
@@ -427,10 +424,7 @@ std::vector<Numbers> mean_overlaps(const std::vector<OfSeed>& results, std::size
 std::string direction_chart(const std::vector<OfSeed>& results, const Settings& settings) {
   examples::HeatMap map{.title = "Do trainings of different ranks find the same directions? Overlap in per cent",
                         .x_label = "rank of another",
-                        .y_label = "rank of one",
-                        .rows = {},
-                        .columns = {},
-                        .panels = {}};
+                        .y_label = "rank of one"};
   for (const Index rank : settings.ranks) map.rows.push_back(std::to_string(rank));
   map.columns = map.rows;
   map.columns.push_back("all");
@@ -444,21 +438,21 @@ std::string direction_chart(const std::vector<OfSeed>& results, const Settings& 
 }
 
 std::string report_of(const std::vector<OfSeed>& results, const Settings& settings) {
-  examples::JsonObject json;
+  nlohmann::ordered_json json;
   const auto rows = [&](const std::string& name, const auto& figure, std::size_t count) {
     std::vector<Numbers> numbers;
     for (std::size_t i = 0; i < count; ++i) numbers.push_back(each(results, figure, i));
-    json.set(name, numbers);
+    json[name] = numbers;
   };
   const std::size_t ranks = settings.ranks.size();
-  json.set("seeds", settings.seeds)
-      .set("epochs", settings.epochs)
-      .set("ranks", settings.ranks)
-      .set("dimensions", settings.dimensions)
-      .set("before", each(results, figures::before))
-      .set("all", each(results, figures::all))
-      .set("all_epochs", each(results, figures::all_epochs))
-      .set("all_parameters", results[0].all.size);
+  json["seeds"] = settings.seeds;
+  json["epochs"] = settings.epochs;
+  json["ranks"] = settings.ranks;
+  json["dimensions"] = settings.dimensions;
+  json["before"] = each(results, figures::before);
+  json["all"] = each(results, figures::all);
+  json["all_epochs"] = each(results, figures::all_epochs);
+  json["all_parameters"] = results[0].all.size;
   rows("lora_parameters", [](const OfSeed& s, std::size_t i) { return s.by_rank[i].size; }, ranks);
   rows("alpha_over_rank", figures::by_rank, ranks);
   rows("alpha_over_rank_epochs", figures::rank_epochs, ranks);
@@ -469,45 +463,42 @@ std::string report_of(const std::vector<OfSeed>& results, const Settings& settin
   rows("lora_distance", figures::lora_error, ranks);
   rows("lora_size", figures::lora_size, ranks);
   rows("subspace", figures::subspace, settings.dimensions.size());
-  json.set("nine_tenths", nine_tenths(results))
-      .set("intrinsic_dimension", intrinsic_dimension(results, settings.dimensions));
+  json["nine_tenths"] = nine_tenths(results);
+  json["intrinsic_dimension"] = intrinsic_dimension(results, settings.dimensions);
   for (std::size_t l = 0; l < results[0].start.size(); ++l) {
     const std::string layer = "fc" + std::to_string(l + 1);
     const auto spectrum = [](const Eigen::VectorXd& sigma) { return Numbers(sigma.begin(), sigma.end()); };
-    json.set(layer + "_overlaps", mean_overlaps(results, l))
-        .set(layer + "_spectrum", spectrum(results[0].start[l]))
-        .set(layer + "_change_spectrum", spectrum(examples::spectrum_of(results[0].all.change[l])))
-        .set(layer + "_lora_spectrum", spectrum(examples::spectrum_of(results[0].by_rank.back().change[l])));
+    json[layer + "_overlaps"] = mean_overlaps(results, l);
+    json[layer + "_spectrum"] = spectrum(results[0].start[l]);
+    json[layer + "_change_spectrum"] = spectrum(examples::spectrum_of(results[0].all.change[l]));
+    json[layer + "_lora_spectrum"] = spectrum(examples::spectrum_of(results[0].by_rank.back().change[l]));
   }
   for (const bool probe : {false, true}) {
     const auto advice = probe ? &OfSeed::by_probe : &OfSeed::by_all;
     const std::string name = probe ? "suggested_by_lora" : "suggested_by_all";
     const auto set = [&](const std::string& end, const auto& figure) {
-      json.set(name + end, each(results, [&](const OfSeed& s, std::size_t) { return figure(s.*advice); }));
+      json[name + end] = each(results, [&](const OfSeed& s, std::size_t) { return figure(s.*advice); });
     };
     set("", [](const Advice& a) { return a.suggestion.rank; });
     set("_accuracy", [](const Advice& a) { return a.one_rank.accuracy; });
     set("_per_layer_accuracy", [](const Advice& a) { return a.own_ranks.accuracy; });
   }
-  return json.text();
+  return json.dump(2) + "\n";
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
   Settings settings;
-  std::string out = "rank";
-  examples::Arguments arguments("rank",
-                                "Teaches a network turned digits with LoRA of many ranks: which one is enough?");
-  arguments.add("seeds", settings.seeds, "networks, each trained from a seed of its own")
-      .add("base-epochs", settings.base_epochs, "passes over the upright digits")
-      .add("epochs", settings.epochs, "passes over the turned digits")
-      .add("out", out, "folder for report.json and the pictures");
-  if (const auto status = arguments.parse(argc, argv)) return *status;
-  try {
-    if (settings.seeds < 1 || settings.base_epochs < 1 || settings.epochs < 1) {
-      throw examples::ArgumentError("seeds and epochs must be at least 1");
-    }
+  std::filesystem::path out = "rank";
+  examples::Program program("rank", "Teaches a network turned digits with LoRA of many ranks: which one is enough?");
+  program.add_option("--seeds", settings.seeds, "networks, each trained from a seed of its own")
+      ->check(examples::positive);
+  program.add_option("--base-epochs", settings.base_epochs, "passes over the upright digits")
+      ->check(examples::positive);
+  program.add_option("--epochs", settings.epochs, "passes over the turned digits")->check(examples::positive);
+  program.add_option("--out", out, "folder for report.json and the pictures");
+  return program.run(argc, argv, [&] {
     const std::vector<OfSeed> results = run(settings);
     const double dimension = intrinsic_dimension(results, settings.dimensions);
     std::cout
@@ -521,17 +512,12 @@ int main(int argc, char** argv) {
         << advice_table(results, settings)
         << "\nSuggested with seed 1, by what all weights changed: " << results[0].by_all.suggestion.reason
         << ".\nBy LoRA of rank " << settings.ranks.back() << ": " << results[0].by_probe.suggestion.reason << ".\n";
-    const std::filesystem::path folder = out;
-    examples::write_file(folder / "rank.svg", rank_chart(results, settings));
-    examples::write_file(folder / "spectra.svg", spectra_chart(results));
-    examples::write_file(folder / "directions.svg", direction_chart(results, settings));
-    examples::write_file(folder / "dimension.svg", dimension_chart(results, settings));
-    examples::write_file(folder / "report.json", report_of(results, settings));
+    examples::write_file(out / "rank.svg", rank_chart(results, settings));
+    examples::write_file(out / "spectra.svg", spectra_chart(results));
+    examples::write_file(out / "directions.svg", direction_chart(results, settings));
+    examples::write_file(out / "dimension.svg", dimension_chart(results, settings));
+    examples::write_file(out / "report.json", report_of(results, settings));
     std::cout << "Wrote report.json, rank.svg, spectra.svg, directions.svg and dimension.svg to "
-              << std::filesystem::absolute(folder).string() << "\n";
-  } catch (const std::exception& error) {
-    std::cerr << "rank: " << error.what() << '\n';
-    return 1;
-  }
-  return 0;
+              << std::filesystem::absolute(out).string() << "\n";
+  });
 }

@@ -8,5 +8,5 @@ source "$(dirname "${BASH_SOURCE[0]}")/../.ci/setup.sh"
 name=finetune_mlp
 if [ $# -gt 0 ] && [[ $1 != -* ]]; then name=$1 && shift; fi
 
-set_up eigen json
+set_up eigen json cli11
 run_program examples "$name" "$@"

@@ -32,7 +32,7 @@ while [ $# -gt 0 ]; do
   shift
 done
 
-set_up eigen catch2 json
+set_up eigen catch2 json cli11
 configure "$preset" "${to_cmake[@]}"
 if [ -n "$folder" ]; then
   cmake --build "$root/build/$preset" --target "test_$folder" -j "$jobs"

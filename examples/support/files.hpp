@@ -1,7 +1,8 @@
 #pragma once
-/// Writing a file whole or not at all.
+/// Files: written whole or not at all, and counted.
 
 #include <cerrno>
+#include <cstdint>
 #include <filesystem>
 #include <fstream>
 #include <random>
@@ -35,6 +36,13 @@ inline void write_file(const std::filesystem::path& path, std::string_view text)
     std::filesystem::remove(unfinished, ignored);
     fail(error.message());
   }
+}
+
+/// Of all files in a folder, together.
+inline std::uintmax_t bytes_of_files(const std::filesystem::path& folder) {
+  std::uintmax_t sum = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) sum += entry.file_size();
+  return sum;
 }
 
 }  // namespace examples

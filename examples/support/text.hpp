@@ -18,13 +18,6 @@ inline std::string fixed(double value, int digits) {
   return text;
 }
 
-/// The shortest text that reads back as the same number: shortest(0.1) = "0.1", shortest(0.1f) = "0.1".
-template <class Number>
-std::string shortest(Number value) {
-  std::array<char, 64> buffer;
-  return std::string(buffer.data(), std::to_chars(buffer.data(), buffer.data() + buffer.size(), value).ptr);
-}
-
 /// `value` with at most `digits` significant digits: significant(0.0021, 6) = "0.0021", significant(1e-9, 6) = "1e-09".
 inline std::string significant(double value, int digits) {
   std::array<char, 64> buffer;

@@ -189,13 +189,14 @@ TEST_CASE("plane chart: paths end where their shares say") {
   examples::PlaneChart chart{.title = "T",
                              .x_label = "x",
                              .y_label = "y",
+                             .start_label = "start",
                              .goal_label = "goal",
-                             .panels = {{"first", {path}}, {"second", {path}}},
-                             .notes = {}};
+                             .panels = {{"first", {path}}, {"second", {path}}}};
   const std::string svg = examples::plane_chart(chart);
   CHECK_THAT(svg, lora_test::contains("points=\"84.00,120.00 266.00,302.00\""));
   CHECK_THAT(svg, lora_test::contains("points=\"504.00,120.00 686.00,302.00\""));
   CHECK_THAT(svg, lora_test::contains("<circle cx=\"266.00\" cy=\"120.00\""));  // the goal
+  CHECK_THAT(svg, lora_test::contains("<text x=\"96.00\" y=\"120.00\""));       // "start", beside it
   CHECK_THAT(svg, lora_test::contains(">path &lt;1&gt;</text>"));
   chart.panels[0].paths[0].y.pop_back();
   CHECK_THROWS_AS(examples::plane_chart(chart), std::invalid_argument);

@@ -119,19 +119,3 @@ TEST_CASE("many tasks: what the cameras do to a picture") {
   CHECK(tasks[4].of(digits).pixels.maxCoeff() <= 1);
   CHECK(tasks[4].of(digits).pixels.minCoeff() >= 0);
 }
-
-TEST_CASE("share table: one share for every row and column") {
-  examples::ShareTable table{.title = "T",
-                             .row_title = "r",
-                             .column_title = "c",
-                             .rows = {"a"},
-                             .columns = {"b", "<"},
-                             .shares = (Eigen::MatrixXd(1, 2) << 0, 1).finished()};
-  const std::string svg = examples::share_table(table);
-  CHECK_THAT(svg, lora_test::contains("fill=\"rgb(255,255,255)\""));
-  CHECK_THAT(svg, lora_test::contains("fill=\"rgb(24,78,140)\""));
-  CHECK_THAT(svg, lora_test::contains(">100.0 %</text>"));
-  CHECK_THAT(svg, lora_test::contains(">&lt;</text>"));
-  table.rows.push_back("more");
-  CHECK_THROWS_AS(examples::share_table(table), std::invalid_argument);
-}

@@ -126,6 +126,11 @@ TEST_CASE("heat map: a square for every value, none for what is missing") {
   CHECK_THAT(svg, lora_test::contains("fill=\"rgb(23,52,94)\""));
   CHECK_THAT(svg, lora_test::contains(">100</text>"));
   CHECK_THAT(svg, !lora_test::contains("nan"));
+  map.digits = 1;
+  map.columns[1] = "a wide one";
+  CHECK_THAT(examples::heat_map(map), lora_test::contains(">100.0</text>"));
+  CHECK_THAT(examples::heat_map(map),
+             lora_test::contains("width=\"82.00\""));  // 10 characters, 12 between, less a gap of 2
   map.panels[0].values[0].pop_back();
   CHECK_THROWS_AS(examples::heat_map(map), std::invalid_argument);
   map.panels[0].values.clear();

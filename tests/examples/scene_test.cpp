@@ -1,4 +1,4 @@
-#include "examples/support/scene.hpp"
+#include "examples/plotting/scene.hpp"
 
 #include "support/catch.hpp"
 

@@ -1,4 +1,4 @@
-#include "examples/support/svg.hpp"
+#include "examples/plotting/svg.hpp"
 
 #include "support/catch.hpp"
 
@@ -9,9 +9,8 @@
 #include <string_view>
 #include <vector>
 
-#include "examples/support/gallery.hpp"
-#include "examples/support/line_chart.hpp"
-#include "examples/support/picture_grid.hpp"
+#include "examples/plotting/line_chart.hpp"
+#include "examples/plotting/picture_grid.hpp"
 
 using namespace examples;
 using lora_test::contains;
@@ -71,7 +70,7 @@ TEST_CASE("line chart: points and ticks are where the axes say") {
   for (const std::string label : {"0 %", "20 %", "40 %", "60 %", "80 %", "100 %", "0", "2", "4", "6", "8", "10"}) {
     CHECK_THAT(svg, contains(">" + label + "</text>"));
   }
-  CHECK(count(svg, "<text") == 12 + 4);  // title, two axes, one name
+  CHECK(count(svg, "<text") == 12 + 1);  // and one name: a title and labels that are empty are left out
 
   chart = diagonal();
   chart.log_y = true;
@@ -147,31 +146,40 @@ TEST_CASE("line chart: wrong input is refused") {
 }
 
 TEST_CASE("picture grid: pixels, captions and frames") {
-  const Picture right{{0, 1, 0.5f, 1}, "7", Frame::right};
-  const Picture wrong{{1, 1, 1, 1}, "1, not 7", Frame::wrong};
+  const Picture right{.pixels = {0, 1, 0.5f, 1}, .caption = "7", .note = "a <note>", .frame = Frame::right};
+  const Picture wrong{.pixels = {1, 1, 1, 1}, .caption = "1, not 7", .frame = Frame::wrong};
   const std::string svg = picture_grid({"Digits", {{"first", {right, wrong}}, {"second", {right}}}});
   CHECK(well_formed(svg));
   CHECK_THAT(svg, contains("scale(32.0000)"));
-  CHECK_THAT(svg,
-             contains("<path fill=\"rgb(0,0,0)\" d=\"M1 0h1v1h-1zM1 1h1v1h-1z\"/>\n<path fill=\"rgb(128,128,128)\" "
-                      "d=\"M0 1h1v1h-1z\"/>"));
+  CHECK_THAT(svg, contains("<path stroke=\"rgb(0,0,0)\" d=\"m1 0h1m-1 1h1\"/>\n<path stroke=\"rgb(128,128,128)\" "
+                           "d=\"m0 1h1\"/>"));
   CHECK(count(svg, ">7</text>") == 2);
   CHECK(count(svg, ">1, not 7</text>") == 1);
+  CHECK(count(svg, ">a &lt;note&gt;</text>") == 2);
   CHECK(count(svg, wrong_color) == 3);  // the frame, its caption, the legend
-  CHECK(count(picture_grid({"", {{"", {{{0, 0, 0, 0}, "", Frame::none}}}}}), wrong_color) == 0);
+  CHECK(count(picture_grid({"", {{"", {{.pixels = {0, 0, 0, 0}}}}}}), wrong_color) == 0);
   CHECK(well_formed(picture_grid({})));
-  CHECK_THROWS_AS(picture_grid({"", {{"", {{{0, 1}, "", Frame::none}}}}}), std::invalid_argument);
-  CHECK_THROWS_AS(picture_grid({"", {{"", {{{}, "", Frame::none}}}}}), std::invalid_argument);
+  CHECK_THROWS_AS(picture_grid({"", {{"", {{.pixels = {0, 1}}}}}}), std::invalid_argument);
+  CHECK_THROWS_AS(picture_grid({"", {{"", {{.pixels = {}}}}}}), std::invalid_argument);
+}
+
+TEST_CASE("picture grid: neighbors in a row of one color are one stroke, at any size") {
+  const Picture picture{.pixels = {0, 0.5f, 0.501f, 1, 1, 1, 1, 0, 1}};
+  const std::string svg = picture_grid({.title = "", .rows = {{.pictures = {picture}}}, .size = 150});
+  CHECK_THAT(svg, contains("scale(50.0000)"));
+  CHECK_THAT(svg, contains("d=\"m1 0h2\""));               // two of nearly the same grey
+  CHECK_THAT(svg, contains("d=\"m0 1h3m-3 1h1m1 0h1\""));  // the second row ends where it ends
 }
 
 TEST_CASE("picture grid: signed pictures are blue and orange") {
-  const std::string svg = picture_grid({"", {{"", {{{0, 1, -1, -0.5f}, "", Frame::none, true}}}}});
-  CHECK_THAT(svg, contains("<path fill=\"rgb(24,78,140)\" d=\"M1 0h1v1h-1z\"/>"));
-  CHECK_THAT(svg, contains("<path fill=\"rgb(200,90,20)\" d=\"M0 1h1v1h-1z\"/>"));
-  CHECK_THAT(svg, contains("<path fill=\"rgb(228,173,138)\" d=\"M1 1h1v1h-1z\"/>"));
+  Picture picture{.pixels = {0, 1, -1, -0.5f}, .has_sign = true};
+  const std::string svg = picture_grid({"", {{"", {picture}}}});
+  CHECK_THAT(svg, contains("<path stroke=\"rgb(24,78,140)\" d=\"m1 0h1\"/>"));
+  CHECK_THAT(svg, contains("<path stroke=\"rgb(200,90,20)\" d=\"m0 1h1\"/>"));
+  CHECK_THAT(svg, contains("<path stroke=\"rgb(228,173,138)\" d=\"m1 1h1\"/>"));
   CHECK(count(svg, "<path") == 3);  // 0 is white
-  // without a sign, what is negative is white
-  CHECK(count(picture_grid({"", {{"", {{{0, 1, -1, -0.5f}, "", Frame::none}}}}}), "<path") == 1);
+  picture.has_sign = false;         // then what is negative is white
+  CHECK(count(picture_grid({"", {{"", {picture}}}}), "<path") == 1);
 }
 
 TEST_CASE("picture grid: columns become pictures, each scaled to itself") {
@@ -194,19 +202,4 @@ TEST_CASE("picture grid: columns become pictures, each scaled to itself") {
   CHECK_THAT(picture_grid(grid), contains("height=\"236\""));
   grid.rows[0].pictures[0].caption = "7";
   CHECK_THAT(picture_grid(grid), contains("height=\"256\""));
-}
-
-TEST_CASE("gallery: pictures in rows, with captions") {
-  const Panel panel{Eigen::MatrixXd::Constant(20, 30, 0.5), "rank <1>", "error 5 %"};
-  const std::string svg = gallery({"Ranks", {panel, panel, panel}, 2});
-  CHECK(well_formed(svg));
-  CHECK(count(svg, "href=\"data:image/png;base64," + base64(png(panel.grey)) + "\"") == 3);
-  CHECK(count(svg, ">rank &lt;1&gt;</text>") == 3);
-  CHECK(count(svg, ">error 5 %</text>") == 3);
-  CHECK_THAT(svg, contains("<image x=\"24.00\" y=\"58.00\" width=\"30.00\" height=\"20.00\""));
-  CHECK_THAT(svg, contains("<image x=\"70.00\" y=\"58.00\""));
-  CHECK_THAT(svg, contains("<image x=\"24.00\" y=\"132.00\""));
-  CHECK(well_formed(gallery({})));
-  CHECK_THROWS_AS(gallery({"", {panel}, 0}), std::invalid_argument);
-  CHECK_THROWS_AS(gallery({"", {{Eigen::MatrixXd(), "", ""}}}), std::invalid_argument);
 }

@@ -10,6 +10,6 @@ command -v python3 >/dev/null || apt_install python3 || { say "Python 3 is missi
 case " $* " in *" --check "* | *" --help "* | *" -h "*) exec "$mutate" "$@" ;; esac
 
 "$mutate" --check "$@" >/dev/null # before anything is installed
-set_up eigen catch2 json
+set_up eigen catch2 json cli11
 export CMAKE_BUILD_PARALLEL_LEVEL=$jobs
 exec "$mutate" "$@"

@@ -10,7 +10,6 @@
 #include <vector>
 
 #include "svg.hpp"
-#include "text.hpp"
 
 namespace examples {
 
@@ -25,19 +24,12 @@ struct PlanePath {
 
 struct PlanePanel {
   std::string title;
-  std::vector<PlanePath> paths;
-};
-
-/// A remark on a place of every panel.
-struct PlaneNote {
-  double x, y;
-  std::string text, anchor = "start";
+  std::vector<PlanePath> paths = {};
 };
 
 struct PlaneChart {
-  std::string title, x_label, y_label, goal_label;
+  std::string title, x_label, y_label, start_label, goal_label;
   std::vector<PlanePanel> panels;  // from left to right, over the same axes
-  std::vector<PlaneNote> notes;
 };
 
 namespace detail {
@@ -68,44 +60,33 @@ inline void draw_path(Svg& svg, const PlanePath& path, const auto& to_x, const a
 
 }  // namespace detail
 
-/// The legend names the paths of the first panel.   Throws std::invalid_argument for a path without points, or with
-/// more of one coordinate than of the other.
+/// The legend names the paths of the first panel.
+/// Throws std::invalid_argument for a path without points, or with more of one coordinate than of the other.
 inline std::string plane_chart(const PlaneChart& chart) {
-  constexpr double margin = 24, left = 84, side = 364, gap = 56, legend_line = 22;
+  constexpr double left = 84, side = 364, gap = 56;
   const auto count = static_cast<double>(std::max<std::size_t>(chart.panels.size(), 1));
-  const double right = left + count * side + (count - 1) * gap, width = right + margin;
+  const double right = left + count * side + (count - 1) * gap;
 
   Svg svg;
-  svg.text(margin, 36, chart.title, "start", 17, ink, " font-weight=\"600\"");
-  double entry = margin, legend_y = 64;
-  const auto name = [&](const std::string& text, const auto& symbol) {
-    const double entry_width = 30 + character_width * static_cast<double>(width_of(text));
-    if (entry > margin && entry + entry_width > width - margin) {
-      entry = margin;
-      legend_y += legend_line;
-    }
-    symbol(entry, legend_y);
-    svg.text(entry + 30, legend_y + 4, text, "start", 13, ink);
-    entry += entry_width + 18;
-  };
+  Legend legend(svg, 24, right, 64);
   if (!chart.panels.empty()) {
     for (const PlanePath& path : chart.panels[0].paths) {
-      name(path.name, [&](double x, double y) {
-        svg.line(x, y, x + 22, y, path.color, path.strong ? 4 : 2.5);
-        svg.dot(x + 22, y, path.color, path.strong ? 5 : 4);
+      legend.add(path.name, [&](double x, double y) {
+        svg.line(x, y, x + 17, y, path.color, path.strong ? 4 : 2.5);
+        svg.dot(x + 17, y, path.color, path.strong ? 5 : 4);
       });
       if (!path.goal) continue;
-      name(chart.goal_label, [&](double x, double y) { detail::draw_ring(svg, x + 14, y, path.color); });
+      legend.add(chart.goal_label, [&](double x, double y) { detail::draw_ring(svg, x + 11, y, path.color); });
     }
   }
 
-  const double top = legend_y + 56, bottom = top + side;
+  const double top = legend.y() + 56, bottom = top + side;
   for (std::size_t p = 0; p < chart.panels.size(); ++p) {
     const PlanePanel& panel = chart.panels[p];
     const double from = left + static_cast<double>(p) * (side + gap);
     const auto to_x = [&](double x) { return from + side * std::clamp(x, 0.0, 1.0); };
     const auto to_y = [&](double y) { return bottom - side * std::clamp(y, 0.0, 1.0); };
-    svg.text(from, top - 16, panel.title, "start", 14, ink, " font-weight=\"600\"");
+    svg.heading(from, top - 16, panel.title);
     for (int tick = 0; tick <= 100; tick += 20) {
       const double share = tick / 100.0;
       svg.line(from, to_y(share), from + side, to_y(share), grid_color);
@@ -113,18 +94,19 @@ inline std::string plane_chart(const PlaneChart& chart) {
       svg.text(to_x(share), bottom + 20, std::to_string(tick) + " %", "middle", 12, faint);
       if (p == 0) svg.text(from - 10, to_y(share) + 4, std::to_string(tick) + " %", "end", 12, faint);
     }
-    for (const PlaneNote& note : chart.notes) svg.text(to_x(note.x), to_y(note.y), note.text, note.anchor, 12, faint);
     for (const bool strong : {false, true}) {
       for (const PlanePath& path : panel.paths) {
         if (path.strong == strong) detail::draw_path(svg, path, to_x, to_y);
       }
     }
-    if (!panel.paths.empty()) svg.dot(to_x(panel.paths[0].x[0]), to_y(panel.paths[0].y[0]), ink, 6);
+    if (panel.paths.empty()) continue;
+    const double x = to_x(panel.paths[0].x[0]), y = to_y(panel.paths[0].y[0]);
+    svg.dot(x, y, ink, 6);
+    svg.text(x + 12, y, chart.start_label, "start", 12, faint);
   }
   svg.text((left + right) / 2, bottom + 48, chart.x_label, "middle", 13, ink);
-  svg.text(0, 0, chart.y_label, "middle", 13, ink,
-           " transform=\"translate(32 " + fixed((top + bottom) / 2, 2) + ") rotate(-90)\"");
-  return svg.document(width, bottom + 68, chart.title);
+  svg.upwards(32, (top + bottom) / 2, chart.y_label);
+  return svg.document(right + 24, bottom + 68, chart.title);
 }
 
 }  // namespace examples

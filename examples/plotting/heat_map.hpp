@@ -1,5 +1,5 @@
 #pragma once
-/// Tables of shares as squares of color, side by side, as SVG.
+/// Tables of shares as squares of color with the percentages written in, side by side, as SVG.
 
 #include <algorithm>
 #include <array>
@@ -10,19 +10,19 @@
 #include <vector>
 
 #include "svg.hpp"
-#include "text.hpp"
 
 namespace examples {
 
 struct HeatPanel {
-  std::string title, note;                  // the note stands below, small
+  std::string title = {}, note = {};        // the note stands below, small
   std::vector<std::vector<double>> values;  // row after row, from 0 (white) to 1; what is not finite is left out
 };
 
 struct HeatMap {
   std::string title, x_label, y_label;
-  std::vector<std::string> rows, columns;  // the names of all panels' rows and columns
-  std::vector<HeatPanel> panels;
+  std::vector<std::string> rows = {}, columns = {};  // the names of all panels' rows and columns
+  std::vector<HeatPanel> panels = {};
+  int digits = 0;  // of a percentage, after the point
 };
 
 namespace detail {
@@ -40,19 +40,26 @@ inline std::string heat_color(double share) {
   return color + ")";
 }
 
+inline double widest_of(const std::vector<std::string>& names) {
+  std::size_t widest = 0;
+  for (const std::string& name : names) widest = std::max(widest, width_of(name));
+  return character_width * static_cast<double>(widest);
+}
+
 }  // namespace detail
 
 /// Throws std::invalid_argument if a panel has not a row for every name of a row and a value for every column.
 inline std::string heat_map(const HeatMap& map) {
-  constexpr double margin = 24, left = 92, cell = 36, gap = 34, top = 96;
-  const double width = cell * static_cast<double>(map.columns.size());
-  const double height = cell * static_cast<double>(map.rows.size());
+  constexpr double cell = 36, gap = 34, top = 96;
+  const double column = std::max(cell, detail::widest_of(map.columns) + 12);
+  const double left = std::max(92.0, 60 + detail::widest_of(map.rows));
+  const double width = column * static_cast<double>(map.columns.size());
+  const double bottom = top + cell * static_cast<double>(map.rows.size());
   Svg svg;
-  svg.text(margin, 36, map.title, "start", 17, ink, " font-weight=\"600\"");
   for (std::size_t p = 0; p < map.panels.size(); ++p) {
     const HeatPanel& panel = map.panels[p];
     const double x = left + static_cast<double>(p) * (width + gap);
-    svg.text(x, top - 18, panel.title, "start", 14, ink, " font-weight=\"600\"");
+    svg.heading(x, top - 18, panel.title);
     if (panel.values.size() != map.rows.size()) {
       throw std::invalid_argument("heat_map: panel \"" + panel.title + "\" has " + std::to_string(panel.values.size()) +
                                   " rows, expected " + std::to_string(map.rows.size()));
@@ -66,23 +73,21 @@ inline std::string heat_map(const HeatMap& map) {
                                     std::to_string(map.columns.size()));
       }
       for (std::size_t j = 0; j < map.columns.size(); ++j) {
-        const double value = panel.values[i][j];
+        const double value = panel.values[i][j], at = x + column * static_cast<double>(j);
         if (!std::isfinite(value)) continue;
-        const double at = x + cell * static_cast<double>(j);
-        svg.rectangle(at + 1, y + 1, cell - 2, cell - 2, detail::heat_color(value));
-        svg.text(at + cell / 2, y + cell / 2 + 4, fixed(100 * value, 0), "middle", 12, value > 0.4 ? "#ffffff" : ink);
+        svg.rectangle(at + 1, y + 1, column - 2, cell - 2, detail::heat_color(value));
+        svg.text(at + column / 2, y + cell / 2 + 4, fixed(100 * value, map.digits), "middle", 12,
+                 value > 0.4 ? "#ffffff" : ink);
       }
     }
     for (std::size_t j = 0; j < map.columns.size(); ++j) {
-      svg.text(x + cell * (static_cast<double>(j) + 0.5), top + height + 18, map.columns[j], "middle", 12, faint);
+      svg.text(x + column * (static_cast<double>(j) + 0.5), bottom + 18, map.columns[j], "middle", 12, faint);
     }
-    svg.text(x + width / 2, top + height + 42, map.x_label, "middle", 13, ink);
-    svg.text(x + width / 2, top + height + 64, panel.note, "middle", 12, faint);
+    svg.text(x + width / 2, bottom + 42, map.x_label, "middle", 13, ink);
+    svg.text(x + width / 2, bottom + 64, panel.note, "middle", 12, faint);
   }
-  svg.text(0, 0, map.y_label, "middle", 13, ink,
-           " transform=\"translate(36 " + fixed(top + height / 2, 2) + ") rotate(-90)\"");
-  const double right = left + static_cast<double>(map.panels.size()) * (width + gap) - gap;
-  return svg.document(right + margin, top + height + 84, map.title);
+  svg.upwards(36, (top + bottom) / 2, map.y_label);
+  return svg.document(left + static_cast<double>(map.panels.size()) * (width + gap) - gap + 24, bottom + 84, map.title);
 }
 
 }  // namespace examples

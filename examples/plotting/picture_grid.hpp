@@ -1,5 +1,5 @@
 #pragma once
-/// A grid of small pictures as SVG, grey or signed, with captions and frames for right and wrong.
+/// A grid of pictures as SVG, grey or signed, with captions and frames for right and wrong.
 
 #include <Eigen/Core>
 
@@ -13,51 +13,66 @@
 #include <vector>
 
 #include "svg.hpp"
-#include "text.hpp"
 
 namespace examples {
 
 enum class Frame { none, right, wrong };
 
+inline constexpr const char* right_color = "#2a8c7f";
+inline constexpr const char* wrong_color = "#c8553d";
+
 /// A square picture, row after row from the top left, 0 (white) to 1 (black); or signed, -1 (orange) over 0 (white) to
 /// 1 (blue).
 struct Picture {
   std::vector<float> pixels;
-  std::string caption;
+  std::string caption = {}, note = {};  // below it
   Frame frame = Frame::none;
   bool has_sign = false;
 };
 
 struct PictureRow {
-  std::string label;
-  std::vector<Picture> pictures;
+  std::string label = {};
+  std::vector<Picture> pictures = {};
 };
 
 struct PictureGrid {
   std::string title;
-  std::vector<PictureRow> rows;
+  std::vector<PictureRow> rows = {};
+  double size = 64;  // of a picture
 };
 
 namespace detail {
 
-/// The color of a pixel.
-inline std::array<long, 3> color_of(float value, bool has_sign) {
+/// The color of a pixel, of 32 levels from white on: the fewer, the longer are the strokes of one color. Nothing where
+/// it is white, as the background is.
+inline std::string color_of(float value, bool has_sign) {
   constexpr std::array<float, 3> black = {0, 0, 0}, blue = {24, 78, 140}, orange = {200, 90, 20};
-  const float strength = std::clamp(has_sign ? std::abs(value) : value, 0.0f, 1.0f);
-  const auto& full = !has_sign ? black : value < 0 ? orange : blue;
-  std::array<long, 3> color{};
-  for (std::size_t i = 0; i < 3; ++i) color[i] = std::lround(255 - strength * (255 - full[i]));
-  return color;
+  const float level = std::round(32 * std::clamp(has_sign ? std::abs(value) : value, 0.0f, 1.0f));
+  if (level == 0) return {};
+  std::string color;
+  for (const float full : !has_sign ? black : value < 0 ? orange : blue) {
+    color += (color.empty() ? "rgb(" : ",") + std::to_string(std::lround(255 - level / 32 * (255 - full)));
+  }
+  return color + ")";
 }
 
-/// One path for every color; white is the background.
+/// For every color a path of strokes through its pixels, each `m` relative to the end of the one before.
 inline std::map<std::string, std::string> color_paths(const Picture& picture, std::size_t side) {
+  struct Pen {
+    long x = 0, y = 0;
+  };
   std::map<std::string, std::string> paths;
-  for (std::size_t i = 0; i < picture.pixels.size(); ++i) {
-    const auto [red, green, blue] = color_of(picture.pixels[i], picture.has_sign);
-    if (red == 255 && green == 255 && blue == 255) continue;
-    paths["rgb(" + std::to_string(red) + "," + std::to_string(green) + "," + std::to_string(blue) + ")"] +=
-        "M" + std::to_string(i % side) + " " + std::to_string(i / side) + "h1v1h-1z";
+  std::map<std::string, Pen> pens;
+  for (std::size_t first = 0, last = 0; first < picture.pixels.size(); first = last) {
+    const std::string color = color_of(picture.pixels[first], picture.has_sign);
+    do ++last;
+    while (last % side != 0 && color_of(picture.pixels[last], picture.has_sign) == color);
+    if (color.empty()) continue;
+    const auto x = static_cast<long>(first % side), y = static_cast<long>(first / side);
+    const auto length = static_cast<long>(last - first);
+    Pen& pen = pens[color];
+    paths[color] += "m" + std::to_string(x - pen.x) + " " + std::to_string(y - pen.y) + "h" + std::to_string(length);
+    pen = {x + length, y};
   }
   return paths;
 }
@@ -65,7 +80,8 @@ inline std::map<std::string, std::string> color_paths(const Picture& picture, st
 }  // namespace detail
 
 /// Adds the columns as pictures, `per_row` in a row, each scaled to its own largest entry; the label is that of the
-/// first row.   Throws std::invalid_argument if per_row is below 1.
+/// first row.
+/// Throws std::invalid_argument if per_row is below 1.
 inline void add_columns(PictureGrid& grid, const std::string& label, const Eigen::MatrixXd& columns,
                         Eigen::Index per_row, bool has_sign = false) {
   if (per_row < 1) throw std::invalid_argument("add_columns: per_row is not 1 or more");
@@ -74,13 +90,13 @@ inline void add_columns(PictureGrid& grid, const std::string& label, const Eigen
     const double largest = columns.col(k).cwiseAbs().maxCoeff();
     const Eigen::VectorXf pixels = (columns.col(k) / (largest > 0 ? largest : 1)).cast<float>();
     grid.rows.back().pictures.push_back(
-        {.pixels = std::vector<float>(pixels.begin(), pixels.end()), .caption = "", .has_sign = has_sign});
+        {.pixels = std::vector<float>(pixels.begin(), pixels.end()), .has_sign = has_sign});
   }
 }
 
 /// Throws std::invalid_argument if a picture is not square.
 inline std::string picture_grid(const PictureGrid& grid) {
-  constexpr double margin = 24, size = 64, gap = 20, caption_height = 20;
+  constexpr double margin = 24, gap = 20;
   std::size_t columns = 0, widest = 0;
   bool framed = false;
   for (const PictureRow& row : grid.rows) {
@@ -90,11 +106,10 @@ inline std::string picture_grid(const PictureGrid& grid) {
   }
   const double left = margin + (widest == 0 ? 0 : character_width * static_cast<double>(widest) + 16);
   const double right =
-      std::max(left + static_cast<double>(columns) * (size + gap) - gap,
+      std::max(left + static_cast<double>(columns) * (grid.size + gap) - gap,
                margin + 1.3 * character_width * static_cast<double>(width_of(grid.title)) + (framed ? 170 : 0));
 
   Svg svg;
-  svg.text(margin, 36, grid.title, "start", 17, ink, " font-weight=\"600\"");
   if (framed) {
     svg.frame(right - 130, 24, 13, right_color, 2.5, false);
     svg.text(right - 111, 35, "right", "start", 13, ink);
@@ -103,26 +118,25 @@ inline std::string picture_grid(const PictureGrid& grid) {
   }
   double y = 62;
   for (const PictureRow& row : grid.rows) {
-    svg.text(margin, y + size / 2 + 5, row.label, "start", 13, ink);
-    double x = left;
-    bool captioned = false;
+    svg.text(margin, y + grid.size / 2 + 5, row.label, "start", 13, ink);
+    double x = left, below = 0;
     for (const Picture& picture : row.pictures) {
       const auto side = static_cast<std::size_t>(std::lround(std::sqrt(static_cast<double>(picture.pixels.size()))));
       if (side == 0 || side * side != picture.pixels.size()) {
         throw std::invalid_argument("picture_grid: " + std::to_string(picture.pixels.size()) +
                                     " pixels, expected a square");
       }
-      svg.mosaic(x, y, size / static_cast<double>(side), detail::color_paths(picture, side));
-      const std::string color = picture.frame == Frame::right   ? right_color
-                                : picture.frame == Frame::wrong ? wrong_color
-                                                                : grid_color;
+      svg.mosaic(x, y, grid.size / static_cast<double>(side), detail::color_paths(picture, side));
       const bool plain = picture.frame == Frame::none;
-      svg.frame(x - 3, y - 3, size + 6, color, plain ? 1 : 2.5, picture.frame == Frame::wrong);
-      svg.text(x + size / 2, y + size + 20, picture.caption, "middle", 13, plain ? faint : color);
-      captioned = captioned || !picture.caption.empty();
-      x += size + gap;
+      const std::string color = plain ? grid_color : picture.frame == Frame::right ? right_color : wrong_color;
+      svg.frame(x - 3, y - 3, grid.size + 6, color, plain ? 1 : 2.5, picture.frame == Frame::wrong);
+      const double middle = x + grid.size / 2, end = y + grid.size;
+      svg.text(middle, end + 20, picture.caption, "middle", 13, plain ? ink : color);
+      svg.text(middle, end + 37, picture.note, "middle", 12, faint);
+      below = std::max(below, !picture.note.empty() ? 37.0 : !picture.caption.empty() ? 20.0 : 0.0);
+      x += grid.size + gap;
     }
-    y += size + gap + (captioned ? caption_height : 0);
+    y += grid.size + gap + below;
   }
   return svg.document(right + margin, y + 6, grid.title);
 }

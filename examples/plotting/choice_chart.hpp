@@ -6,11 +6,9 @@
 #include <cstddef>
 #include <stdexcept>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "svg.hpp"
-#include "text.hpp"
 
 namespace examples {
 
@@ -19,28 +17,30 @@ struct Tile {
 };
 
 struct ChoiceRow {
-  std::vector<Tile> tiles;  // one for each column
-  double share = 0;         // what was reached
-  double spread = 0;        // arms to both sides
+  std::vector<Tile> tiles = {};  // one for each column
+  double share = 0;              // what was reached
+  double spread = 0;             // arms to both sides
 };
 
 struct ChoicePanel {
   std::string title;
-  std::vector<ChoiceRow> rows;
+  std::vector<ChoiceRow> rows = {};
 };
 
 struct ChoiceChart {
   std::string title, x_label;
   std::vector<std::string> columns;
   std::vector<Tile> legend;
-  std::vector<ChoicePanel> panels;  // from left to right
+  std::vector<ChoicePanel> panels = {};  // from left to right
 };
 
-/// The axis of shares begins below the lowest. Throws std::invalid_argument for a row without a tile for every column.
+/// The axis of shares begins below the lowest.
+/// Throws std::invalid_argument for a row without a tile for every column.
 inline std::string choice_chart(const ChoiceChart& chart) {
-  constexpr double margin = 24, tile = 58, height = 22, gap = 84, axis = 210, step = 26;
-  const double tiles = tile * static_cast<double>(chart.columns.size());
-  const double panel_width = tiles + 20 + axis, top = 148;
+  constexpr double margin = 24, tile_width = 58, height = 22, gap = 22, axis = 210, step = 26;
+  const double tiles = tile_width * static_cast<double>(chart.columns.size()), top = 148;
+  const double panel_width = tiles + 20 + axis + 62;
+  const double right = margin + static_cast<double>(chart.panels.size()) * (panel_width + gap) - gap;
   std::size_t most = 0;
   double lowest = 0.95;
   for (const ChoicePanel& panel : chart.panels) {
@@ -51,12 +51,9 @@ inline std::string choice_chart(const ChoiceChart& chart) {
   const double bottom = top + step * static_cast<double>(most);
 
   Svg svg;
-  svg.text(margin, 36, chart.title, "start", 17, ink, " font-weight=\"600\"");
-  double entry = margin;
-  for (const Tile& name : chart.legend) {
-    svg.rectangle(entry, 55, 16, 16, name.color);
-    svg.text(entry + 24, 68, name.text, "start", 13, ink);
-    entry += 48 + character_width * static_cast<double>(width_of(name.text));
+  Legend legend(svg, margin, right, 63);
+  for (const Tile& tile : chart.legend) {
+    legend.add(tile.text, [&](double x, double y) { svg.rectangle(x, y - 8, 22, 16, tile.color); });
   }
   for (std::size_t p = 0; p < chart.panels.size(); ++p) {
     const ChoicePanel& panel = chart.panels[p];
@@ -64,9 +61,9 @@ inline std::string choice_chart(const ChoiceChart& chart) {
     const auto to_x = [&](double share) {
       return from + axis * std::clamp((100 * share - low) / (100 - low), 0.0, 1.0);
     };
-    svg.text(left, 108, panel.title, "start", 14, ink, " font-weight=\"600\"");
+    svg.heading(left, 108, panel.title);
     for (std::size_t c = 0; c < chart.columns.size(); ++c) {
-      svg.text(left + tile * (static_cast<double>(c) + 0.5), top - 14, chart.columns[c], "middle", 12, faint);
+      svg.text(left + tile_width * (static_cast<double>(c) + 0.5), top - 14, chart.columns[c], "middle", 12, faint);
     }
     const double end = top + step * static_cast<double>(panel.rows.size());
     for (int percent = 100; percent >= low; percent -= tick) {
@@ -83,9 +80,9 @@ inline std::string choice_chart(const ChoiceChart& chart) {
       }
       const double y = top + step * static_cast<double>(r);
       for (std::size_t c = 0; c < row.tiles.size(); ++c) {
-        const double x = left + tile * static_cast<double>(c);
-        svg.rectangle(x + 1, y, tile - 2, height, row.tiles[c].color);
-        svg.text(x + tile / 2, y + 15, row.tiles[c].text, "middle", 12, "#ffffff");
+        const double x = left + tile_width * static_cast<double>(c);
+        svg.rectangle(x + 1, y, tile_width - 2, height, row.tiles[c].color);
+        svg.text(x + tile_width / 2, y + 15, row.tiles[c].text, "middle", 12, "#ffffff");
       }
       const double middle = y + height / 2;
       svg.line(from, middle, to_x(row.share), middle, grid_color);
@@ -94,8 +91,7 @@ inline std::string choice_chart(const ChoiceChart& chart) {
       svg.text(from + axis + 62, middle + 4, percent(row.share), "end", 12, ink);
     }
   }
-  const auto count = static_cast<double>(std::max<std::size_t>(chart.panels.size(), 1));
-  return svg.document(2 * margin + count * (panel_width + gap) - gap + 62, bottom + 64, chart.title);
+  return svg.document(right + margin, bottom + 64, chart.title);
 }
 
 }  // namespace examples

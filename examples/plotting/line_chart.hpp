@@ -12,7 +12,6 @@
 #include <vector>
 
 #include "svg.hpp"
-#include "text.hpp"
 
 namespace examples {
 
@@ -20,7 +19,7 @@ namespace examples {
 /// gap.
 struct Series {
   std::string name;
-  std::vector<double> x, y;  // as many of one as of the other
+  std::vector<double> x = {}, y = {};  // as many of one as of the other
   bool dashed = false;
   bool dots = false;                // no line between the points
   std::vector<double> spread = {};  // arms above and below each point; none, or as many as points
@@ -29,7 +28,7 @@ struct Series {
 
 struct LineChart {
   std::string title, x_label, y_label;
-  std::vector<Series> series;
+  std::vector<Series> series = {};
   bool log_x = false;
   bool log_y = false;
   bool percent_y = false;                         // 0.5 is labelled 50 %
@@ -99,20 +98,18 @@ inline std::vector<Tick> log_ticks(Range range) {
 /// Throws std::invalid_argument if a series has not as many x as y, or if y_low is not below y_high, or if a bound of a
 /// logarithmic axis is not positive.
 inline std::string line_chart(const LineChart& chart) {
-  constexpr double width = 720, left = 72, right = 696, legend_line = 22;
-  // the legend's entries from left to right, in as many lines as they need
-  std::vector<std::pair<double, double>> legend;
-  double entry = left, legend_y = 58;
+  constexpr double left = 72, right = 696;
+  Svg svg;
+  Legend legend(svg, left, right, 58);
+  std::vector<std::string> colors;
   for (const Series& series : chart.series) {
-    const double entry_width = 28 + character_width * static_cast<double>(width_of(series.name));
-    if (entry > left && entry + entry_width > right) {
-      entry = left;
-      legend_y += legend_line;
-    }
-    legend.emplace_back(entry, legend_y);
-    entry += entry_width + legend_line;
+    const std::string& color =
+        colors.emplace_back(series.color.empty() ? palette[colors.size() % palette.size()] : series.color);
+    legend.add(series.name, [&](double x, double y) {
+      series.dots ? svg.dot(x + 14, y, color, 4) : svg.line(x, y, x + 22, y, color, 3, series.dashed);
+    });
   }
-  const double top = legend_y + 26, bottom = top + 280, height = bottom + 56;
+  const double top = legend.y() + 26, bottom = top + 280, height = bottom + 56;
   const auto scaled_x = [&](double x) { return chart.log_x ? std::log10(x) : x; };
   const auto scaled = [&](double y) { return chart.log_y ? std::log10(y) : y; };
   const auto drawable = [&](double x, double y) { return std::isfinite(scaled_x(x)) && std::isfinite(scaled(y)); };
@@ -146,8 +143,6 @@ inline std::string line_chart(const LineChart& chart) {
   const auto to_x = [&](double x) { return left + (right - left) * x_range.share(x); };
   const auto to_y = [&](double y) { return bottom - (bottom - top) * y_range.share(y); };
 
-  Svg svg;
-  svg.text(left, 34, chart.title, "start", 17, ink, " font-weight=\"600\"");
   for (const auto& [y, label] :
        chart.log_y ? detail::log_ticks(y_range) : detail::linear_ticks(y_range, chart.percent_y)) {
     svg.line(left, to_y(y), right, to_y(y), grid_color);
@@ -162,37 +157,27 @@ inline std::string line_chart(const LineChart& chart) {
   }
   svg.line(left, bottom, right, bottom, faint);
   svg.text((left + right) / 2, height - 14, chart.x_label, "middle", 13, ink);
-  svg.text(0, 0, chart.y_label, "middle", 13, ink,
-           " transform=\"translate(20 " + fixed((top + bottom) / 2, 2) + ") rotate(-90)\"");
+  svg.upwards(20, (top + bottom) / 2, chart.y_label);
 
   for (std::size_t i = 0; i < chart.series.size(); ++i) {
     const Series& series = chart.series[i];
-    const std::string color = series.color.empty() ? palette[i % palette.size()] : series.color;
-    std::vector<std::pair<double, double>> points;
+    std::vector<std::pair<double, double>> points;  // since the last gap
     for (std::size_t k = 0; k <= series.x.size(); ++k) {
       if (k < series.x.size() && drawable(series.x[k], series.y[k])) {
-        points.emplace_back(to_x(scaled_x(series.x[k])), to_y(scaled(series.y[k])));
+        const auto [x, y] = points.emplace_back(to_x(scaled_x(series.x[k])), to_y(scaled(series.y[k])));
         if (!series.spread.empty()) {
           const auto arm = [&](double sign) { return to_y(scaled(series.y[k] + sign * series.spread[k])); };
-          svg.line(points.back().first, arm(-1), points.back().first, arm(1), color, 1.5);
-          svg.dot(points.back().first, points.back().second, color);
+          svg.line(x, arm(-1), x, arm(1), colors[i], 1.5);
         }
-        if (series.dots) svg.dot(points.back().first, points.back().second, color, 4);
+        if (series.dots || !series.spread.empty()) svg.dot(x, y, colors[i], series.dots ? 4 : 3);
         continue;
       }
-      if (points.size() > 1 && !series.dots) svg.polyline(points, color, series.dashed);
-      if (!points.empty() && !series.dots) svg.dot(points.back().first, points.back().second, color);
+      if (points.size() > 1 && !series.dots) svg.polyline(points, colors[i], series.dashed);
+      if (!points.empty() && !series.dots) svg.dot(points.back().first, points.back().second, colors[i]);
       points.clear();
     }
-    const auto [x, y] = legend[i];
-    if (series.dots) {
-      svg.dot(x + 14, y, color, 4);
-    } else {
-      svg.line(x, y, x + 22, y, color, 3, series.dashed);
-    }
-    svg.text(x + 28, y + 4, series.name, "start", 13, ink);
   }
-  return svg.document(width, height, chart.title);
+  return svg.document(right + 24, height, chart.title, left);
 }
 
 }  // namespace examples

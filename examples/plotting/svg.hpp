@@ -8,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-#include "text.hpp"
+#include "../support/text.hpp"
 
 namespace examples {
 
@@ -19,8 +19,6 @@ inline constexpr double character_width = 7.2;
 inline constexpr const char* ink = "#2b2f36";
 inline constexpr const char* faint = "#6b7280";
 inline constexpr const char* grid_color = "#e5e7eb";
-inline constexpr const char* right_color = "#2a8c7f";
-inline constexpr const char* wrong_color = "#c8553d";
 inline constexpr std::array<const char*, 6> palette = {"#3b6ea5", "#d98032", "#2a8c7f",
                                                        "#b5485d", "#7d5ba6", "#8a8d91"};
 
@@ -49,7 +47,7 @@ class Svg {
         "<line" + at("x1", x1) + at("y1", y1) + at("x2", x2) + at("y2", y2) + stroke(color, width, dashed) + "/>\n";
   }
 
-  void polyline(const std::vector<std::pair<double, double>>& points, const std::string& color, bool dashed,
+  void polyline(const std::vector<std::pair<double, double>>& points, const std::string& color, bool dashed = false,
                 double width = 2) {
     std::string path;
     for (const auto& [x, y] : points) path += (path.empty() ? "" : " ") + fixed(x, 2) + "," + fixed(y, 2);
@@ -73,32 +71,40 @@ class Svg {
 
   void text(double x, double y, std::string_view text, const std::string& anchor, double size, const std::string& color,
             const std::string& more = "") {
+    if (text.empty()) return;
     body_ += "<text" + at("x", x) + at("y", y) + " text-anchor=\"" + anchor + "\"" + at("font-size", size) +
              " fill=\"" + color + "\"" + more + ">" + escaped(text) + "</text>\n";
   }
 
-  /// A small picture: for every color one path in units of the picture's pixels.
+  void heading(double x, double y, std::string_view text, double size = 14) {
+    this->text(x, y, text, "start", size, ink, " font-weight=\"600\"");
+  }
+
+  /// Read from below to above; its middle is at (x, y).
+  void upwards(double x, double y, std::string_view text) {
+    this->text(0, 0, text, "middle", 13, ink,
+               " transform=\"translate(" + fixed(x, 2) + " " + fixed(y, 2) + ") rotate(-90)\"");
+  }
+
+  /// A picture of pixels: for every color a path of horizontal strokes, in units of a pixel.
   void mosaic(double x, double y, double scale, const std::map<std::string, std::string>& paths) {
-    body_ += "<g transform=\"translate(" + fixed(x, 2) + " " + fixed(y, 2) + ") scale(" + fixed(scale, 4) +
-             ")\" shape-rendering=\"crispEdges\">\n";
-    for (const auto& [color, path] : paths) body_ += "<path fill=\"" + color + "\" d=\"" + path + "\"/>\n";
+    body_ += "<g transform=\"translate(" + fixed(x, 2) + " " + fixed(y + scale / 2, 2) + ") scale(" + fixed(scale, 4) +
+             ")\" fill=\"none\" shape-rendering=\"crispEdges\">\n";
+    for (const auto& [color, path] : paths) body_ += "<path stroke=\"" + color + "\" d=\"" + path + "\"/>\n";
     body_ += "</g>\n";
   }
 
-  /// A picture of pixels, as a data URI.
-  void image(double x, double y, double width, double height, const std::string& uri) {
-    body_ +=
-        "<image" + at("x", x) + at("y", y) + at("width", width) + at("height", height) + " href=\"" + uri + "\"/>\n";
-  }
-
-  std::string document(double width, double height, std::string_view title) const {
+  /// The whole picture, with its title above what was drawn.
+  std::string document(double width, double height, std::string_view title, double left = 24) const {
     const std::string w = fixed(width, 0), h = fixed(height, 0);
+    Svg head;
+    head.heading(left, 36, title, 17);
     return "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"" + w + "\" height=\"" + h + "\" viewBox=\"0 0 " + w +
            " " + h +
            "\" role=\"img\" font-family=\"system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, "
            "sans-serif\">\n<title>" +
-           escaped(title) + "</title>\n<rect width=\"100%\" height=\"100%\" rx=\"8\" fill=\"#ffffff\"/>\n" + body_ +
-           "</svg>\n";
+           escaped(title) + "</title>\n<rect width=\"100%\" height=\"100%\" rx=\"8\" fill=\"#ffffff\"/>\n" +
+           head.body_ + body_ + "</svg>\n";
   }
 
  private:
@@ -109,6 +115,31 @@ class Svg {
   }
 
   std::string body_;
+};
+
+/// Names from left to right, in as many lines as they need.
+class Legend {
+ public:
+  Legend(Svg& svg, double left, double right, double y) : svg_(svg), left_(left), right_(right), x_(left), y_(y) {}
+
+  /// symbol(x, y) draws what stands before the name: 22 wide from x, and y is its middle.
+  void add(std::string_view name, const auto& symbol) {
+    const double width = 28 + character_width * static_cast<double>(width_of(name));
+    if (x_ > left_ && x_ + width > right_) {
+      x_ = left_;
+      y_ += 22;
+    }
+    symbol(x_, y_);
+    svg_.text(x_ + 28, y_ + 4, name, "start", 13, ink);
+    x_ += width + 22;
+  }
+
+  /// The middle of the last line.
+  double y() const { return y_; }
+
+ private:
+  Svg& svg_;
+  double left_, right_, x_, y_;
 };
 
 }  // namespace examples
