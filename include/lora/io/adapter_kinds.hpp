@@ -50,6 +50,9 @@ C config_from(const Json& source, const std::string& who, const std::vector<std:
     C::settings(config, [&](const char* key, auto& value) {
       using T = std::remove_cvref_t<decltype(value)>;
       known.emplace_back(key);
+      if (const auto found = source.find(key); found != source.end() && found->is_null()) {
+        settings.refuse(key, *found, "a value, or that it is not there");
+      }
       if constexpr (std::is_same_v<T, bool>) {
         value = settings.flag(key, value);
       } else if constexpr (std::integral<T>) {
@@ -78,10 +81,10 @@ void load_kind(T& model, const PeftFiles& files, const LoadAdapterOptions& optio
   const C config = config_from<C>(files.settings, files.config_path, options.ignore);
   const PeftSettings settings(files.config_path, files.settings);
   const Caller who(files.config_path);
-  if (settings.text("bias").value_or("none") != "none") {
+  if (const auto bias = files.settings.find("bias"); bias != files.settings.end() && *bias != Json("none")) {
     fail<ConfigError>(who, "bias is set, expected \"none\" for a kind of adapter that is not LORA");
   }
-  if (!settings.texts("modules_to_save").empty()) {
+  if (!settings.list("modules_to_save").empty()) {
     fail<ConfigError>(who, "modules_to_save is set, expected none for a kind of adapter that is not LORA");
   }
   const auto matches =
@@ -111,7 +114,11 @@ void load_kind(T& model, const PeftFiles& files, const LoadAdapterOptions& optio
     });
     changes.emplace_back([&layer, &options, made] { layer.attach(options.name, std::move(*made)); });
   });
-  check.finish(files.weights_path);
+  std::optional<BaseTensors> stored;
+  check.finish(files.weights_path, options.ignore_tensors, [&](const StoredTensor& tensor) {
+    if (!stored) stored.emplace(std::as_const(model), files.weights);
+    return stored->difference(tensor);
+  });
   for (const auto& read : reads) read();  // all of them before the first layer changes
   for (const auto& change : changes) change();
   freeze_base(model);

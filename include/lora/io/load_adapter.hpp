@@ -25,6 +25,7 @@
 /// The directory need not be trusted.
 
 #include "lora/adapters/residual_lora.hpp"
+#include "lora/io/detail/peft_base_tensors.hpp"
 #include "lora/io/detail/peft_files.hpp"
 #include "lora/io/detail/peft_match.hpp"
 #include "lora/io/detail/peft_open.hpp"
@@ -53,6 +54,9 @@ struct LoadAdapterOptions {
   /// Keys of adapter_config.json to be ignored instead of refused, such as {"init_lora_weights"} if the model has the
   /// base that PiSSA left. The model computes without them, and the returned config does not have them.
   std::vector<std::string> ignore = {};
+  /// Tensors of the file that are left out, by their whole names: weights of the base that differ from the model's, such
+  /// as {"base_model.model.model.embed_tokens.weight"}. What the adapter needs cannot be left out.
+  std::vector<std::string> ignore_tensors = {};
 };
 
 namespace detail {
@@ -161,6 +165,19 @@ inline ModuleNames targets_of(const std::vector<ModuleMatch>& matches, const Pef
   return targets;
 }
 
+/// Adds to modules_to_save what PEFT adds for the task, as far as the file has such layers: PEFT 0.7.1 does not write the
+/// names that it has added.
+inline void add_task_modules(PeftConfig& config, const ModelPaths& model,
+                             FunctionRef<bool(const std::string& path)> has_weight) {
+  auto& saved = config.targets.modules_to_save;
+  for (const std::string_view name : modules_of_task(config.task_type.value_or(""))) {
+    const bool there = std::any_of(model.layers.begin(), model.layers.end(), [&](const ModelPaths::Layer& layer) {
+      return is_part_of(name, layer.path) && has_weight(layer.path);
+    });
+    if (there && std::find(saved.begin(), saved.end(), name) == saved.end()) saved.emplace_back(name);
+  }
+}
+
 /// Attaches the adapter of kind LORA in the files. If it throws, nothing has changed.
 template <class T>
 PeftConfig load_lora(T& model, const PeftFiles& files, const LoadAdapterOptions& options) {
@@ -172,9 +189,14 @@ PeftConfig load_lora(T& model, const PeftFiles& files, const LoadAdapterOptions&
   const auto has = [&](std::string_view path, const char* part) {
     return files.weights.find(peft_key(path, part)) != nullptr;
   };
+  const ModelPaths paths = paths_of(model);
+  add_task_modules(config, paths, [&](const std::string& path) { return has(path, "weight"); });
   const auto matches =
-      match_peft(paths_of(model), config, std::string_view(files.config_path),
-                 [&](const std::string& path) { return has(path, "lora_A.weight") || has(path, "lora_B.weight"); });
+      match_peft(paths, config, std::string_view(files.config_path),
+                 [&](const std::string& path) { return has(path, "lora_A.weight") || has(path, "lora_B.weight"); },
+                 [&](const std::string& parameter) {
+                   return files.weights.find(std::string(peft_prefix) + parameter) != nullptr;
+                 });
   if (config.targets.modules.empty()) config.targets.modules = targets_of(matches, files);
   // PEFT up to 0.18 at least stores no biases for lora_only, and reads none.
   const bool no_bias_stored = config.lora.bias == Bias::lora_only &&
@@ -185,7 +207,11 @@ PeftConfig load_lora(T& model, const PeftFiles& files, const LoadAdapterOptions&
   visit_adaptable(std::as_const(model), [&](const Path&, const auto& layer) {
     plans.push_back(plan_layer(layer, matches[plans.size()], config, files, no_bias_stored, check));
   });
-  check.finish(files.weights_path);
+  std::optional<BaseTensors> base;  // only if something asks for it
+  check.finish(files.weights_path, options.ignore_tensors, [&](const StoredTensor& tensor) {
+    if (!base) base.emplace(std::as_const(model), files.weights);
+    return base->difference(tensor);
+  });
 
   std::vector<std::function<void()>> changes;
   visit_adaptable(model, [&](const Path&, auto& layer) {
@@ -222,8 +248,9 @@ PeftFiles open_peft_for(const T& model, const std::filesystem::path& directory, 
 /// Weights that save_adapter wrote carry the settings that they were saved with. If adapter_config.json is missing or
 /// says something else, the settings of the weights apply, and the returned config says so (from_weights).
 ///
-/// The tensors of the file must be exactly those that the config gives to this model: MismatchError lists all that are
-/// missing, unexpected or misshapen. F64, F32, F16 and BF16 are converted to the model's scalar. Throws FileError,
+/// The tensors of the file must be those that the config gives to this model: MismatchError lists all that are missing,
+/// unexpected or misshapen. A weight of the base, such as lm_head.base_layer.weight or embed_tokens.weight, may be there
+/// if it equals the model's, converted to the model's scalar; embeddings are compared as the model lists them. F64, F32, F16 and BF16 are converted to the model's scalar. Throws FileError,
 /// FormatError for invalid files, ConfigError with the names of all settings that are neither applied nor harmless
 /// (detail/peft_support.hpp lists both), NameError for an adapter name that is taken, or names that no layer has. With
 /// any of these the model is unchanged.

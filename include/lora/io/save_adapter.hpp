@@ -100,6 +100,14 @@ PeftConfig peft_config_for(const T& model, const std::vector<PeftLayer>& layers,
   if (options.task_type) config.task_type = options.task_type;
   if (options.fan_in_fan_out) config.fan_in_fan_out = *options.fan_in_fan_out;
   check_supported("save_adapter", config);
+  for (const std::string_view name : modules_of_task(config.task_type.value_or(""))) {
+    for (const PeftLayer& layer : layers) {
+      if (layer.role != PeftLayer::Role::adapter || !is_part_of(name, layer.path)) continue;
+      fail<ConfigError>(who, "the task_type is " + *config.task_type + ", for which PEFT trains " + in_quotes(name) +
+                                 " in full, but the layer " + in_quotes(layer.path) +
+                                 " has factors; leave task_type out");
+    }
+  }
   const bool stabilized = config.lora.scaling == Scaling::alpha_over_sqrt_rank;
   const bool unknown = config.source.empty() && (stabilized || !config.targets.exclude.empty());
   if (unknown || !describes(model, config, layers)) {

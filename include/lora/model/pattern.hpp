@@ -28,22 +28,32 @@ class Pattern {
 
   /// Whether the whole name matches: Python's re.fullmatch. Throws ConfigError if deciding it takes too long.
   bool matches(std::string_view name) const {
-    std::size_t work = 0;
+    std::size_t left = most_work;
+    return matches(name, left);
+  }
+  /// The same, within what is left of the work that many calls may cost together.
+  bool matches(std::string_view name, std::size_t& left) const {
+    const std::size_t most = std::min(left, most_work);
+    std::size_t work = most;
     Positions start(name.size() + 1);
     start[0] = true;
-    return advance(root_, start, name, work)[name.size()];
+    const bool found = advance(root_, start, name, work)[name.size()];
+    left -= most - work;
+    return found;
   }
 
  private:
   using Node = detail::PatternNode;
   using Kind = Node::Kind;
   using Positions = std::vector<bool>;  // n + 1 for a name of n characters
+  static constexpr std::size_t most_work = 20'000'000;
 
   /// Maps the positions before a node to the positions after it.
   Positions advance(const Node& node, const Positions& from, std::string_view name, std::size_t& work) const {
-    work += from.size();
-    if (work > 20'000'000)
+    if (work < from.size()) {
       detail::fail<ConfigError>(who_, "the pattern " + detail::in_quotes(text_) + " takes too long to decide");
+    }
+    work -= from.size();
     Positions to(from.size());
     switch (node.kind) {
       case Kind::character:

@@ -35,12 +35,24 @@ class PeftTensorCheck {
     if (const StoredTensor* tensor = weights_.find(key)) compare(*tensor, shape, {});
   }
 
-  /// Throws MismatchError with three lists, each of which shows its first entries.
-  void finish(std::string_view who) const {
+  /// Throws MismatchError with three lists, each of which shows its first entries. Tensors that `ignored` has do not
+  /// matter; of any other that no layer wants, difference(tensor) is the reason why it is unexpected, if it is.
+  void finish(std::string_view who, const std::vector<std::string>& ignored = {},
+              const std::function<std::string(const StoredTensor&)>& difference = {}) const {
+    const std::set<std::string_view> left_out(ignored.begin(), ignored.end());
+    for (const std::string_view name : left_out) {
+      if (!wanted_.contains(name)) continue;
+      fail<ConfigError>("load_adapter", shown(name) + " is in ignore_tensors, but the adapter needs it");
+    }
     std::vector<std::string> unexpected;
     for (const StoredTensor& tensor : weights_.tensors()) {
-      if (wanted_.contains(tensor.name)) continue;
-      unexpected.push_back(shown(tensor.name) + " " + shape_text(tensor.shape) + hint(tensor.name));
+      if (wanted_.contains(tensor.name) || left_out.contains(tensor.name)) continue;
+      std::string why = hint(tensor.name);
+      if (why.empty() && difference) {
+        why = difference(tensor);
+        if (why.empty()) continue;
+      }
+      unexpected.push_back(shown(tensor.name) + " " + shape_text(tensor.shape) + why);
     }
     if (missing_.empty() && unexpected.empty() && misshapen_.empty()) return;
     std::string text = "does not fit the model and " + std::string(peft_config_name) + ", nothing was loaded";
