@@ -4,8 +4,12 @@
 #include "io/peft_models.hpp"
 #include "lora/io/load_adapter.hpp"
 #include "lora/io/save_adapter.hpp"
+#include "lora/model/merge.hpp"
 #include "support/catch.hpp"
 #include "support/kinds.hpp"
+
+#include <cmath>
+#include <limits>
 
 using lora_test::contains;
 using lora_test::Layers;
@@ -258,4 +262,148 @@ TEST_CASE("F2: a base that rounds its weight is compared with the stored weight 
   Language other{lora::Rng(1)};
   other.layers["lm_head"] = lora::Linear<float>(lora_test::Coarse<float>(W0));
   CHECK_THAT(refused(other, write_adapter(folder, settings, with_head(2 * W0))), contains("differs from the model's"));
+}
+
+TEST_CASE("F8: infinity and NaN in the file of an adapter are refused with tensor and place, unless asked for") {
+  const TemporaryFolder folder;
+  const float nan = std::numeric_limits<float>::quiet_NaN(), infinity = std::numeric_limits<float>::infinity();
+  const auto load = [&](const Tensors& tensors, const lora::LoadAdapterOptions& options = {}) {
+    auto model = distilbert();
+    return refused(model, write_adapter(folder, R"("target_modules": ["q"], "modules_to_save": ["classifier"])", tensors),
+                   options);
+  };
+  for (const auto& [position, name] : {std::pair(0, "a.q.lora_A.weight"), std::pair(1, "a.q.lora_B.weight"),
+                                       std::pair(2, "pre_classifier.weight")}) {
+    lora::Matrix<float> bad = position == 0 ? A : position == 1 ? B : pre;
+    bad(1, 0) = position == 1 ? infinity : nan;
+    Tensors tensors = distilbert_tensors();
+    tensors[static_cast<std::size_t>(position)] = {std::string("base_model.model.") + name, bad};
+    CHECK_THAT(load(tensors), contains(std::string("tensor \"base_model.model.") + name + "\" is " +
+                                       (position == 1 ? "inf" : "nan") + " at (1, 0), expected finite numbers; "
+                                       "LoadAdapterOptions{.allow_non_finite = true} loads them as they are"));
+    CHECK(load(tensors, {.allow_non_finite = true}).empty());
+  }
+  Tensors tensors = distilbert_tensors();
+  const lora::Vector<float> bias(lora::Vector<float>::Constant(2, -infinity));
+  tensors[5] = {"base_model.model.classifier.bias", bias};
+  CHECK_THAT(load(tensors), contains("\"base_model.model.classifier.bias\" is -inf at 0"));
+  // A finite number of the file that the model's scalar does not hold.
+  lora::Matrix<double> large = A.cast<double>();
+  large(0, 3) = 1e39;
+  tensors = distilbert_tensors();
+  tensors[0] = {"base_model.model.a.q.lora_A.weight", large};
+  CHECK_THAT(load(tensors), contains("is inf at (0, 3)"));
+}
+
+TEST_CASE("F8: infinity and NaN of an adapter are neither saved nor merged, unless asked for") {
+  const TemporaryFolder folder;
+  auto model = distilbert();
+  lora::Rng rng(2);
+  lora::attach(model, {.rank = 2, .bias = lora::Bias::all}, {.modules = {"q"}, .modules_to_save = {"classifier"}}, rng);
+  auto& factors = model["a.q"].adapter("default").as<lora::Lora<float>>();
+  const auto refused_place = [&](const std::string& saved, const std::string& merged) {
+    const std::string before = lora_test::contents(model);
+    CHECK_THAT(message_of<lora::ValueError>([&] { lora::save_adapter(model, folder / "a"); }),
+               contains("save_adapter: tensor \"base_model.model." + saved) && contains("allow_non_finite"));
+    CHECK_FALSE(lora_test::fs::exists(folder / "a"));
+    CHECK_THAT(message_of<lora::ValueError>([&] { lora::merge(model); }),
+               contains("merge: " + merged) && contains("allow_non_finite"));
+    CHECK(lora_test::contents(model) == before);
+    auto merged_anyway = model;
+    CHECK(lora::merge(merged_anyway, {.allow_non_finite = true}) == 3);
+    lora::save_adapter(model, folder / "anyway", {.allow_non_finite = true});
+    auto loaded = distilbert();
+    CHECK_THROWS_AS(lora::load_adapter(loaded, folder / "anyway"), lora::ValueError);
+    lora::load_adapter(loaded, folder / "anyway", lora::LoadAdapterOptions{.allow_non_finite = true});
+  };
+  SECTION("factors") {
+    factors.A.value(1, 2) = std::numeric_limits<float>::quiet_NaN();
+    refused_place("a.q.lora_A.weight\" is nan at (1, 2)", "lora_A.weight of adapter \"default\" in layer a.q is nan at (1, 2)");
+  }
+  SECTION("a trained bias") {
+    model["a.q"].adapter("default").bias->value(2) = std::numeric_limits<float>::infinity();
+    refused_place("a.q.base_layer.bias\" is inf at 2", "the bias of adapter \"default\" in layer a.q is inf at 2");
+  }
+  SECTION("a trained copy") {
+    model["classifier"].adapter("default").as<lora::FullWeight<float>>().weight.value(0, 3) =
+        -std::numeric_limits<float>::infinity();
+    refused_place("classifier.weight\" is -inf at (0, 3)", "weight of adapter \"default\" in layer classifier is -inf");
+  }
+}
+
+TEST_CASE("F8: factors that a narrow dtype would not hold are balanced, or their product is refused") {
+  const TemporaryFolder folder;
+  lora::Rng rng(1);
+  using S = double;
+  const auto model_of = [&](double a, double b) {
+    Layers<S> model({{"fc", {.in = 8, .out = 6}}}, rng);
+    lora::attach(model, {.rank = 4, .alpha = 4}, rng);
+    auto& factors = model["fc"].adapter("default").as<lora::Lora<S>>();
+    factors.A.value = a * lora::Matrix<S>(numbers(4, 8, 31).cast<S>());
+    factors.B.value = b * lora::Matrix<S>(numbers(6, 4, 32).cast<S>());
+    return model;
+  };
+  const auto saved_error = [&](Layers<S> model, lora::Dtype dtype) {
+    lora::save_adapter(model, folder / "a", {.dtype = dtype});
+    auto other = model;
+    lora::detach(other, "default");
+    lora::load_adapter(other, folder / "a");
+    return (other["fc"].delta() - model["fc"].delta()).norm() / model["fc"].delta().norm();
+  };
+  // What survives as it is, is stored as it is.
+  CHECK(saved_error(model_of(1, 1), lora::Dtype::f16) < 0x1p-11);
+  CHECK(lora::Safetensors::open(folder / "a" / "adapter_model.safetensors")
+            .read<S>("base_model.model.fc.lora_A.weight")
+            .isApprox(numbers(4, 8, 31).cast<S>(), 1e-3));
+  // Out of range one by one, but not together: beyond 65504, below 6e-8, and both.
+  for (const auto& [a, b] : {std::pair(1e5, 1e-5), std::pair(1e-7, 1.0), std::pair(3.0, 1e-7), std::pair(1e6, 1e-6)}) {
+    INFO(a << ' ' << b);
+    CHECK(saved_error(model_of(a, b), lora::Dtype::f16) < 0x1p-11);
+    CHECK(saved_error(model_of(b, a), lora::Dtype::f16) < 0x1p-11);
+  }
+  CHECK(saved_error(model_of(1e-50, 1e20), lora::Dtype::f32) < 1e-7);
+  CHECK(saved_error(model_of(1e-50, 1e20), lora::Dtype::bf16) < 0x1p-7);
+  // Too small for F16 together.
+  const auto refused_save = [&](double a, double b, lora::Dtype dtype) {
+    return message_of<lora::ValueError>([&] { lora::save_adapter(model_of(a, b), folder / "no", {.dtype = dtype}); });
+  };
+  CHECK_THAT(refused_save(1e-4, 1e-7, lora::Dtype::f16),
+             contains("save_adapter::fc: as F16 the factors A (at most ") && contains(" give a product that is off by ") &&
+                 contains(" %; save them as F32"));
+  CHECK_THAT(refused_save(1e20, 1e20, lora::Dtype::f16), contains("off by inf %"));
+  CHECK_FALSE(lora_test::fs::exists(folder / "no"));
+  CHECK(saved_error(model_of(1e-4, 1e-7), lora::Dtype::f32) < 1e-6);
+  // A new adapter, whose B is zero, is no matter of products.
+  Layers<S> fresh({{"fc", {.in = 8, .out = 6}}}, rng);
+  lora::attach(fresh, {.rank = 4}, rng);
+  lora::save_adapter(fresh, folder / "fresh", {.dtype = lora::Dtype::f16});
+}
+
+TEST_CASE("F8: a weight that a narrow dtype makes infinite is refused with its place, and nothing is written") {
+  const TemporaryFolder folder;
+  lora::Matrix<float> W = numbers(3, 5, 41);
+  W(2, 1) = 90000;
+  const auto error = [&](const auto& matrix, lora::Dtype dtype) {
+    return message_of<lora::ValueError>(
+        [&] { lora::save_safetensors(folder / "w.safetensors", {{"w", matrix, dtype}}); });
+  };
+  CHECK(error(W, lora::Dtype::f16) ==
+        "save_safetensors: tensor \"w\" is 90000.000000 at (2, 1), which is infinite as F16; store it as a wider type");
+  CHECK_FALSE(lora_test::fs::exists(folder / "w.safetensors"));
+  CHECK(error(W, lora::Dtype::bf16).empty());
+  CHECK(error(W, lora::Dtype::f32).empty());
+  CHECK_THAT(error(lora::RowMajorMatrix<float>(W), lora::Dtype::f16), contains("at (2, 1)"));
+  CHECK_THAT(error(W.col(1), lora::Dtype::f16), contains("at 2"));
+  // The last numbers that fit, and the first that do not, also from double; infinity itself is stored as such.
+  const auto single = [&](double number, lora::Dtype dtype) { return error(lora::Vector<double>{{number}}, dtype); };
+  for (const auto& [dtype, limit] : {std::pair(lora::Dtype::f16, 65520.0), std::pair(lora::Dtype::bf16, 0x1.ffp127),
+                                     std::pair(lora::Dtype::f32, 0x1.ffffffp127)}) {
+    CHECK(single(std::nextafter(limit, 0), dtype).empty());
+    CHECK_FALSE(single(limit, dtype).empty());
+    CHECK_FALSE(single(-limit, dtype).empty());
+    CHECK(single(std::numeric_limits<double>::infinity(), dtype).empty());
+    CHECK(single(std::numeric_limits<double>::quiet_NaN(), dtype).empty());
+  }
+  lora::Vector<double> mixed{{std::numeric_limits<double>::infinity(), 1e300}};
+  CHECK_THAT(error(mixed, lora::Dtype::f32), contains("at 1"));
 }

@@ -106,10 +106,15 @@ void load_kind(T& model, const PeftFiles& files, const LoadAdapterOptions& optio
     std::as_const(*made).tensors([&](const AdapterTensor<const S>& tensor) {
       check.want(peft_key(own.path, tensor.name), shape_in_file(tensor));
     });
-    reads.emplace_back([&files, &own, made] {
+    reads.emplace_back([&files, &own, &options, made] {
       made->tensors([&](const AdapterTensor<S>& tensor) {
         auto value = tensor.value;
-        value = files.weights.template read<S>(peft_key(own.path, tensor.name)).reshaped(value.rows(), value.cols());
+        const std::string key = peft_key(own.path, tensor.name);
+        const Matrix<S> stored = files.weights.template read<S>(key);
+        if (!options.allow_non_finite) {
+          check_finite(std::string_view(files.weights_path), "tensor " + shown(key), stored, load_non_finite_advice);
+        }
+        value = stored.reshaped(value.rows(), value.cols());
       });
     });
     changes.emplace_back([&layer, &options, made] { layer.attach(options.name, std::move(*made)); });

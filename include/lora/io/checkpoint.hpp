@@ -10,7 +10,8 @@
 ///
 /// The file is safetensors. model.PATH: every parameter that is trainable or belongs to an adapter (frozen weights are
 /// left out). optimizer.PATH.steps and optimizer.PATH.moment0, 1, ...: the optimizer's state, in the parameter's own
-/// storage order. Dropout needs nothing: its masks are a function of the seed and the step.
+/// storage order. Dropout needs nothing: its masks are a function of the seed and the step. Infinity and NaN are kept:
+/// they are the state of a training, and may be what is looked for.
 
 #include "lora/core/random.hpp"
 #include "lora/core/visit.hpp"

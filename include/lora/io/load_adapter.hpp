@@ -25,6 +25,7 @@
 /// The directory need not be trusted.
 
 #include "lora/adapters/residual_lora.hpp"
+#include "lora/core/finite.hpp"
 #include "lora/io/detail/peft_base_tensors.hpp"
 #include "lora/io/detail/peft_files.hpp"
 #include "lora/io/detail/peft_match.hpp"
@@ -57,6 +58,8 @@ struct LoadAdapterOptions {
   /// Tensors of the file that are left out, by their whole names: weights of the base that differ from the model's, such
   /// as {"base_model.model.model.embed_tokens.weight"}. What the adapter needs cannot be left out.
   std::vector<std::string> ignore_tensors = {};
+  /// Loads infinity and NaN instead of refusing them.
+  bool allow_non_finite = false;
 };
 
 namespace detail {
@@ -113,18 +116,30 @@ PeftPlan plan_layer(const L& layer, const ModuleMatch& match, const PeftConfig& 
   return plan;
 }
 
+inline constexpr std::string_view load_non_finite_advice =
+    "; LoadAdapterOptions{.allow_non_finite = true} loads them as they are";
+
 /// The adapter of a plan, with the values of the file, and its bias.
 template <class L>
-auto read_layer(const L& layer, const PeftPlan& plan, const PeftConfig& config, const PeftFiles& files) {
+auto read_layer(const L& layer, const PeftPlan& plan, const PeftConfig& config, const PeftFiles& files,
+                const LoadAdapterOptions& options) {
   using S = typename L::Scalar;
   const std::string& path = plan.match.path;
+  const auto read_into = [&](const char* part, auto& matrix) {
+    const std::string key = peft_key(path, part);
+    files.weights.read_into(key, matrix);
+    if (options.allow_non_finite) return;
+    check_finite(std::string_view(files.weights_path), "tensor " + shown(key), matrix, load_non_finite_advice);
+  };
   std::optional<Vector<S>> bias;
   if (plan.bias != nullptr) {
     bias = *layer.bias();
-    if (plan.stored_bias) files.weights.read_into(peft_key(path, plan.bias), *bias);
+    if (plan.stored_bias) read_into(plan.bias, *bias);
   }
   if (plan.match.role == ModuleMatch::Role::full) {
-    Matrix<S> weight = files.weights.read<S>(peft_key(path, "weight"));
+    Matrix<S> weight(plan.transposed ? layer.in_features() : layer.out_features(),
+                     plan.transposed ? layer.out_features() : layer.in_features());
+    read_into("weight", weight);
     if (plan.transposed) weight = Matrix<S>(weight.transpose());
     return std::pair(AnyAdapter<S>(FullWeight<S>(std::move(weight))), std::move(bias));
   }
@@ -147,8 +162,8 @@ auto read_layer(const L& layer, const PeftPlan& plan, const PeftConfig& config, 
   factors.dropout.probability = config.lora.dropout;
   factors.A.value.resize(own.rank, layer.in_features());
   factors.B.value.resize(layer.out_features(), own.rank);
-  files.weights.read_into(peft_key(path, "lora_A.weight"), factors.A.value);
-  files.weights.read_into(peft_key(path, "lora_B.weight"), factors.B.value);
+  read_into("lora_A.weight", factors.A.value);
+  read_into("lora_B.weight", factors.B.value);
   return std::pair(AnyAdapter<S>(std::move(factors)), std::move(bias));
 }
 
@@ -220,7 +235,7 @@ PeftConfig load_lora(T& model, const PeftFiles& files, const LoadAdapterOptions&
       changes.emplace_back([&layer] { layer.select_none(); });
       return;
     }
-    changes.emplace_back([&layer, &options, made = read_layer(layer, plan, config, files)]() mutable {
+    changes.emplace_back([&layer, &options, made = read_layer(layer, plan, config, files, options)]() mutable {
       layer.attach(options.name, std::move(made.first), std::move(made.second));
     });
   });
@@ -252,8 +267,8 @@ PeftFiles open_peft_for(const T& model, const std::filesystem::path& directory, 
 /// unexpected or misshapen. A weight of the base, such as lm_head.base_layer.weight or embed_tokens.weight, may be there
 /// if it equals the model's, converted to the model's scalar; embeddings are compared as the model lists them. F64, F32, F16 and BF16 are converted to the model's scalar. Throws FileError,
 /// FormatError for invalid files, ConfigError with the names of all settings that are neither applied nor harmless
-/// (detail/peft_support.hpp lists both), NameError for an adapter name that is taken, or names that no layer has. With
-/// any of these the model is unchanged.
+/// (detail/peft_support.hpp lists both), NameError for an adapter name that is taken, or names that no layer has,
+/// ValueError for infinity and NaN, naming tensor and place. With any of these the model is unchanged.
 template <class T>
 PeftConfig load_adapter(T& model, const std::filesystem::path& directory, const LoadAdapterOptions& options = {}) {
   return detail::load_lora(model, detail::open_peft_for(model, directory, options.name), options);

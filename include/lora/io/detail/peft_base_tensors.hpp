@@ -13,6 +13,7 @@
 
 #include "lora/core/visit.hpp"
 #include "lora/io/detail/peft_files.hpp"
+#include "lora/io/detail/product_error.hpp"
 #include "lora/io/detail/tensor_numbers.hpp"
 #include "lora/io/mismatch.hpp"
 #include "lora/io/safetensors.hpp"
@@ -39,11 +40,6 @@ inline std::string base_path(std::string_view name) {
     if (const std::size_t at = path.rfind(segment); at != path.npos) path.replace(at, segment.size(), ".");
   }
   return path;
-}
-
-/// What a number is, for a message.
-inline std::string shown_number(double number) {
-  return std::isfinite(number) ? Json(number).dump() : std::to_string(number);
 }
 
 /// The tensors of a model that belong to no adapter, to be compared with those of a file.
