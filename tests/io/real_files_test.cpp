@@ -407,3 +407,63 @@ TEST_CASE("F8: a weight that a narrow dtype makes infinite is refused with its p
   lora::Vector<double> mixed{{std::numeric_limits<double>::infinity(), 1e300}};
   CHECK_THAT(error(mixed, lora::Dtype::f32), contains("at 1"));
 }
+
+TEST_CASE("Awkward: a pointer of Git LFS in place of a file is said to be one") {
+  const TemporaryFolder folder;
+  const std::string pointer =
+      "version https://git-lfs.github.com/spec/v1\noid sha256:0123456789abcdef\nsize 1234\n";
+  const std::string said = "is the pointer of Git LFS to a file, which git lfs pull fetches";
+  auto model = distilbert();
+  const auto adapter = write_adapter(folder, R"("target_modules": ["q"])", distilbert_tensors());
+  lora_test::write_file(adapter / "adapter_config.json", pointer);
+  CHECK_THAT(refused(model, adapter), contains("adapter_config.json: " + said));
+  CHECK_THROWS_WITH(lora::read_peft_config(adapter), contains(said));
+  const auto index = lora_test::write_file(folder / "model.safetensors.index.json", pointer);
+  CHECK_THROWS_WITH(lora::Safetensors::open(index), contains(said));
+  write_adapter(folder, R"("target_modules": ["q"])", {});
+  lora_test::write_file(adapter / "adapter_model.safetensors", pointer);
+  CHECK_THAT(refused(model, adapter), contains("adapter_model.safetensors: ") && contains(said));
+}
+
+TEST_CASE("Awkward: names of other tools are recognised, and what to do is said") {
+  const TemporaryFolder folder;
+  auto model = distilbert();
+  for (const auto& [name, hint] :
+       {std::pair("base_model.model.a.q.lora_A.default.weight", ", of a whole state_dict; save the adapter with PEFT's"),
+        std::pair("module.base_model.model.a.q.lora_A.weight", ", of a model in DataParallel; save the adapter of "),
+        std::pair("_orig_mod.base_model.model.a.q.lora_A.weight", ", of a model that torch.compile wrapped; save"),
+        std::pair("base_model.model._orig_mod.a.q.lora_A.weight", ", of a model that torch.compile wrapped; save"),
+        std::pair("_fsdp_wrapped_module.base_model.model.a.q.lora_A.weight", ", of a model that FSDP wrapped; save"),
+        std::pair("a.q.lora_a", ", of MLX, which stores lora_a (in, rank) and lora_b (rank, out); transpose both"),
+        std::pair("lora_unet_a_q.lora_down.weight", ", of kohya's sd-scripts, whose names do not tell the layers apart"),
+        std::pair("unet.a.q.lora_A.weight", ", expected names that begin with base_model.model.")}) {
+    const std::string error = refused(model, write_adapter(folder, R"("target_modules": ["q"])", {{name, A}}));
+    CHECK_THAT(error, contains("missing") && contains("\"" + std::string(name) + "\" (2, 4)" + hint));
+  }
+}
+
+TEST_CASE("Layers whose names are not of ASCII are told apart, saved and loaded") {
+  const TemporaryFolder folder;
+  const auto make = [] {
+    lora::Rng rng(1);
+    return Layers<float>({{"schl\u00fcssel.q", {.in = 4, .out = 3}},
+                          {"a.schl\u00fcssel.q", {.in = 4, .out = 3}},
+                          {"\u6ce8\u610f", {.in = 4, .out = 3}}},
+                         rng);
+  };
+  auto model = make();
+  lora::Rng rng(2);
+  // One layer is the end of another, so that a pattern has to tell them apart.
+  lora::attach(model, {.rank = 2}, {.modules = "schl.ssel\\.q|\\D{2}"}, rng);
+  lora_test::change_adapters(model);
+  lora::save_adapter(model, folder / "a");
+  CHECK(lora::read_peft_config(folder / "a").targets.modules.pattern() == "schl\u00fcssel\\.q|\u6ce8\u610f");
+  auto loaded = make();
+  lora::load_adapter(loaded, folder / "a");
+  CHECK(lora_test::contents(loaded) == lora_test::contents(model));
+  CHECK_FALSE(loaded["a.schl\u00fcssel.q"].adapters().contains("default"));
+  // A key of rank_pattern, in which a dot is one character.
+  lora::attach(model, {.rank = 2, .rank_pattern = {{"schl.ssel.q", 1}}}, {}, rng, "second");
+  CHECK(model["a.schl\u00fcssel.q"].adapter("second").as<lora::Lora<float>>().rank() == 1);
+  CHECK(model["\u6ce8\u610f"].adapter("second").as<lora::Lora<float>>().rank() == 2);
+}
