@@ -223,7 +223,8 @@ TEST_CASE("F7: a checkpoint is refused by a model in which its tensors mean some
   CHECK_THAT(other([](auto& c) { c.dropout = 0; }),
              lora_test::contains("was saved with lora_dropout \"0.25\", expected \"0.0\""));
 
-  Net shift = attached(lora_test::ShiftConfig{.strength = 1}), stronger = attached(lora_test::ShiftConfig{.strength = 2});
+  Net shift = attached(lora_test::ShiftConfig{.strength = 1}),
+      stronger = attached(lora_test::ShiftConfig{.strength = 2});
   CHECK_THAT(carried_over(shift, stronger), lora_test::contains("was saved with strength \"1.0\", expected \"2.0\""));
   CHECK_THAT(carried_over(saved, shift), lora_test::contains("was saved with kind \"LORA\", expected \"SHIFT\""));
   Net norms = attached(lora_test::NormsConfig{});
@@ -253,8 +254,9 @@ TEST_CASE("F7: constants that an adapter computes with are compared: A0 and B0 o
   const Net saved = residual(0, 0);
   Net same = residual(0, 0), other = residual(1e-9, 1), plain = attached(lora::LoraConfig{.rank = 2, .alpha = 4});
   CHECK(carried_over(saved, same).empty());
-  CHECK_THAT(carried_over(saved, other), lora_test::contains("\"fc1.adapters.default\" was saved with constant A0 \"2 x 4 "
-                                                             "with digest "));
+  CHECK_THAT(carried_over(saved, other),
+             lora_test::contains("\"fc1.adapters.default\" was saved with constant A0 \"2 x 4 "
+                                 "with digest "));
   const std::string error = carried_over(saved, plain);
   CHECK_THAT(error, lora_test::contains("was saved with \"constant B0\", which it has not here"));
   CHECK_THAT(error, lora_test::contains("was saved with r \"4\", expected \"2\""));

@@ -151,8 +151,8 @@ TEST_CASE("F6: a null is no number, and settings that PEFT refuses are refused, 
 }
 
 TEST_CASE("F6: of methods that only null turns off, nothing else is taken for off") {
-  for (const std::string key : {"arrow_config", "kasa_config", "monteclora_config", "trainable_token_indices",
-                                "use_bdlora", "velora_config"}) {
+  for (const std::string key :
+       {"arrow_config", "kasa_config", "monteclora_config", "trainable_token_indices", "use_bdlora", "velora_config"}) {
     CHECK(unsupported("\"" + key + "\": null").empty());
     for (const std::string value : {"{}", "[]", "\"\"", "false"}) {
       CHECK_THAT(unsupported("\"" + key + "\": " + value), contains("\"" + key + "\" is ") && contains("cannot apply"));
@@ -222,9 +222,8 @@ TEST_CASE("Only init_lora_weights that leave the base as it is are accepted, unl
 }
 
 TEST_CASE("Settings that change no output are accepted whatever they say") {
-  for (const std::string key :
-       {"auto_mapping", "loftq_config", "megatron_core", "merge_weights", "peft_version", "qalora_group_size",
-        "runtime_config"}) {
+  for (const std::string key : {"auto_mapping", "loftq_config", "megatron_core", "merge_weights", "peft_version",
+                                "qalora_group_size", "runtime_config"}) {
     for (const std::string value : {"true", "\"x\"", "[1]", "{\"a\": 1}", "16"}) {
       CHECK(unsupported("\"" + key + "\": " + value).empty());
     }

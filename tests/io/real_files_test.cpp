@@ -2,9 +2,12 @@
 
 #include "io/files.hpp"
 #include "io/peft_models.hpp"
+#include "lora/io/checkpoint.hpp"
 #include "lora/io/load_adapter.hpp"
 #include "lora/io/save_adapter.hpp"
+#include "lora/io/weights.hpp"
 #include "lora/model/merge.hpp"
+#include "lora/optim/adam.hpp"
 #include "support/catch.hpp"
 #include "support/kinds.hpp"
 
@@ -48,21 +51,17 @@ std::string refused(T& model, const path& adapter, const lora::LoadAdapterOption
 /// As DistilBERT's: a.q (3, 4) is adapted, pre_classifier (4, 3) and classifier (2, 4) are trained in full.
 Layers<float> distilbert() {
   lora::Rng rng(1);
-  return Layers<float>({{"a.q", {.in = 4, .out = 3}},
-                        {"pre_classifier", {.in = 3, .out = 4}},
-                        {"classifier", {.in = 4, .out = 2}}},
-                       rng);
+  return Layers<float>(
+      {{"a.q", {.in = 4, .out = 3}}, {"pre_classifier", {.in = 3, .out = 4}}, {"classifier", {.in = 4, .out = 2}}},
+      rng);
 }
 const lora::Matrix<float> A = numbers(2, 4, 11), B = numbers(3, 2, 12);
 const lora::Matrix<float> pre = numbers(4, 3, 13), last = numbers(2, 4, 14);
 const lora::Vector<float> pre_bias = numbers(4, 1, 15), last_bias = numbers(2, 1, 16);
 Tensors distilbert_tensors() {
-  return {{"base_model.model.a.q.lora_A.weight", A},
-          {"base_model.model.a.q.lora_B.weight", B},
-          {"base_model.model.pre_classifier.weight", pre},
-          {"base_model.model.pre_classifier.bias", pre_bias},
-          {"base_model.model.classifier.weight", last},
-          {"base_model.model.classifier.bias", last_bias}};
+  return {{"base_model.model.a.q.lora_A.weight", A},       {"base_model.model.a.q.lora_B.weight", B},
+          {"base_model.model.pre_classifier.weight", pre}, {"base_model.model.pre_classifier.bias", pre_bias},
+          {"base_model.model.classifier.weight", last},    {"base_model.model.classifier.bias", last_bias}};
 }
 
 }  // namespace
@@ -70,8 +69,8 @@ Tensors distilbert_tensors() {
 TEST_CASE("F1: modules_to_save \"classifier\" is \"pre_classifier\", too, as in PEFT") {
   const TemporaryFolder folder;
   auto model = distilbert();
-  const auto adapter = write_adapter(folder, R"("target_modules": ["q"], "modules_to_save": ["classifier"])",
-                                     distilbert_tensors());
+  const auto adapter =
+      write_adapter(folder, R"("target_modules": ["q"], "modules_to_save": ["classifier"])", distilbert_tensors());
   const auto config = lora::load_adapter(model, adapter);
   CHECK(model["pre_classifier"].merged() == pre);
   CHECK(model["classifier"].merged() == last);
@@ -94,9 +93,8 @@ TEST_CASE("F1: modules_to_save \"classifier\" is \"pre_classifier\", too, as in 
 TEST_CASE("F1: a layer that ends with a name of modules_to_save cannot have factors, too: PEFT fails at it") {
   const TemporaryFolder folder;
   auto model = distilbert();
-  const auto adapter =
-      write_adapter(folder, R"("target_modules": ["q", "pre_classifier"], "modules_to_save": ["classifier"])",
-                    distilbert_tensors());
+  const auto adapter = write_adapter(
+      folder, R"("target_modules": ["q", "pre_classifier"], "modules_to_save": ["classifier"])", distilbert_tensors());
   CHECK_THAT(refused(model, adapter), contains("the layer pre_classifier is to receive an adapter, because "
                                                "target_modules has \"pre_classifier\", and to be trained in full, "
                                                "because modules_to_save has \"classifier\", with which it ends"));
@@ -112,14 +110,15 @@ TEST_CASE("F1: what PEFT 0.7.1 adds to modules_to_save for a task, and does not 
   const TemporaryFolder folder;
   for (const std::string task : {"SEQ_CLS", "TOKEN_CLS"}) {
     auto model = distilbert();
-    const auto adapter = write_adapter(
-        folder, "\"target_modules\": [\"q\"], \"modules_to_save\": null, \"task_type\": \"" + task + "\"",
-        distilbert_tensors());
+    const auto adapter =
+        write_adapter(folder, "\"target_modules\": [\"q\"], \"modules_to_save\": null, \"task_type\": \"" + task + "\"",
+                      distilbert_tensors());
     CHECK(lora::load_adapter(model, adapter).targets.modules_to_save == std::vector<std::string>{"classifier"});
     CHECK(model["classifier"].merged() == last);
   }
   auto model = distilbert();
-  const auto other = write_adapter(folder, R"("target_modules": ["q"], "task_type": "CAUSAL_LM")", distilbert_tensors());
+  const auto other =
+      write_adapter(folder, R"("target_modules": ["q"], "task_type": "CAUSAL_LM")", distilbert_tensors());
   CHECK_THAT(refused(model, other), contains("unexpected") && contains("\"base_model.model.classifier.weight\""));
   // The save side: PEFT would train this layer in full.
   lora::Rng rng(2);
@@ -150,7 +149,8 @@ const char* const embedding_key = "base_model.model.model.embed_tokens.weight";
 const lora::Matrix<float> head_A = numbers(2, 3, 22), head_B = numbers(5, 2, 23);
 
 Tensors with_head(const lora::Matrix<float>& stored, std::optional<lora::Dtype> dtype = {}) {
-  Tensors tensors{{"base_model.model.lm_head.lora_A.weight", head_A}, {"base_model.model.lm_head.lora_B.weight", head_B}};
+  Tensors tensors{{"base_model.model.lm_head.lora_A.weight", head_A},
+                  {"base_model.model.lm_head.lora_B.weight", head_B}};
   tensors.emplace_back(head_key, stored, dtype);
   return tensors;
 }
@@ -205,7 +205,8 @@ TEST_CASE("F2: PEFT writes the base's weight of lm_head beside its factors: acce
     const std::vector<std::int32_t> integers(15);
     Tensors tensors = with_head(W0);
     tensors.back() = {head_key, lora::Dtype::i32, {5, 3}, std::as_bytes(std::span(integers))};
-    CHECK_THAT(refused(model, write_adapter(folder, settings, tensors)), contains("is stored as I32, expected numbers"));
+    CHECK_THAT(refused(model, write_adapter(folder, settings, tensors)),
+               contains("is stored as I32, expected numbers"));
     tensors = with_head(W0);
     tensors.emplace_back("base_model.model.model.norm.weight", lora::Vector<float>(lora::Vector<float>::Ones(3)));
     CHECK_THAT(refused(model, write_adapter(folder, settings, tensors)),
@@ -235,16 +236,18 @@ TEST_CASE("F2: stored embeddings, also of a resized vocabulary, and those of mod
     CHECK(load(E).empty());
     CHECK(load(E.transpose()).empty());  // a model whose tokens are columns
     CHECK_THAT(load(2 * E), contains("embed_tokens.weight\" (5, 4), of the base, differs from the model's at (0, 0)"));
-    CHECK_THAT(load(numbers(7, 4, 5)), contains("embed_tokens.weight\" (7, 4), of the base, is of another size than the "
-                                                "model's, which has 5 x 4 (a resized vocabulary?)"));
+    CHECK_THAT(load(numbers(7, 4, 5)),
+               contains("embed_tokens.weight\" (7, 4), of the base, is of another size than the "
+                        "model's, which has 5 x 4 (a resized vocabulary?)"));
   }
   // Named, and not stored: then nobody has its values.
-  CHECK_THAT(refused(model, write_adapter(folder, R"("target_modules": ["q"], "modules_to_save": ["embed_tokens"])",
-                                          tensors)),
-             contains("modules_to_save names \"embed_tokens\", but the parameter model.embed_tokens.weight"));
+  CHECK_THAT(
+      refused(model, write_adapter(folder, R"("target_modules": ["q"], "modules_to_save": ["embed_tokens"])", tensors)),
+      contains("modules_to_save names \"embed_tokens\", but the parameter model.embed_tokens.weight"));
   // Read into the model first, as the message says.
   tensors.emplace_back(embedding_key, lora::Matrix<float>(2 * E));
-  const auto adapter = write_adapter(folder, R"("target_modules": ["q"], "modules_to_save": ["embed_tokens"])", tensors);
+  const auto adapter =
+      write_adapter(folder, R"("target_modules": ["q"], "modules_to_save": ["embed_tokens"])", tensors);
   lora::Safetensors::open(adapter / "adapter_model.safetensors").read_into(embedding_key, model.embedding.value);
   const auto config = lora::load_adapter(model, adapter);
   lora::save_adapter(model, folder / "again", {.config = config});
@@ -269,18 +272,20 @@ TEST_CASE("F8: infinity and NaN in the file of an adapter are refused with tenso
   const float nan = std::numeric_limits<float>::quiet_NaN(), infinity = std::numeric_limits<float>::infinity();
   const auto load = [&](const Tensors& tensors, const lora::LoadAdapterOptions& options = {}) {
     auto model = distilbert();
-    return refused(model, write_adapter(folder, R"("target_modules": ["q"], "modules_to_save": ["classifier"])", tensors),
+    return refused(model,
+                   write_adapter(folder, R"("target_modules": ["q"], "modules_to_save": ["classifier"])", tensors),
                    options);
   };
-  for (const auto& [position, name] : {std::pair(0, "a.q.lora_A.weight"), std::pair(1, "a.q.lora_B.weight"),
-                                       std::pair(2, "pre_classifier.weight")}) {
+  for (const auto& [position, name] :
+       {std::pair(0, "a.q.lora_A.weight"), std::pair(1, "a.q.lora_B.weight"), std::pair(2, "pre_classifier.weight")}) {
     lora::Matrix<float> bad = position == 0 ? A : position == 1 ? B : pre;
     bad(1, 0) = position == 1 ? infinity : nan;
     Tensors tensors = distilbert_tensors();
     tensors[static_cast<std::size_t>(position)] = {std::string("base_model.model.") + name, bad};
-    CHECK_THAT(load(tensors), contains(std::string("tensor \"base_model.model.") + name + "\" is " +
-                                       (position == 1 ? "inf" : "nan") + " at (1, 0), expected finite numbers; "
-                                       "LoadAdapterOptions{.allow_non_finite = true} loads them as they are"));
+    CHECK_THAT(load(tensors),
+               contains(std::string("tensor \"base_model.model.") + name + "\" is " + (position == 1 ? "inf" : "nan") +
+                        " at (1, 0), expected finite numbers; "
+                        "LoadAdapterOptions{.allow_non_finite = true} loads them as they are"));
     CHECK(load(tensors, {.allow_non_finite = true}).empty());
   }
   Tensors tensors = distilbert_tensors();
@@ -318,7 +323,8 @@ TEST_CASE("F8: infinity and NaN of an adapter are neither saved nor merged, unle
   };
   SECTION("factors") {
     factors.A.value(1, 2) = std::numeric_limits<float>::quiet_NaN();
-    refused_place("a.q.lora_A.weight\" is nan at (1, 2)", "lora_A.weight of adapter \"default\" in layer a.q is nan at (1, 2)");
+    refused_place("a.q.lora_A.weight\" is nan at (1, 2)",
+                  "lora_A.weight of adapter \"default\" in layer a.q is nan at (1, 2)");
   }
   SECTION("a trained bias") {
     model["a.q"].adapter("default").bias->value(2) = std::numeric_limits<float>::infinity();
@@ -367,9 +373,9 @@ TEST_CASE("F8: factors that a narrow dtype would not hold are balanced, or their
   const auto refused_save = [&](double a, double b, lora::Dtype dtype) {
     return message_of<lora::ValueError>([&] { lora::save_adapter(model_of(a, b), folder / "no", {.dtype = dtype}); });
   };
-  CHECK_THAT(refused_save(1e-4, 1e-7, lora::Dtype::f16),
-             contains("save_adapter::fc: as F16 the factors A (at most ") && contains(" give a product that is off by ") &&
-                 contains(" %; save them as F32"));
+  CHECK_THAT(refused_save(1e-4, 1e-7, lora::Dtype::f16), contains("save_adapter::fc: as F16 the factors A (at most ") &&
+                                                             contains(" give a product that is off by ") &&
+                                                             contains(" %; save them as F32"));
   CHECK_THAT(refused_save(1e20, 1e20, lora::Dtype::f16), contains("off by inf %"));
   CHECK_FALSE(lora_test::fs::exists(folder / "no"));
   CHECK(saved_error(model_of(1e-4, 1e-7), lora::Dtype::f32) < 1e-6);
@@ -410,8 +416,7 @@ TEST_CASE("F8: a weight that a narrow dtype makes infinite is refused with its p
 
 TEST_CASE("Awkward: a pointer of Git LFS in place of a file is said to be one") {
   const TemporaryFolder folder;
-  const std::string pointer =
-      "version https://git-lfs.github.com/spec/v1\noid sha256:0123456789abcdef\nsize 1234\n";
+  const std::string pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0123456789abcdef\nsize 1234\n";
   const std::string said = "is the pointer of Git LFS to a file, which git lfs pull fetches";
   auto model = distilbert();
   const auto adapter = write_adapter(folder, R"("target_modules": ["q"])", distilbert_tensors());
@@ -429,13 +434,15 @@ TEST_CASE("Awkward: names of other tools are recognised, and what to do is said"
   const TemporaryFolder folder;
   auto model = distilbert();
   for (const auto& [name, hint] :
-       {std::pair("base_model.model.a.q.lora_A.default.weight", ", of a whole state_dict; save the adapter with PEFT's"),
+       {std::pair("base_model.model.a.q.lora_A.default.weight",
+                  ", of a whole state_dict; save the adapter with PEFT's"),
         std::pair("module.base_model.model.a.q.lora_A.weight", ", of a model in DataParallel; save the adapter of "),
         std::pair("_orig_mod.base_model.model.a.q.lora_A.weight", ", of a model that torch.compile wrapped; save"),
         std::pair("base_model.model._orig_mod.a.q.lora_A.weight", ", of a model that torch.compile wrapped; save"),
         std::pair("_fsdp_wrapped_module.base_model.model.a.q.lora_A.weight", ", of a model that FSDP wrapped; save"),
         std::pair("a.q.lora_a", ", of MLX, which stores lora_a (in, rank) and lora_b (rank, out); transpose both"),
-        std::pair("lora_unet_a_q.lora_down.weight", ", of kohya's sd-scripts, whose names do not tell the layers apart"),
+        std::pair("lora_unet_a_q.lora_down.weight",
+                  ", of kohya's sd-scripts, whose names do not tell the layers apart"),
         std::pair("unet.a.q.lora_A.weight", ", expected names that begin with base_model.model.")}) {
     const std::string error = refused(model, write_adapter(folder, R"("target_modules": ["q"])", {{name, A}}));
     CHECK_THAT(error, contains("missing") && contains("\"" + std::string(name) + "\" (2, 4)" + hint));
@@ -466,4 +473,53 @@ TEST_CASE("Layers whose names are not of ASCII are told apart, saved and loaded"
   lora::attach(model, {.rank = 2, .rank_pattern = {{"schl.ssel.q", 1}}}, {}, rng, "second");
   CHECK(model["a.schl\u00fcssel.q"].adapter("second").as<lora::Lora<float>>().rank() == 1);
   CHECK(model["\u6ce8\u610f"].adapter("second").as<lora::Lora<float>>().rank() == 2);
+}
+
+TEST_CASE("F5: extents that no byte bounds, through every entry that has a model or an index") {
+  const TemporaryFolder folder;
+  int refusals = 0;
+  const auto attempt = [&](auto&& f) {
+    try {
+      f();
+    } catch (const lora::Error&) {
+      ++refusals;
+    }
+  };
+  const std::string huge = "4611686018427387904";
+  for (const std::string& first : {std::string("0"), std::string("1"), std::string("2147483648"), huge}) {
+    for (const std::string& second : {std::string("0"), std::string("1"), std::string("2147483648"), huge}) {
+      if (first != "0" && second != "0") continue;  // else the bytes are missing
+      const std::string entry =
+          "\":{\"dtype\":\"F32\",\"shape\":[" + first + "," + second + "],\"data_offsets\":[0,0]}";
+      const auto file = [&](const std::vector<std::string>& names, const std::string& metadata) {
+        std::string header = "{" + metadata;
+        for (const std::string& name : names) header += (header.size() > 1 ? ",\"" : "\"") + name + entry;
+        return lora_test::safetensors(header + "}");
+      };
+      auto model = distilbert();
+      const auto weights = lora_test::write_file(folder / "w.safetensors", file({"a.q.weight", "classifier.bias"}, ""));
+      attempt([&] { lora::load_weights(model, lora::Safetensors::open(weights)); });
+
+      const auto adapter = write_adapter(folder, R"("target_modules": ["q"])", {});
+      lora_test::write_file(adapter / "adapter_model.safetensors",
+                            file({"base_model.model.a.q.lora_A.weight", "base_model.model.a.q.lora_B.weight",
+                                  "base_model.model.classifier.weight", "base_model.model.a.q.base_layer.weight"},
+                                 ""));
+      attempt([&] { lora::load_adapter(model, adapter); });
+
+      lora::Rng rng(1);
+      lora::attach(model, {.rank = 2}, {.modules = {"q"}}, rng);
+      lora::AdamW<float> optimizer({.lr = 1});
+      const auto checkpoint =
+          lora_test::write_file(folder / "c.safetensors",
+                                file({"model.a.q.adapters.default.A", "optimizer.a.q.adapters.default.A.moment0"},
+                                     R"("__metadata__":{"lora.step":"1","lora.checkpoint":"2","lora.moments":"2"})"));
+      attempt([&] { lora::load_checkpoint(checkpoint, model, optimizer); });
+
+      lora_test::write_file(folder / "part.st", file({"t"}, ""));
+      const auto index = lora_test::write_file(folder / "i.index.json", R"({"weight_map":{"t":"part.st"}})");
+      attempt([&] { lora::Safetensors::open(index).read<double>("t"); });
+    }
+  }
+  CHECK(refusals >= 7 * 3);
 }

@@ -127,8 +127,15 @@ TEST_CASE("More than two dimensions, and dimensions beyond all matrices, are the
 }
 
 TEST_CASE("F5: no extent that no byte bounds makes a loop: every position, type, and entry") {
-  const std::vector<std::string> extents{"0", "1", "2", "16777216", "16777217", "2147483648", "4611686018427387904",
-                                         "9223372036854775807", "18446744073709551615"};
+  const std::vector<std::string> extents{"0",
+                                         "1",
+                                         "2",
+                                         "16777216",
+                                         "16777217",
+                                         "2147483648",
+                                         "4611686018427387904",
+                                         "9223372036854775807",
+                                         "18446744073709551615"};
   int read = 0, refused = 0;
   const auto attempt = [&](auto&& f) {
     try {

@@ -99,17 +99,17 @@ TEST_CASE("Names beyond ASCII: one character is one character, as in Python") {
       {".", "\u20ac", "ab"},
       {".{2}", "\u00fc\U0001f600", "\u00fc"},
       {"[^.]+", "\u6ce8\u610f", "\u6ce8.\u610f"},
-      {"\\D", "\u00fc", "\u0663"},        // an Arabic digit
+      {"\\D", "\u00fc", "\u0663"},  // an Arabic digit
       {"\\d+", "1\u0663\U0001d7ff", "1\u00fc"},
-      {"\\S", "\u00fc", "\u3000"},        // an ideographic space
+      {"\\S", "\u00fc", "\u3000"},  // an ideographic space
       {"\\s", "\u2003", "\u00fc"},
       {"[\\w\\W]", "\u00fc", "ab"},
       {"[^\\d]", "\u00fc", "1"},
-      {"\u00fc", "\u00fc", "u"},          // itself
+      {"\u00fc", "\u00fc", "u"},  // itself
       {"(?:\u00fc|\\\u00f6)*x", "\u00fc\u00f6\u00fcx", "\u00e4x"},
       {"\u00fc{2}", "\u00fc\u00fc", "\u00fc"},
       {"(?!.*\u00fc).*", "a", "a\u00fc"},
-      {"..", "\xff\xc3", "\xff"},         // no UTF-8: bytes of their own
+      {"..", "\xff\xc3", "\xff"},  // no UTF-8: bytes of their own
   }));
   INFO(pattern);
   CHECK(matches(pattern, yes));
@@ -119,8 +119,8 @@ TEST_CASE("Names beyond ASCII: one character is one character, as in Python") {
 TEST_CASE("Which characters beyond ASCII are letters is not known, and said") {
   for (const char* pattern : {"\\w+", "\\W+", "[\\w.]+", "\\b.*", ".*\\B.*"}) {
     CHECK_THROWS_WITH(matches(pattern, "\u00fcb"), "test: the pattern \"" + std::string(pattern) +
-                                                        "\" asks which characters of \"\u00fcb\" are letters, which is "
-                                                        "known for ASCII only");
+                                                       "\" asks which characters of \"\u00fcb\" are letters, which is "
+                                                       "known for ASCII only");
     CHECK_NOTHROW(matches(pattern, "ub"));
   }
   CHECK_FALSE(matches("a\\w*", "\u00fc"));  // not asked

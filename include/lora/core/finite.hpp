@@ -56,9 +56,9 @@ template <class M>
 void check_finite(const Caller& who, std::string_view name, const M& matrix, std::string_view advice) {
   using S = typename M::Scalar;
   const Index inner = matrix.innerStride(), outer = matrix.outerStride();
-  const auto place = first_not_below<S>(std::numeric_limits<double>::infinity(), matrix.data(), Index{matrix.rows()},
-                                        Index{matrix.cols()}, M::IsRowMajor ? outer : inner,
-                                        M::IsRowMajor ? inner : outer);
+  const auto place =
+      first_not_below<S>(std::numeric_limits<double>::infinity(), matrix.data(), Index{matrix.rows()},
+                         Index{matrix.cols()}, M::IsRowMajor ? outer : inner, M::IsRowMajor ? inner : outer);
   if (!place) return;
   const bool vector = M::IsVectorAtCompileTime;
   fail<ValueError>(who, std::string(name) + " is " +

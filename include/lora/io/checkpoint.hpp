@@ -12,8 +12,8 @@
 /// left out). optimizer.PATH.steps and optimizer.PATH.moment0, 1, ...: the optimizer's state, in the parameter's own
 /// storage order. The metadata hold, for each adapter, what gives its tensors their meaning: its kind, its settings
 /// (alpha, scaling, dropout), and a digest of its constants, such as A0 and B0 of a ResidualLora; a model that was
-/// attached otherwise is refused. Dropout needs no state: its masks are a function of the seed and the step. Infinity and NaN are kept:
-/// they are the state of a training, and may be what is looked for.
+/// attached otherwise is refused. Dropout needs no state: its masks are a function of the seed and the step. Infinity
+/// and NaN are kept: they are the state of a training, and may be what is looked for.
 
 #include "lora/core/random.hpp"
 #include "lora/core/visit.hpp"

@@ -55,8 +55,8 @@ struct LoadAdapterOptions {
   /// Keys of adapter_config.json to be ignored instead of refused, such as {"init_lora_weights"} if the model has the
   /// base that PiSSA left. The model computes without them, and the returned config does not have them.
   std::vector<std::string> ignore = {};
-  /// Tensors of the file that are left out, by their whole names: weights of the base that differ from the model's, such
-  /// as {"base_model.model.model.embed_tokens.weight"}. What the adapter needs cannot be left out.
+  /// Tensors of the file that are left out, by their whole names: weights of the base that differ from the model's,
+  /// such as {"base_model.model.model.embed_tokens.weight"}. What the adapter needs cannot be left out.
   std::vector<std::string> ignore_tensors = {};
   /// Loads infinity and NaN instead of refusing them.
   bool allow_non_finite = false;
@@ -180,8 +180,8 @@ inline ModuleNames targets_of(const std::vector<ModuleMatch>& matches, const Pef
   return targets;
 }
 
-/// Adds to modules_to_save what PEFT adds for the task, as far as the file has such layers: PEFT 0.7.1 does not write the
-/// names that it has added.
+/// Adds to modules_to_save what PEFT adds for the task, as far as the file has such layers: PEFT 0.7.1 does not write
+/// the names that it has added.
 inline void add_task_modules(PeftConfig& config, const ModelPaths& model,
                              FunctionRef<bool(const std::string& path)> has_weight) {
   auto& saved = config.targets.modules_to_save;
@@ -206,12 +206,12 @@ PeftConfig load_lora(T& model, const PeftFiles& files, const LoadAdapterOptions&
   };
   const ModelPaths paths = paths_of(model);
   add_task_modules(config, paths, [&](const std::string& path) { return has(path, "weight"); });
-  const auto matches =
-      match_peft(paths, config, std::string_view(files.config_path),
-                 [&](const std::string& path) { return has(path, "lora_A.weight") || has(path, "lora_B.weight"); },
-                 [&](const std::string& parameter) {
-                   return files.weights.find(std::string(peft_prefix) + parameter) != nullptr;
-                 });
+  const auto matches = match_peft(
+      paths, config, std::string_view(files.config_path),
+      [&](const std::string& path) { return has(path, "lora_A.weight") || has(path, "lora_B.weight"); },
+      [&](const std::string& parameter) {
+        return files.weights.find(std::string(peft_prefix) + parameter) != nullptr;
+      });
   if (config.targets.modules.empty()) config.targets.modules = targets_of(matches, files);
   // PEFT up to 0.18 at least stores no biases for lora_only, and reads none.
   const bool no_bias_stored = config.lora.bias == Bias::lora_only &&
@@ -264,11 +264,11 @@ PeftFiles open_peft_for(const T& model, const std::filesystem::path& directory, 
 /// says something else, the settings of the weights apply, and the returned config says so (from_weights).
 ///
 /// The tensors of the file must be those that the config gives to this model: MismatchError lists all that are missing,
-/// unexpected or misshapen. A weight of the base, such as lm_head.base_layer.weight or embed_tokens.weight, may be there
-/// if it equals the model's, converted to the model's scalar; embeddings are compared as the model lists them. F64, F32, F16 and BF16 are converted to the model's scalar. Throws FileError,
-/// FormatError for invalid files, ConfigError with the names of all settings that are neither applied nor harmless
-/// (detail/peft_support.hpp lists both), NameError for an adapter name that is taken, or names that no layer has,
-/// ValueError for infinity and NaN, naming tensor and place. With any of these the model is unchanged.
+/// unexpected or misshapen. A weight of the base, such as lm_head.base_layer.weight or embed_tokens.weight, may be
+/// there if it equals the model's, converted to the model's scalar. F64, F32, F16 and BF16 are converted. Throws
+/// FileError, FormatError for invalid files, ConfigError with the names of all settings that are neither applied nor
+/// harmless (detail/peft_support.hpp lists both), NameError for an adapter name that is taken, or names that no layer
+/// has, ValueError for infinity and NaN, naming tensor and place. With any of these the model is unchanged.
 template <class T>
 PeftConfig load_adapter(T& model, const std::filesystem::path& directory, const LoadAdapterOptions& options = {}) {
   return detail::load_lora(model, detail::open_peft_for(model, directory, options.name), options);

@@ -223,7 +223,7 @@ class Safetensors {
     if (shape.size() > 2) {
       refuse<ShapeError>(tensor, "shape is " + shape_text(tensor) + ", expected at most 2 dimensions; bytes gives any");
     }
-    // If one dimension is 0, no byte bounds the other. It takes no memory, but loops of Eigen and of programs go over it.
+    // If one dimension is 0, no byte bounds the other. It takes no memory, but loops of Eigen and of programs count it.
     constexpr std::uint64_t most = std::uint64_t{1} << 24;
     if (tensor.bytes.empty() && std::any_of(shape.begin(), shape.end(), [](std::uint64_t d) { return d > most; })) {
       refuse<ShapeError>(tensor, "shape is " + shape_text(tensor) + ", expected at most " + std::to_string(most) +

@@ -155,13 +155,11 @@ int balancing_shift(const std::string& path, const Lora<S>& factors, const SaveA
   const int shift = (exponent_of(B) - exponent_of(A)) / 2;
   const double balanced = product_error(A, B, shift, dtype);
   if (balanced <= most) return shift;
-  fail<ValueError>(Caller("save_adapter", path), "as " + std::string(name(dtype)) + " the factors A (at most " +
-                                                     shown_number(static_cast<double>(A.cwiseAbs().maxCoeff())) +
-                                                     ") and B (at most " +
-                                                     shown_number(static_cast<double>(B.cwiseAbs().maxCoeff())) +
-                                                     ") give a product that is off by " +
-                                                     shown_number(100 * std::min(as_is, balanced)) +
-                                                     " %; save them as F32");
+  fail<ValueError>(Caller("save_adapter", path),
+                   "as " + std::string(name(dtype)) + " the factors A (at most " +
+                       shown_number(static_cast<double>(A.cwiseAbs().maxCoeff())) + ") and B (at most " +
+                       shown_number(static_cast<double>(B.cwiseAbs().maxCoeff())) + ") give a product that is off by " +
+                       shown_number(100 * std::min(as_is, balanced)) + " %; save them as F32");
 }
 
 /// The tensors of the adapter, which refer to the model's memory.

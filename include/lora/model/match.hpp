@@ -6,8 +6,8 @@
 ///   }
 ///
 /// In this order, for every layer that takes adapters:
-///   1. modules_to_save: the layer, or a module that contains it, is trained in full. Only the ends of names are compared,
-///      also within a word: "classifier" is "pre_classifier", too.
+///   1. modules_to_save: the layer, or a module that contains it, is trained in full. Only the ends of names are
+///      compared, also within a word: "classifier" is "pre_classifier", too.
 ///   2. exclude: no adapter.
 ///   3. modules: a list of names or a pattern; empty means all.
 ///   4. blocks: a layer that a list matches only by suffix must be in a block with one of these numbers.
@@ -99,9 +99,11 @@ inline bool is_part_of(std::string_view name, std::string_view path) {
 class PatternWork {
  public:
   bool matches(const Pattern& pattern, std::string_view name) const { return pattern.matches(name, left_); }
+  /// Allows for one more layer: a model of very many has to be matched, too. A usual pattern costs 5,000 for a layer.
+  void add_layer() const { left_ += 100'000; }
 
  private:
-  mutable std::size_t left_ = 400'000'000;  // about a second
+  mutable std::size_t left_ = 100'000'000;  // a quarter of a second
 };
 
 /// A ModuleNames with its pattern parsed.
@@ -119,6 +121,7 @@ class ModuleMatcher {
 
   /// The reason why it matches; empty if it does not.
   std::string reason(std::string_view path) const {
+    work_.add_layer();
     const std::string matched = all_ || (pattern_ && work_.matches(*pattern_, path)) ? text_ : name_of(path);
     if (matched.empty()) return {};
     return field_ + (all_ || pattern_ ? " is " : " has ") + in_quotes(matched);
@@ -148,28 +151,28 @@ class ModuleMatcher {
   bool all_ = false;
 };
 
-/// The entries of rank_pattern or alpha_pattern, parsed. Most keys are plain names, which are compared as such: a dot is
-/// any character there, as in a pattern.
+/// The entries of rank_pattern or alpha_pattern, parsed. Most keys are plain names, some between ^ and $ or with
+/// escaped dots: these are compared as such, where a dot is any character.
 template <class T>
 class PatternTable {
  public:
   PatternTable(const std::vector<std::pair<std::string, T>>& entries, const Caller& who) {
     for (const auto& [key, value] : entries) {
-      const bool plain = std::all_of(key.begin(), key.end(), [](char c) { return is_word(c) || c == '.' || c == '-'; });
-      if (plain) {
-        entries_.push_back({key, std::nullopt, value});
+      if (auto name = plain_name(key)) {
+        entries_.push_back({std::move(*name), key.starts_with('^'), std::nullopt, value});
         continue;
       }
       Pattern(key, who);  // alone first: "a)(b" is not a pattern, but would be one inside brackets
-      entries_.push_back({"", Pattern("(?:.*\\.)?(?:" + key + ")", who), value});
+      entries_.push_back({"", false, Pattern("(?:.*\\.)?(?:" + key + ")", who), value});
     }
   }
   bool matches(std::size_t k, std::string_view path) const {
     const Entry& entry = entries_[k];
-    return entry.pattern ? work_.matches(*entry.pattern, path) : is_plain_end_of(entry.name, path);
+    return entry.pattern ? work_.matches(*entry.pattern, path) : is_plain_end_of(entry.name, path, entry.whole);
   }
   /// The value of the first matching entry.
   T value_or(std::string_view path, T otherwise) const {
+    work_.add_layer();
     for (std::size_t k = 0; k < entries_.size(); ++k) {
       if (matches(k, path)) return entries_[k].value;
     }
@@ -179,12 +182,27 @@ class PatternTable {
  private:
   struct Entry {
     std::string name;  // if there is no pattern
+    bool whole;        // the name, not only its end
     std::optional<Pattern> pattern;
     T value;
   };
+  static constexpr char any = '\0';  // in a plain name
 
-  /// is_end_of, where a dot of the name is any character of the path, of which UTF-8 has several bytes.
-  static bool is_plain_end_of(std::string_view name, std::string_view path) {
+  /// The characters of a key that is a plain name.
+  static std::optional<std::string> plain_name(std::string_view key) {
+    if (key.starts_with('^')) key.remove_prefix(1);
+    if (key.ends_with('$') && !key.ends_with("\\$")) key.remove_suffix(1);
+    std::string name;
+    for (std::size_t k = 0; k < key.size(); ++k) {
+      const bool escaped = key[k] == '\\' && k + 1 < key.size() && key[k + 1] == '.';
+      if (escaped) ++k;
+      if (!escaped && !is_word(key[k]) && key[k] != '.' && key[k] != '-') return std::nullopt;
+      name += key[k] == '.' && !escaped ? any : key[k];
+    }
+    return name;
+  }
+  /// is_end_of, where `any` is any character of the path, of which UTF-8 has several bytes.
+  static bool is_plain_end_of(std::string_view name, std::string_view path, bool whole) {
     const auto next_from_end = [&path](std::size_t& end) {
       do {
         --end;
@@ -194,9 +212,10 @@ class PatternTable {
     for (std::size_t k = name.size(); k-- > 0;) {
       if (end == 0) return false;
       next_from_end(end);
-      if (name[k] == '.' ? path[end] == '\n' : name[k] != path[end]) return false;
+      if (name[k] == any ? path[end] == '\n' : name[k] != path[end]) return false;
     }
-    return end == 0 || (path[end - 1] == '.' && path.substr(0, end).find('\n') == path.npos);
+    if (end == 0) return true;
+    return !whole && path[end - 1] == '.' && path.substr(0, end).find('\n') == path.npos;
   }
 
   std::vector<Entry> entries_;
@@ -215,6 +234,7 @@ class BlockNumber {
   }
 
   std::optional<Index> of(std::string_view path) const {
+    work_.add_layer();
     if (before_.empty()) return last(path, [](std::string_view before) { return before.find('.') != before.npos; });
     for (const Pattern& pattern : before_) {
       const auto fits = [&](std::string_view before) { return work_.matches(pattern, before); };
@@ -323,7 +343,8 @@ std::vector<ModuleMatch> match_layers(const ModelPaths& model, const C& config, 
     bool adapted = false;
     if (reason.empty()) {
       reason = targets.modules.empty() ? field + " is empty: all layers" : included.reason(match.path);
-      std::string why = reason.empty() ? field + " does not have it" : left_out(match.path, included.has_whole(match.path));
+      std::string why =
+          reason.empty() ? field + " does not have it" : left_out(match.path, included.has_whole(match.path));
       adapted = why.empty();
       if (!adapted) reason = std::move(why);
     }

@@ -1,6 +1,6 @@
 #pragma once
-/// What gives the tensors of a model's adapters their meaning: kind, settings, and the constants that take part in their
-/// products. Factors of alpha 4 in a model attached with alpha 8 are another function.
+/// What gives the tensors of a model's adapters their meaning: kind, settings, and the constants that take part in
+/// their products. Factors of alpha 4 in a model attached with alpha 8 are another function.
 
 #include "lora/adapters/any_adapter.hpp"
 #include "lora/core/visit.hpp"

@@ -2,8 +2,8 @@
 /// Tensors of the base in the file of an adapter.
 ///
 /// PEFT writes the weight of lm_head beside its factors, and the embeddings of a vocabulary that was resized. They say
-/// what the adapter was trained beside: if the model has the same numbers, they are of no further use; if not, the model
-/// is not the one that the adapter fits.
+/// what the adapter was trained beside: if the model has the same numbers, they are of no further use; if not, the
+/// model is not the one that the adapter fits.
 ///
 ///   base_model.model.lm_head.base_layer.weight         the weight of a layer with factors
 ///   base_model.model.model.embed_tokens.weight         of another layer
@@ -77,12 +77,14 @@ class BaseTensors {
     const std::string path = base_path(stored.name);
     const auto own = compare_.find(path);
     if (own == compare_.end()) {
-      return ", and the model lists no " + in_quotes(path) + "; list it in visit, so that it can be compared, or leave "
+      return ", and the model lists no " + in_quotes(path) +
+             "; list it in visit, so that it can be compared, or leave "
              "it out by ignore_tensors";
     }
     std::string how = own->second(stored);
     if (how.empty()) return {};
-    return ", of the base, " + how + ": it was trained, or the base is another; read it into the model first "
+    return ", of the base, " + how +
+           ": it was trained, or the base is another; read it into the model first "
            "(Safetensors::read_into), or leave it out by ignore_tensors";
   }
 
@@ -108,8 +110,8 @@ class BaseTensors {
         for (Index row = 0; row < mine.rows(); ++row) {
           if (numbers(row, col) == mine(row, col)) continue;
           if (first.empty()) {
-            first = "differs from the model's at (" + std::to_string(row) + ", " + std::to_string(col) + "), where it is " +
-                    shown_number(static_cast<double>(numbers(row, col))) + ", not " +
+            first = "differs from the model's at (" + std::to_string(row) + ", " + std::to_string(col) +
+                    "), where it is " + shown_number(static_cast<double>(numbers(row, col))) + ", not " +
                     shown_number(static_cast<double>(mine(row, col)));
           }
           return false;

@@ -203,8 +203,8 @@ bool describes(const T& model, const PeftConfig& config, const std::vector<PeftL
       return std::none_of(layers.begin(), layers.end(),
                           [&](const PeftLayer& layer) { return layer.role == Role::adapter && layer.path == path; });
     };
-    const auto matches = match_peft(paths_of(model), read, "save_adapter", without_factors,
-                                    [](const std::string&) { return false; });
+    const auto matches =
+        match_peft(paths_of(model), read, "save_adapter", without_factors, [](const std::string&) { return false; });
     for (std::size_t k = 0; k < layers.size(); ++k) {
       const PeftLayer& layer = layers[k];
       const ModuleMatch& match = matches[k];

@@ -40,6 +40,7 @@ class BlockNames {
   }
   /// Whether a number after `before` may be that of a block; clears `every` if not for all releases.
   bool allow(std::string_view before, bool& every) const {
+    work_.add_layer();
     bool allowed = patterns_.empty() && before.find('.') != before.npos;
     for (const auto& [today, always] : patterns_) {
       if (!work_.matches(today, before)) continue;

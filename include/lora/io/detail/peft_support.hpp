@@ -36,14 +36,14 @@ inline constexpr std::array<std::string_view, 18> applied_settings{"alpha_patter
                                                                    "task_type",
                                                                    "use_rslora"};
 
-/// How a method starts an adapter, which no output depends on: init_lora_weights says whether it did. An object or null.
+/// How a method starts an adapter, which no output depends on: init_lora_weights says whether it did. An object or
+/// null.
 inline constexpr std::array<std::string_view, 3> start_settings{"corda_config", "eva_config", "lora_ga_config"};
 
 /// The settings of methods that only null turns off: of {}, [], "" and false PEFT refuses some, and turns the method on
 /// for others.
-inline constexpr std::array<std::string_view, 6> off_at_null{"arrow_config",      "kasa_config",
-                                                             "monteclora_config", "trainable_token_indices",
-                                                             "use_bdlora",        "velora_config"};
+inline constexpr std::array<std::string_view, 6> off_at_null{
+    "arrow_config", "kasa_config", "monteclora_config", "trainable_token_indices", "use_bdlora", "velora_config"};
 
 /// The settings that no output depends on, whatever their value.
 inline constexpr std::array<std::string_view, 7> harmless_settings{
