@@ -24,6 +24,7 @@
 #include "lora/core/pass.hpp"            // the options of a pass: training, seed, step, adapter, executor
 #include "lora/core/layer_pass.hpp"      // common to the passes of all layers
 #include "lora/core/denormals.hpp"       // flushed to zero
+#include "lora/core/finite.hpp"          // infinity and NaN, found
 
 // The frozen weight.
 #include "lora/base/frozen_base.hpp"  // the concept

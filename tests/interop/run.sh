@@ -26,10 +26,13 @@ arguments=("$@")
 if [ $# -eq 0 ]; then
   set_up eigen json
   cmake -S "$here/program" -B "$build/objects" -DCMAKE_BUILD_TYPE=Release >"$build/configure.log" || { cat "$build/configure.log" && exit 1; }
-  cmake --build "$build/objects" -j "$jobs" --target peft_layers
+  cmake --build "$build/objects" -j "$jobs" --target peft_layers peft_settings
   arguments=("$build/objects/peft_layers")
 fi
 for python in "$LORA_OLD_PEFT_PYTHON" "$LORA_PEFT_PYTHON"; do
   # The order of a set is in the files that PEFT writes.
   PYTHONPATH="" PYTHONHASHSEED=0 "$python" -W ignore "$here/judge.py" "${arguments[@]}"
 done
+if [ $# -eq 0 ]; then
+  PYTHONPATH="" "$LORA_PEFT_PYTHON" -W ignore "$here/settings.py" "$build/objects/peft_settings"
+fi

@@ -5,14 +5,18 @@
 #include <vector>
 
 #include "io/files.hpp"
+#include "io/peft_models.hpp"
+#include "lora/adapters/olora.hpp"
 #include "lora/losses/softmax_cross_entropy.hpp"
 #include "lora/model/attach.hpp"
+#include "lora/nn/lora_linear.hpp"
 #include "lora/nn/mlp.hpp"
 #include "lora/optim/adam.hpp"
 #include "lora/optim/schedule.hpp"
 #include "lora/optim/sgd.hpp"
 #include "lora/testing/gradient.hpp"
 #include "support/catch.hpp"
+#include "support/kinds.hpp"
 
 namespace {
 
@@ -166,6 +170,111 @@ TEST_CASE("A checkpoint of something else is refused whole") {
     CHECK_THROWS_AS(lora::load_checkpoint(folder / "bad.safetensors", training.net, training.optimizer),
                     lora::FormatError);
   }
+  lora::save_safetensors(folder / "old.safetensors", {}, {{"lora.step", "1"}});
+  CHECK_THROWS_WITH(lora::load_checkpoint(folder / "old.safetensors", training.net, training.optimizer),
+                    lora_test::contains("is a checkpoint of version 1, expected 2, which says what scale"));
+}
+
+namespace {
+
+using Net = lora::Mlp<lora::Linear<double>>;
+
+Net bare_net() {
+  lora::Rng rng(3);
+  return Net({4, 3, 2}, rng);
+}
+
+/// What a checkpoint of one model says when it is loaded into another, which has to be as it was then.
+template <class A, class B>
+std::string carried_over(const A& from, B& to) {
+  const lora_test::TemporaryFolder folder;
+  lora::Sgd<double> optimizer({.lr = 0.1});
+  lora::save_checkpoint(folder / "c.safetensors", from, optimizer, {.step = 1});
+  const std::string before = lora_test::contents(to);
+  const auto load = [&] { lora::load_checkpoint(folder / "c.safetensors", to, optimizer); };
+  const std::string error = lora_test::message_of<lora::MismatchError>(load);
+  CHECK((error.empty() || lora_test::contents(to) == before));
+  return error;
+}
+template <class Config>
+Net attached(const Config& config) {
+  Net net = bare_net();
+  lora::Rng rng(4);
+  lora::attach(net, config, lora::Targets{.modules = {"fc1"}}, rng);
+  return net;
+}
+
+}  // namespace
+
+TEST_CASE("F7: a checkpoint is refused by a model in which its tensors mean something else") {
+  const lora::LoraConfig config{.rank = 2, .alpha = 4, .dropout = 0.25};
+  const Net saved = attached(config);
+  const auto other = [&](auto&& change) {
+    lora::LoraConfig changed = config;
+    change(changed);
+    Net net = attached(changed);
+    return carried_over(saved, net);
+  };
+  CHECK(other([](auto&) {}).empty());
+  CHECK_THAT(other([](auto& c) { c.alpha = 8; }),
+             lora_test::contains("\n  \"fc1.adapters.default\" was saved with lora_alpha \"4.0\", expected \"8.0\""));
+  CHECK_THAT(other([](auto& c) { c.scaling = lora::Scaling::alpha_over_sqrt_rank; }),
+             lora_test::contains("was saved with use_rslora \"false\", expected \"true\""));
+  CHECK_THAT(other([](auto& c) { c.dropout = 0; }),
+             lora_test::contains("was saved with lora_dropout \"0.25\", expected \"0.0\""));
+
+  Net shift = attached(lora_test::ShiftConfig{.strength = 1}),
+      stronger = attached(lora_test::ShiftConfig{.strength = 2});
+  CHECK_THAT(carried_over(shift, stronger), lora_test::contains("was saved with strength \"1.0\", expected \"2.0\""));
+  CHECK_THAT(carried_over(saved, shift), lora_test::contains("was saved with kind \"LORA\", expected \"SHIFT\""));
+  Net norms = attached(lora_test::NormsConfig{});
+  CHECK(carried_over(norms, norms).empty());
+
+  Net two = saved;
+  lora::Rng rng(5);
+  lora::attach(two, {.rank = 1}, {.modules = {"fc2"}}, rng, "second");
+  CHECK_THAT(carried_over(saved, two), lora_test::contains("missing: \"fc2.adapters.second\""));
+  Net one = saved;
+  CHECK_THAT(carried_over(two, one), lora_test::contains("unexpected: \"fc2.adapters.second\""));
+}
+
+TEST_CASE("F7: constants that an adapter computes with are compared: A0 and B0 of a ResidualLora") {
+  const auto residual = [](double change, Eigen::Index row) {
+    Net net = bare_net();
+    lora::Rng rng(4);
+    lora::visit_adaptable(net, [&](const lora::Path& path, auto& layer) {
+      if (path.str() != "fc1") return;
+      lora::Matrix<double> W = layer.dense();
+      W(row, 0) += change;
+      layer.attach("default", lora::olora(W, {.rank = 2, .alpha = 4}, rng));
+    });
+    lora::freeze_base(net);
+    return net;
+  };
+  const Net saved = residual(0, 0);
+  Net same = residual(0, 0), other = residual(1e-9, 1), plain = attached(lora::LoraConfig{.rank = 2, .alpha = 4});
+  CHECK(carried_over(saved, same).empty());
+  CHECK_THAT(carried_over(saved, other),
+             lora_test::contains("\"fc1.adapters.default\" was saved with constant A0 \"2 x 4 "
+                                 "with digest "));
+  const std::string error = carried_over(saved, plain);
+  CHECK_THAT(error, lora_test::contains("was saved with \"constant B0\", which it has not here"));
+  CHECK_THAT(error, lora_test::contains("was saved with r \"4\", expected \"2\""));
+}
+
+TEST_CASE("F7: the same for layers with one adapter at compile time") {
+  using Layer = lora::LoraLinear<double, 3, 4, 2>;
+  const auto net = bare_net();
+  const lora::Matrix<double, 3, 4> W0 = net.layers()[0].dense();
+  const auto layer = [&](double alpha) {
+    lora::Rng rng(4);
+    return Layer(W0, {.rank = 2, .alpha = alpha}, rng);
+  };
+  const Layer saved = layer(4);
+  Layer same = layer(4), other = layer(8);
+  CHECK(carried_over(saved, same).empty());
+  CHECK_THAT(carried_over(saved, other),
+             lora_test::contains("\"adapter\" was saved with lora_alpha \"4.0\", expected \"8.0\""));
 }
 
 TEST_CASE("A model that has not been stepped has a checkpoint, too") {

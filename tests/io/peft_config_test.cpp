@@ -129,6 +129,44 @@ TEST_CASE("What is no config is refused, with the key, what it is and what was e
   CHECK_THROWS_AS(lora::read_peft_config(folder.path()), lora::FormatError);  // without reading it
 }
 
+TEST_CASE("F6: a null is no number, and settings that PEFT refuses are refused, with the key") {
+  const auto with = [](const std::string& setting) { return refused("{\"peft_type\": \"LORA\", " + setting + "}"); };
+  // serde_json writes NaN as null.
+  CHECK_THAT(with(R"("lora_alpha": null, "r": 8)"), contains("lora_alpha is null, expected a finite number"));
+  CHECK_THAT(with(R"("r": null)"), contains("r is null, expected an integer"));
+  CHECK_THAT(with(R"("lora_dropout": null)"), contains("lora_dropout is null, expected a finite number"));
+  CHECK_THAT(with(R"("bias": null)"), contains("bias is null, expected \"none\", \"all\" or \"lora_only\""));
+  CHECK_THAT(with(R"("rank_pattern": null)"), contains("rank_pattern is null, expected an object"));
+  CHECK_THAT(with(R"("alpha_pattern": null)"), contains("alpha_pattern is null, expected an object"));
+  CHECK_THAT(with(R"("alpha_pattern": {"a": null})"), contains("alpha_pattern is null, expected a finite number"));
+  CHECK_THAT(with(R"("target_modules": [])"), contains("target_modules is an empty list, expected at least one name"));
+  CHECK_THAT(with(R"("target_modules": "")"), contains("target_modules is \"\", expected at least one name"));
+  CHECK_THAT(with(R"("task_type": "CHAT")"), contains("task_type is \"CHAT\", expected CAUSAL_LM, "));
+  CHECK_THAT(with(R"("modules_to_save": "head")"), contains("modules_to_save is \"head\", expected a list"));
+  // Where PEFT takes a null for false or for none, it is.
+  const auto none = parse(R"({"peft_type": "LORA", "use_rslora": null, "fan_in_fan_out": null, "target_modules": null,
+      "exclude_modules": null, "layers_pattern": "", "modules_to_save": "", "init_lora_weights": null})");
+  CHECK(none.lora.scaling == lora::Scaling::alpha_over_rank);
+  CHECK((none.targets == lora::Targets() && !none.fan_in_fan_out));
+}
+
+TEST_CASE("F6: of methods that only null turns off, nothing else is taken for off") {
+  for (const std::string key :
+       {"arrow_config", "kasa_config", "monteclora_config", "trainable_token_indices", "use_bdlora", "velora_config"}) {
+    CHECK(unsupported("\"" + key + "\": null").empty());
+    for (const std::string value : {"{}", "[]", "\"\"", "false"}) {
+      CHECK_THAT(unsupported("\"" + key + "\": " + value), contains("\"" + key + "\" is ") && contains("cannot apply"));
+    }
+  }
+  CHECK_THAT(unsupported(R"("target_parameters": "")"), contains("\"target_parameters\" is \"\""));
+  CHECK(unsupported(R"("target_parameters": [])").empty());
+  for (const std::string key : {"corda_config", "eva_config", "lora_ga_config"}) {
+    CHECK(unsupported("\"" + key + "\": {\"a\": 1}").empty());
+    CHECK_THAT(message_of<lora::FormatError>([&] { unsupported("\"" + key + "\": true"); }),
+               contains(key + " is true, expected an object or null"));
+  }
+}
+
 TEST_CASE("Settings that are not known are refused by name once they are set, whatever release brought them") {
   for (const std::string key :
        {"use_dora", "lora_bias", "use_qalora", "ensure_weight_tying", "target_parameters", "use_bdlora",
@@ -145,11 +183,18 @@ TEST_CASE("Settings that are not known are refused by name once they are set, wh
     CHECK_THAT(unsupported(quoted + ": \"x\""), contains(quoted + " is \"x\"" + why));
     CHECK_THAT(unsupported(quoted + ": 0.5"), contains(quoted + " is 0.5" + why));
     CHECK_THAT(unsupported(quoted + ": 0"), contains(quoted + " is 0" + why));
-    for (const std::string unset : {"null", "false", "\"\"", "[]", "{}"}) {
-      INFO(unset);
-      CHECK(unsupported(quoted + ": " + unset).empty());
-    }
+    CHECK(unsupported(quoted + ": null").empty());
     CHECK(unsupported(quoted + ": true", {"other", key}).empty());
+  }
+}
+
+TEST_CASE("What turns nothing on is no setting, whatever its type") {
+  for (const std::string key : {"use_dora", "lora_bias", "use_qalora", "ensure_weight_tying", "alora_invocation_tokens",
+                                "layer_replication", "megatron_config", "new_in_a_later_release"}) {
+    for (const std::string unset : {"null", "false", "\"\"", "[]", "{}"}) {
+      INFO(key << unset);
+      CHECK(unsupported("\"" + key + "\": " + unset).empty());
+    }
   }
 }
 
@@ -177,9 +222,8 @@ TEST_CASE("Only init_lora_weights that leave the base as it is are accepted, unl
 }
 
 TEST_CASE("Settings that change no output are accepted whatever they say") {
-  for (const std::string key :
-       {"auto_mapping", "corda_config", "eva_config", "loftq_config", "lora_ga_config", "megatron_core",
-        "merge_weights", "peft_version", "qalora_group_size", "runtime_config"}) {
+  for (const std::string key : {"auto_mapping", "loftq_config", "megatron_core", "merge_weights", "peft_version",
+                                "qalora_group_size", "runtime_config"}) {
     for (const std::string value : {"true", "\"x\"", "[1]", "{\"a\": 1}", "16"}) {
       CHECK(unsupported("\"" + key + "\": " + value).empty());
     }

@@ -122,8 +122,58 @@ TEST_CASE("More than two dimensions, and dimensions beyond all matrices, are the
   CHECK(file.at("t").shape == std::vector<std::uint64_t>{1, 2, 1});
 
   const auto huge = one(Dtype::f32, "[0,9223372036854775808]", "");
-  CHECK_THAT(message_of<lora::ShapeError>([&] { in_memory(huge).tensor<float>("t"); }), contains("more than a matrix"));
+  CHECK_THAT(message_of<lora::ShapeError>([&] { in_memory(huge).tensor<float>("t"); }),
+             contains("\"t\": shape is (0, 9223372036854775808), expected at most 16777216 rows or columns"));
   CHECK_THROWS_AS(in_memory(huge).read<float>("t"), lora::ShapeError);
+}
+
+TEST_CASE("F5: no extent that no byte bounds makes a loop: every position, type, and entry") {
+  const std::vector<std::string> extents{"0",
+                                         "1",
+                                         "2",
+                                         "16777216",
+                                         "16777217",
+                                         "2147483648",
+                                         "4611686018427387904",
+                                         "9223372036854775807",
+                                         "18446744073709551615"};
+  int read = 0, refused = 0;
+  const auto attempt = [&](auto&& f) {
+    try {
+      f();
+      ++read;
+    } catch (const lora::Error&) {
+      ++refused;
+    }
+  };
+  for (const Dtype dtype : {Dtype::f64, Dtype::f32, Dtype::f16, Dtype::bf16, Dtype::u8, Dtype::i64}) {
+    for (const auto& first : extents) {
+      for (const auto& second : extents) {
+        const std::string shapes[] = {"[0," + first + "]", "[" + first + ",0]", "[" + first + ",0," + second + "]",
+                                      "[" + first + "," + second + "]", "[" + first + "]"};
+        for (const std::string& shape : shapes) {
+          const std::string bytes = one(dtype, shape, "");
+          attempt([&] {
+            const Safetensors file = in_memory(bytes);
+            CHECK(file.bytes("t").size() <= bytes.size());
+          });
+          attempt([&] { in_memory(bytes).read<double>("t"); });
+          attempt([&] { in_memory(bytes).read<float>("t"); });
+          attempt([&] { in_memory(bytes).read<std::uint8_t>("t"); });
+          attempt([&] { in_memory(bytes).read<std::int64_t>("t"); });
+          // What reaches a program can be looped over, as Eigen does for a copy.
+          attempt([&] { Eigen::MatrixXf(in_memory(bytes).tensor<float>("t")); });
+          attempt([&] { Eigen::MatrixXd(in_memory(bytes).tensor<double>("t")); });
+          Eigen::MatrixXd there(2, 3), tall(lora::Index{1} << 24, 0), wide(0, lora::Index{1} << 24);
+          attempt([&] { in_memory(bytes).read_into("t", there); });
+          attempt([&] { in_memory(bytes).read_into("t", tall); });
+          attempt([&] { in_memory(bytes).read_into("t", wide); });
+        }
+      }
+    }
+  }
+  CHECK(read > 0);
+  CHECK(refused > 0);
 }
 
 TEST_CASE("Strict access wants the type that is stored") {

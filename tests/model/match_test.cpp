@@ -1,6 +1,7 @@
 #include "lora/model/match.hpp"
 
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -247,4 +248,67 @@ TEST_CASE("Two layers of one name are refused") {
   Twice twice{layer(rng), layer(rng)};
   CHECK_THROWS_AS(lora::attach(twice, {}, rng), lora::NameError);
   CHECK_THROWS_WITH(lora::attach(twice, {}, rng), "attach: two layers of the model are called \"fc\"");
+}
+
+TEST_CASE("F5: all patterns of a config have a bound together, not only each of them") {
+  // Costly, but less than what a single pattern may cost.
+  const std::string costly = "(?:(?=(?:(?=(?:(?=(?:a*)*x|)a)*y|)a)*z|)a)*";
+  const lora::Pattern pattern(costly, "test");
+  std::string name;
+  std::size_t cost = 0;
+  try {
+    for (;;) {
+      std::size_t left = 20'000'000;
+      static_cast<void>(pattern.matches(name, left));
+      cost = 20'000'000 - left;
+      name += "aaaa";
+    }
+  } catch (const lora::ConfigError&) {
+    name.resize(name.size() - 4);
+  }
+  REQUIRE(cost > 5'000'000);
+  lora::detail::ModelPaths model;
+  for (int k = 0; k < 2000; ++k) model.layers.push_back({"layers." + std::to_string(k) + "." + name, false});
+  const auto soon_refused = [&](const lora::LoraConfig& config, const lora::Targets& targets) {
+    CHECK_THROWS_WITH(lora::detail::match_modules(model, config, targets, "attach", lora::detail::TargetWords()),
+                      lora_test::contains("takes too long to decide"));
+  };
+  soon_refused({}, {.modules = ".*\\." + costly + "b|.*"});
+  soon_refused({.rank_pattern = {{costly + "b", 2}}}, {});
+  const std::vector<lora::detail::ModelPaths::Layer> layers = model.layers;
+  for (std::size_t k = 0; k < layers.size(); ++k) model.layers[k].path = "m." + name + "." + std::to_string(k) + ".q";
+  soon_refused({}, {.modules = {"q"}, .blocks = {1}, .block_names = {costly + "b|layers"}});
+  model.layers = layers;
+
+  // Plain names, of which a config may have many, cost none of it; and there they match as patterns do.
+  lora::LoraConfig config;
+  for (int k = 0; k < 2000; ++k) config.rank_pattern.emplace_back("layers." + std::to_string(k) + "." + name, k + 1);
+  const auto matches =
+      lora::detail::match_modules(model, config, lora::Targets(), "attach", lora::detail::TargetWords());
+  CHECK((matches.at(0).rank == 1 && matches.at(1999).rank == 2000));
+  for (const auto& [key, path, found] :
+       {std::tuple("q", "a.q", true), std::tuple("q", "q", true), std::tuple("q", "aq", false),
+        std::tuple("a.q", "axq", true), std::tuple("a.q", "b.axq", true), std::tuple("a.q", "a\u00fcq", true),
+        std::tuple("a.q", "aq", false), std::tuple(".q", "aq", true), std::tuple(".q", "\u00fcq", true),
+        std::tuple(".q", "q", false), std::tuple("", "a", false), std::tuple("q", "a\n.q", false),
+        std::tuple("^a.q$", "axq", true), std::tuple("^a.q$", "b.axq", false), std::tuple("a\\.q", "b.a.q", true),
+        std::tuple("a\\.q", "b.axq", false), std::tuple("^a\\.q", "a.q", true), std::tuple("q\\$", "q", false)}) {
+    INFO(key << " and " << path);
+    const lora::detail::PatternTable<int> table({{key, 1}}, "test");
+    CHECK(table.matches(0, path) == found);
+    CHECK(lora::Pattern("(?:.*\\.)?(?:" + std::string(key) + ")", "test").matches(path) == found);
+  }
+}
+
+TEST_CASE("A list of very many names takes no longer than the layers have names for") {
+  std::vector<std::string> names;
+  for (int k = 0; k < 100'000; ++k) names.push_back("nothing." + std::to_string(k));
+  names.push_back("q");
+  lora::detail::ModelPaths model;
+  for (int k = 0; k < 2000; ++k) model.layers.push_back({"layers." + std::to_string(k) + ".q", false});
+  const lora::detail::ModuleMatcher matcher("modules", names, "test");
+  for (const auto& layer : model.layers) CHECK(matcher.reason(layer.path) == "modules has \"q\"");
+  CHECK(lora::detail::ModuleMatcher("modules", {"a.q", "q", "q"}, "test").reason("b.a.q") == "modules has \"a.q\"");
+  CHECK(matcher.has_whole("q"));
+  CHECK_FALSE(matcher.has_whole("layers.1.q"));
 }

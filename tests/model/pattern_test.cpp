@@ -88,8 +88,42 @@ TEST_CASE("A pattern that is none, or that this matcher cannot decide, is refuse
   check_refused("(?<=a)b", "has a kind of group that is not supported");
   check_refused("(?i)a", "has a kind of group that is not supported");
   check_refused("(?P=n)", "has a kind of group that is not supported");
-  check_refused("\xc3\xa9", "has characters beyond ASCII");
+  check_refused("[\xc3\xa9]", "has characters beyond ASCII in a set");
   check_refused(std::string(60, '(') + std::string(60, ')'), "is nested too deeply");
+}
+
+TEST_CASE("Names beyond ASCII: one character is one character, as in Python") {
+  const auto [pattern, yes, no] = GENERATE(table<const char*, const char*, const char*>({
+      {".*", "schl\u00fcssel.q", "a\nb"},
+      {"a.b", "a\u00fcb", "a\u00fc\u00fcb"},
+      {".", "\u20ac", "ab"},
+      {".{2}", "\u00fc\U0001f600", "\u00fc"},
+      {"[^.]+", "\u6ce8\u610f", "\u6ce8.\u610f"},
+      {"\\D", "\u00fc", "\u0663"},  // an Arabic digit
+      {"\\d+", "1\u0663\U0001d7ff", "1\u00fc"},
+      {"\\S", "\u00fc", "\u3000"},  // an ideographic space
+      {"\\s", "\u2003", "\u00fc"},
+      {"[\\w\\W]", "\u00fc", "ab"},
+      {"[^\\d]", "\u00fc", "1"},
+      {"\u00fc", "\u00fc", "u"},  // itself
+      {"(?:\u00fc|\\\u00f6)*x", "\u00fc\u00f6\u00fcx", "\u00e4x"},
+      {"\u00fc{2}", "\u00fc\u00fc", "\u00fc"},
+      {"(?!.*\u00fc).*", "a", "a\u00fc"},
+      {"..", "\xff\xc3", "\xff"},  // no UTF-8: bytes of their own
+  }));
+  INFO(pattern);
+  CHECK(matches(pattern, yes));
+  CHECK_FALSE(matches(pattern, no));
+}
+
+TEST_CASE("Which characters beyond ASCII are letters is not known, and said") {
+  for (const char* pattern : {"\\w+", "\\W+", "[\\w.]+", "\\b.*", ".*\\B.*"}) {
+    CHECK_THROWS_WITH(matches(pattern, "\u00fcb"), "test: the pattern \"" + std::string(pattern) +
+                                                       "\" asks which characters of \"\u00fcb\" are letters, which is "
+                                                       "known for ASCII only");
+    CHECK_NOTHROW(matches(pattern, "ub"));
+  }
+  CHECK_FALSE(matches("a\\w*", "\u00fc"));  // not asked
 }
 
 TEST_CASE("No pattern takes exponential time, and one that takes too long is refused") {

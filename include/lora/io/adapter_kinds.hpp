@@ -50,6 +50,9 @@ C config_from(const Json& source, const std::string& who, const std::vector<std:
     C::settings(config, [&](const char* key, auto& value) {
       using T = std::remove_cvref_t<decltype(value)>;
       known.emplace_back(key);
+      if (const auto found = source.find(key); found != source.end() && found->is_null()) {
+        settings.refuse(key, *found, "a value, or that it is not there");
+      }
       if constexpr (std::is_same_v<T, bool>) {
         value = settings.flag(key, value);
       } else if constexpr (std::integral<T>) {
@@ -78,14 +81,15 @@ void load_kind(T& model, const PeftFiles& files, const LoadAdapterOptions& optio
   const C config = config_from<C>(files.settings, files.config_path, options.ignore);
   const PeftSettings settings(files.config_path, files.settings);
   const Caller who(files.config_path);
-  if (settings.text("bias").value_or("none") != "none") {
+  if (const auto bias = files.settings.find("bias"); bias != files.settings.end() && *bias != Json("none")) {
     fail<ConfigError>(who, "bias is set, expected \"none\" for a kind of adapter that is not LORA");
   }
-  if (!settings.texts("modules_to_save").empty()) {
+  if (!settings.list("modules_to_save").empty()) {
     fail<ConfigError>(who, "modules_to_save is set, expected none for a kind of adapter that is not LORA");
   }
-  const auto matches = match_peft(paths_of(model), config, Targets{.modules = settings.names("target_modules")}, who,
-                                  [](const std::string&) { return true; });
+  const auto matches = match_peft(
+      paths_of(model), config, Targets{.modules = settings.names("target_modules")}, who,
+      [](const std::string&) { return true; }, [](const std::string&) { return false; });
 
   PeftTensorCheck check(files.weights);
   std::vector<std::function<void()>> reads, changes;
@@ -103,15 +107,24 @@ void load_kind(T& model, const PeftFiles& files, const LoadAdapterOptions& optio
     std::as_const(*made).tensors([&](const AdapterTensor<const S>& tensor) {
       check.want(peft_key(own.path, tensor.name), shape_in_file(tensor));
     });
-    reads.emplace_back([&files, &own, made] {
+    reads.emplace_back([&files, &own, &options, made] {
       made->tensors([&](const AdapterTensor<S>& tensor) {
         auto value = tensor.value;
-        value = files.weights.template read<S>(peft_key(own.path, tensor.name)).reshaped(value.rows(), value.cols());
+        const std::string key = peft_key(own.path, tensor.name);
+        const Matrix<S> stored = files.weights.template read<S>(key);
+        if (!options.allow_non_finite) {
+          check_finite(std::string_view(files.weights_path), "tensor " + shown(key), stored, load_non_finite_advice);
+        }
+        value = stored.reshaped(value.rows(), value.cols());
       });
     });
     changes.emplace_back([&layer, &options, made] { layer.attach(options.name, std::move(*made)); });
   });
-  check.finish(files.weights_path);
+  std::optional<BaseTensors> stored;
+  check.finish(files.weights_path, options.ignore_tensors, [&](const StoredTensor& tensor) {
+    if (!stored) stored.emplace(std::as_const(model), files.weights);
+    return stored->difference(tensor);
+  });
   for (const auto& read : reads) read();  // all of them before the first layer changes
   for (const auto& change : changes) change();
   freeze_base(model);

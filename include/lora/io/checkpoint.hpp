@@ -10,10 +10,14 @@
 ///
 /// The file is safetensors. model.PATH: every parameter that is trainable or belongs to an adapter (frozen weights are
 /// left out). optimizer.PATH.steps and optimizer.PATH.moment0, 1, ...: the optimizer's state, in the parameter's own
-/// storage order. Dropout needs nothing: its masks are a function of the seed and the step.
+/// storage order. The metadata hold, for each adapter, what gives its tensors their meaning: its kind, its settings
+/// (alpha, scaling, dropout), and a digest of its constants, such as A0 and B0 of a ResidualLora; a model that was
+/// attached otherwise is refused. Dropout needs no state: its masks are a function of the seed and the step. Infinity
+/// and NaN are kept: they are the state of a training, and may be what is looked for.
 
 #include "lora/core/random.hpp"
 #include "lora/core/visit.hpp"
+#include "lora/io/detail/adapter_meaning.hpp"
 #include "lora/io/mismatch.hpp"
 #include "lora/io/safetensors.hpp"
 #include "lora/io/safetensors_writer.hpp"
@@ -66,6 +70,10 @@ inline std::vector<std::uint64_t> read_numbers(const std::string& file, std::str
                                                 std::to_string(count) + (count == 1 ? " number" : " numbers"));
 }
 
+/// Of the format. 2: with the meaning of the adapters.
+constexpr std::string_view version_key = "lora.checkpoint";
+constexpr std::string_view version = "2";
+constexpr std::string_view adapter_key = "lora.adapter.";
 constexpr std::string_view step_key = "lora.step";
 constexpr std::string_view moments_key = "lora.moments";
 constexpr std::string_view generator_key = "lora.generator.";
@@ -90,6 +98,14 @@ inline Checkpoint read_checkpoint_metadata(const Safetensors& file) {
     }
   }
   if (!has_step) fail<FormatError>(std::string_view(path), "is not a checkpoint: the metadata has no \"lora.step\"");
+  const auto own = file.metadata().find(version_key);
+  if (own == file.metadata().end() || own->second != version) {
+    fail<FormatError>(std::string_view(path), "is a checkpoint of version " +
+                                                  (own == file.metadata().end() ? "1" : shown(own->second)) +
+                                                  ", expected " + std::string(version) +
+                                                  ", which says what scale its adapters have; read its tensors with "
+                                                  "Safetensors::open, or resume with the library that wrote it");
+  }
   return point;
 }
 
@@ -116,17 +132,22 @@ void save_checkpoint(const std::filesystem::path& file, const T& model, const Op
     }
   });
   Metadata metadata{{"format", "pt"},
+                    {std::string(detail::version_key), std::string(detail::version)},
                     {std::string(detail::step_key), std::to_string(point.step)},
                     {std::string(detail::moments_key), std::to_string(moments)}};
   for (const auto& [name, rng] : point.generators) {
     metadata.emplace(std::string(detail::generator_key) + name, detail::written(rng));
+  }
+  for (const auto& [path, meaning] : detail::adapter_meanings(model)) {
+    metadata.emplace(std::string(detail::adapter_key) + path, detail::written(meaning));
   }
   for (const auto& [name, text] : point.notes) metadata.emplace(std::string(detail::note_key) + name, text);
   save_safetensors(file, tensors, metadata);
 }
 
 /// Loads the values of a checkpoint into model and optimizer; the optimizer keeps its own settings. The model must have
-/// the same parameters as the saved one, in the same scalar, with the same layers frozen.
+/// the same parameters as the saved one, in the same scalar, with the same layers frozen and the same settings of all
+/// adapters.
 /// Throws MismatchError listing every difference, FormatError or FileError; it changes nothing then.
 template <class T, class Optimizer>
 Checkpoint load_checkpoint(const std::filesystem::path& path, T& model, Optimizer& optimizer) {
@@ -147,6 +168,22 @@ Checkpoint load_checkpoint(const std::filesystem::path& path, T& model, Optimize
     }
     return detail::check_stored_shape(mismatches, name, stored->shape, shape);
   };
+
+  const auto meanings = detail::adapter_meanings(model);
+  for (const auto& [adapter, own] : meanings) {
+    const auto saved = file.metadata().find(std::string(detail::adapter_key) + adapter);
+    if (saved == file.metadata().end()) {
+      mismatches.missing(adapter);
+      continue;
+    }
+    const std::string place = file.files().front() + ", the metadata " + saved->first;
+    detail::compare_meanings(mismatches, adapter, detail::read_meaning(place, saved->second), own);
+  }
+  for (const auto& [key, text] : file.metadata()) {
+    if (!key.starts_with(detail::adapter_key)) continue;
+    const std::string adapter = key.substr(detail::adapter_key.size());
+    if (!meanings.contains(adapter)) mismatches.unexpected(adapter);
+  }
 
   Optimizer restored = optimizer;
   restored.state().clear();

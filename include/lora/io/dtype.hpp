@@ -11,6 +11,7 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <span>
 #include <string_view>
@@ -77,6 +78,20 @@ constexpr std::optional<Dtype> find_dtype(std::string_view name) {
 constexpr bool is_real(Dtype dtype) {
   return dtype == Dtype::f64 || dtype == Dtype::f32 || dtype == Dtype::f16 || dtype == Dtype::bf16;
 }
+
+namespace detail {
+
+/// The smallest number that a format rounds to infinity, to nearest even; infinity itself if it holds every double.
+constexpr double smallest_infinite(Dtype dtype) {
+  switch (dtype) {
+    case Dtype::f16: return 0x1.ffep15;  // 65520
+    case Dtype::bf16: return 0x1.ffp127;
+    case Dtype::f32: return 0x1.ffffffp127;
+    default: return std::numeric_limits<double>::infinity();
+  }
+}
+
+}  // namespace detail
 
 /// The product of the dimensions times the bits of an element; nothing if either exceeds 2^64 - 1. `{}` is one element.
 constexpr std::optional<std::uint64_t> bit_count(Dtype dtype, std::span<const std::uint64_t> shape) {

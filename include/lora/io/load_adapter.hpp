@@ -25,6 +25,8 @@
 /// The directory need not be trusted.
 
 #include "lora/adapters/residual_lora.hpp"
+#include "lora/core/finite.hpp"
+#include "lora/io/detail/peft_base_tensors.hpp"
 #include "lora/io/detail/peft_files.hpp"
 #include "lora/io/detail/peft_match.hpp"
 #include "lora/io/detail/peft_open.hpp"
@@ -53,6 +55,11 @@ struct LoadAdapterOptions {
   /// Keys of adapter_config.json to be ignored instead of refused, such as {"init_lora_weights"} if the model has the
   /// base that PiSSA left. The model computes without them, and the returned config does not have them.
   std::vector<std::string> ignore = {};
+  /// Tensors of the file that are left out, by their whole names: weights of the base that differ from the model's,
+  /// such as {"base_model.model.model.embed_tokens.weight"}. What the adapter needs cannot be left out.
+  std::vector<std::string> ignore_tensors = {};
+  /// Loads infinity and NaN instead of refusing them.
+  bool allow_non_finite = false;
 };
 
 namespace detail {
@@ -109,18 +116,30 @@ PeftPlan plan_layer(const L& layer, const ModuleMatch& match, const PeftConfig& 
   return plan;
 }
 
+inline constexpr std::string_view load_non_finite_advice =
+    "; LoadAdapterOptions{.allow_non_finite = true} loads them as they are";
+
 /// The adapter of a plan, with the values of the file, and its bias.
 template <class L>
-auto read_layer(const L& layer, const PeftPlan& plan, const PeftConfig& config, const PeftFiles& files) {
+auto read_layer(const L& layer, const PeftPlan& plan, const PeftConfig& config, const PeftFiles& files,
+                const LoadAdapterOptions& options) {
   using S = typename L::Scalar;
   const std::string& path = plan.match.path;
+  const auto read_into = [&](const char* part, auto& matrix) {
+    const std::string key = peft_key(path, part);
+    files.weights.read_into(key, matrix);
+    if (options.allow_non_finite) return;
+    check_finite(std::string_view(files.weights_path), "tensor " + shown(key), matrix, load_non_finite_advice);
+  };
   std::optional<Vector<S>> bias;
   if (plan.bias != nullptr) {
     bias = *layer.bias();
-    if (plan.stored_bias) files.weights.read_into(peft_key(path, plan.bias), *bias);
+    if (plan.stored_bias) read_into(plan.bias, *bias);
   }
   if (plan.match.role == ModuleMatch::Role::full) {
-    Matrix<S> weight = files.weights.read<S>(peft_key(path, "weight"));
+    Matrix<S> weight(plan.transposed ? layer.in_features() : layer.out_features(),
+                     plan.transposed ? layer.out_features() : layer.in_features());
+    read_into("weight", weight);
     if (plan.transposed) weight = Matrix<S>(weight.transpose());
     return std::pair(AnyAdapter<S>(FullWeight<S>(std::move(weight))), std::move(bias));
   }
@@ -143,8 +162,8 @@ auto read_layer(const L& layer, const PeftPlan& plan, const PeftConfig& config, 
   factors.dropout.probability = config.lora.dropout;
   factors.A.value.resize(own.rank, layer.in_features());
   factors.B.value.resize(layer.out_features(), own.rank);
-  files.weights.read_into(peft_key(path, "lora_A.weight"), factors.A.value);
-  files.weights.read_into(peft_key(path, "lora_B.weight"), factors.B.value);
+  read_into("lora_A.weight", factors.A.value);
+  read_into("lora_B.weight", factors.B.value);
   return std::pair(AnyAdapter<S>(std::move(factors)), std::move(bias));
 }
 
@@ -161,6 +180,19 @@ inline ModuleNames targets_of(const std::vector<ModuleMatch>& matches, const Pef
   return targets;
 }
 
+/// Adds to modules_to_save what PEFT adds for the task, as far as the file has such layers: PEFT 0.7.1 does not write
+/// the names that it has added.
+inline void add_task_modules(PeftConfig& config, const ModelPaths& model,
+                             FunctionRef<bool(const std::string& path)> has_weight) {
+  auto& saved = config.targets.modules_to_save;
+  for (const std::string_view name : modules_of_task(config.task_type.value_or(""))) {
+    const bool there = std::any_of(model.layers.begin(), model.layers.end(), [&](const ModelPaths::Layer& layer) {
+      return is_part_of(name, layer.path) && has_weight(layer.path);
+    });
+    if (there && std::find(saved.begin(), saved.end(), name) == saved.end()) saved.emplace_back(name);
+  }
+}
+
 /// Attaches the adapter of kind LORA in the files. If it throws, nothing has changed.
 template <class T>
 PeftConfig load_lora(T& model, const PeftFiles& files, const LoadAdapterOptions& options) {
@@ -172,9 +204,14 @@ PeftConfig load_lora(T& model, const PeftFiles& files, const LoadAdapterOptions&
   const auto has = [&](std::string_view path, const char* part) {
     return files.weights.find(peft_key(path, part)) != nullptr;
   };
-  const auto matches =
-      match_peft(paths_of(model), config.lora, config.targets, std::string_view(files.config_path),
-                 [&](const std::string& path) { return has(path, "lora_A.weight") || has(path, "lora_B.weight"); });
+  const ModelPaths paths = paths_of(model);
+  add_task_modules(config, paths, [&](const std::string& path) { return has(path, "weight"); });
+  const auto matches = match_peft(
+      paths, config.lora, config.targets, std::string_view(files.config_path),
+      [&](const std::string& path) { return has(path, "lora_A.weight") || has(path, "lora_B.weight"); },
+      [&](const std::string& parameter) {
+        return files.weights.find(std::string(peft_prefix) + parameter) != nullptr;
+      });
   if (config.targets.modules.empty()) config.targets.modules = targets_of(matches, files);
   // PEFT up to 0.18 at least stores no biases for lora_only, and reads none.
   const bool no_bias_stored = config.lora.bias == Bias::lora_only &&
@@ -185,7 +222,11 @@ PeftConfig load_lora(T& model, const PeftFiles& files, const LoadAdapterOptions&
   visit_adaptable(std::as_const(model), [&](const Path&, const auto& layer) {
     plans.push_back(plan_layer(layer, matches[plans.size()], config, files, no_bias_stored, check));
   });
-  check.finish(files.weights_path);
+  std::optional<BaseTensors> base;  // only if something asks for it
+  check.finish(files.weights_path, options.ignore_tensors, [&](const StoredTensor& tensor) {
+    if (!base) base.emplace(std::as_const(model), files.weights);
+    return base->difference(tensor);
+  });
 
   std::vector<std::function<void()>> changes;
   visit_adaptable(model, [&](const Path&, auto& layer) {
@@ -194,7 +235,7 @@ PeftConfig load_lora(T& model, const PeftFiles& files, const LoadAdapterOptions&
       changes.emplace_back([&layer] { layer.select_none(); });
       return;
     }
-    changes.emplace_back([&layer, &options, made = read_layer(layer, plan, config, files)]() mutable {
+    changes.emplace_back([&layer, &options, made = read_layer(layer, plan, config, files, options)]() mutable {
       layer.attach(options.name, std::move(made.first), std::move(made.second));
     });
   });
@@ -222,11 +263,12 @@ PeftFiles open_peft_for(const T& model, const std::filesystem::path& directory, 
 /// Weights that save_adapter wrote carry the settings that they were saved with. If adapter_config.json is missing or
 /// says something else, the settings of the weights apply, and the returned config says so (from_weights).
 ///
-/// The tensors of the file must be exactly those that the config gives to this model: MismatchError lists all that are
-/// missing, unexpected or misshapen. F64, F32, F16 and BF16 are converted to the model's scalar. Throws FileError,
-/// FormatError for invalid files, ConfigError with the names of all settings that are neither applied nor harmless
-/// (detail/peft_support.hpp lists both), NameError for an adapter name that is taken, or names that no layer has. With
-/// any of these the model is unchanged.
+/// The tensors of the file must be those that the config gives to this model: MismatchError lists all that are missing,
+/// unexpected or misshapen. A weight of the base, such as lm_head.base_layer.weight or embed_tokens.weight, may be
+/// there if it equals the model's, converted to the model's scalar. F64, F32, F16 and BF16 are converted. Throws
+/// FileError, FormatError for invalid files, ConfigError with the names of all settings that are neither applied nor
+/// harmless (detail/peft_support.hpp lists both), NameError for an adapter name that is taken, or names that no layer
+/// has, ValueError for infinity and NaN, naming tensor and place. With any of these the model is unchanged.
 template <class T>
 PeftConfig load_adapter(T& model, const std::filesystem::path& directory, const LoadAdapterOptions& options = {}) {
   return detail::load_lora(model, detail::open_peft_for(model, directory, options.name), options);

@@ -16,6 +16,8 @@
 #include "lora/io/file_error.hpp"
 #include "lora/model/targets.hpp"
 
+#include <algorithm>
+#include <array>
 #include <cmath>
 #include <filesystem>
 #include <optional>
@@ -34,7 +36,7 @@ struct PeftConfig {
   Targets targets = {};
   std::optional<std::string> base_model_name_or_path = {};
   std::optional<std::string> revision = {};
-  /// Such as CAUSAL_LM; PEFT knows six.
+  /// One of the six that PEFT knows, such as CAUSAL_LM.
   std::optional<std::string> task_type = {};
   bool inference_mode = true;
   /// The base stores its weights (in, out), as GPT-2's Conv1D does. A and B are the same either way.
@@ -62,6 +64,16 @@ inline Json new_peft_settings() {
     "task_type": null})");
 }
 
+/// Throws FormatError for a task_type that PEFT does not know.
+inline void check_task_type(const PeftSettings& settings) {
+  constexpr std::array<std::string_view, 6> known{"SEQ_CLS",   "SEQ_2_SEQ_LM", "CAUSAL_LM",
+                                                  "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION"};
+  const auto type = settings.text("task_type");
+  if (!type || std::find(known.begin(), known.end(), *type) != known.end()) return;
+  settings.refuse("task_type", *settings.find("task_type"),
+                  "CAUSAL_LM, FEATURE_EXTRACTION, QUESTION_ANS, SEQ_2_SEQ_LM, SEQ_CLS, TOKEN_CLS or null");
+}
+
 inline PeftConfig peft_config_of(std::string_view who, const Json& root) {
   if (!root.is_object()) fail<FormatError>(who, "is not a JSON object, expected one of settings");
   const PeftSettings settings(who, root);
@@ -78,18 +90,23 @@ inline PeftConfig peft_config_of(std::string_view who, const Json& root) {
   lora.scaling = settings.flag("use_rslora", false) ? Scaling::alpha_over_sqrt_rank : Scaling::alpha_over_rank;
   const Json* init = settings.find("init_lora_weights");
   lora.init = init != nullptr && *init == Json("gaussian") ? Init::gaussian : Init::kaiming_uniform;
-  const std::string bias = settings.text("bias").value_or("none");
+  const auto given = root.find("bias");
+  const Json bias = given == root.end() ? Json("none") : *given;
   if (bias != "none" && bias != "all" && bias != "lora_only") {
-    settings.refuse("bias", *settings.find("bias"), "\"none\", \"all\" or \"lora_only\"");
+    settings.refuse("bias", bias, "\"none\", \"all\" or \"lora_only\"");
   }
   lora.bias = bias == "none" ? Bias::none : bias == "all" ? Bias::all : Bias::lora_only;
   config.targets.modules = settings.names("target_modules");
+  // Nothing at all is not null, which means the defaults of a type of model.
+  if (const Json* targets = settings.find("target_modules"); targets != nullptr && config.targets.modules.empty()) {
+    settings.refuse("target_modules", *targets, "at least one name, or null for the layers that the file has");
+  }
   config.targets.exclude = settings.names("exclude_modules");
   config.targets.blocks = settings.integers("layers_to_transform");
   config.targets.block_names = settings.texts("layers_pattern");
   lora.rank_pattern = settings.integer_table("rank_pattern");
   lora.alpha_pattern = settings.number_table("alpha_pattern");
-  config.targets.modules_to_save = settings.texts("modules_to_save");
+  config.targets.modules_to_save = settings.list("modules_to_save");
   for (const auto& [pattern, rank] : lora.rank_pattern) {
     if (rank >= 1) continue;
     fail<FormatError>(
@@ -98,6 +115,7 @@ inline PeftConfig peft_config_of(std::string_view who, const Json& root) {
   validate(lora, Caller(who));
   config.base_model_name_or_path = settings.text("base_model_name_or_path");
   config.revision = settings.text("revision");
+  check_task_type(settings);
   config.task_type = settings.text("task_type");
   config.inference_mode = settings.flag("inference_mode", false);
   config.fan_in_fan_out = settings.flag("fan_in_fan_out", false);

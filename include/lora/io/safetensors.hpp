@@ -17,8 +17,8 @@
 /// }
 /// ```
 ///
-/// A tensor (rows, cols) is a matrix, (n) a column of n, () is 1 x 1. Tensors of more dimensions, and dtypes without a
-/// C++ scalar, are available as bytes.
+/// A tensor (rows, cols) is a matrix, (n) a column of n, () is 1 x 1. Tensors of more dimensions, dtypes without a C++
+/// scalar, and tensors without elements that have more than 2^24 rows or columns are available as bytes.
 
 #include "lora/core/scalar.hpp"
 #include "lora/io/detail/elements.hpp"
@@ -186,7 +186,6 @@ class Safetensors {
     void add(std::string path, std::span<const std::byte> file, const SafetensorsLimits& limits) {
       auto header = read_safetensors_header(path, file, limits);
       const auto data = file.subspan(header.data_start);
-      tensors.reserve(tensors.size() + header.tensors.size());
       for (auto& entry : header.tensors) {
         tensors.push_back(
             {std::move(entry.name), entry.dtype, std::move(entry.shape),
@@ -231,9 +230,11 @@ class Safetensors {
     if (shape.size() > 2) {
       refuse<ShapeError>(tensor, "shape is " + shape_text(tensor) + ", expected at most 2 dimensions; bytes gives any");
     }
-    // If one dimension is 0, the other may have any size.
-    if (std::any_of(shape.begin(), shape.end(), [](std::uint64_t d) { return d > std::uint64_t{PTRDIFF_MAX}; })) {
-      refuse<ShapeError>(tensor, "shape is " + shape_text(tensor) + ", more than a matrix can have");
+    // If one dimension is 0, no byte bounds the other. It takes no memory, but loops of Eigen and of programs count it.
+    constexpr std::uint64_t most = std::uint64_t{1} << 24;
+    if (tensor.bytes.empty() && std::any_of(shape.begin(), shape.end(), [](std::uint64_t d) { return d > most; })) {
+      refuse<ShapeError>(tensor, "shape is " + shape_text(tensor) + ", expected at most " + std::to_string(most) +
+                                     " rows or columns of a matrix without elements");
     }
     return {shape.empty() ? Index{1} : static_cast<Index>(shape[0]),
             shape.size() < 2 ? Index{1} : static_cast<Index>(shape[1])};

@@ -27,7 +27,8 @@ namespace lora::inline LORA_ABI {
 
 namespace detail {
 
-/// The tensors in the order of the file. Throws NameError for a duplicate or reserved name.
+/// The tensors in the order of the file. Throws NameError for a duplicate or reserved name, ValueError for a finite
+/// number that the tensor's dtype makes infinite.
 inline std::vector<const TensorToSave*> in_file_order(const std::vector<TensorToSave>& tensors) {
   constexpr const char* who = "save_safetensors";
   std::vector<const TensorToSave*> order;
@@ -38,6 +39,7 @@ inline std::vector<const TensorToSave*> in_file_order(const std::vector<TensorTo
   if (twice != order.end()) fail<NameError>(who, "two tensors are named " + shown((*twice)->name()));
   for (const auto* tensor : order) {
     if (tensor->name() == "__metadata__") fail<NameError>(who, "a tensor cannot be named \"__metadata__\"");
+    tensor->check_range(who);
   }
   std::sort(order.begin(), order.end(), [](const auto* a, const auto* b) {
     return a->dtype() != b->dtype() ? a->dtype() > b->dtype() : a->name() < b->name();
@@ -97,8 +99,8 @@ inline std::string safetensors_start(const std::vector<const TensorToSave*>& ten
 }  // namespace detail
 
 /// Passes the contents of a file of these tensors to sink(std::span<const std::byte>) in pieces. Throws before the
-/// first one: NameError for a duplicate or invalid name; ValueError for metadata that are not UTF-8; FormatError for a
-/// header above 32 MB or 2 million values.
+/// first one: NameError for a duplicate or invalid name; ValueError for metadata that are not UTF-8, and for a finite
+/// number that becomes infinite in its dtype; FormatError for a header above 32 MB or 2 million values.
 template <class Sink>
 void write_safetensors(Sink&& sink, const std::vector<TensorToSave>& tensors,
                        const Metadata& metadata = {{"format", "pt"}}) {
@@ -109,7 +111,8 @@ void write_safetensors(Sink&& sink, const std::vector<TensorToSave>& tensors,
 }
 
 /// Writes the file, atomically: see AtomicFile, also for what it throws. It may be the file that the tensors are mapped
-/// from; their views keep the old contents. Python programs expect the metadata {"format": "pt"}.
+/// from; their views keep the old contents. Python programs expect the metadata {"format": "pt"}. Throws what
+/// write_safetensors throws.
 template <class System = PosixFiles>
 void save_safetensors(const std::filesystem::path& path, const std::vector<TensorToSave>& tensors,
                       const Metadata& metadata = {{"format", "pt"}}) {

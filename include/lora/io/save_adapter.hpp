@@ -10,17 +10,22 @@
 /// program is in load_adapter.hpp.
 
 #include "lora/adapters/residual_lora.hpp"
+#include "lora/core/finite.hpp"
 #include "lora/io/atomic_file.hpp"
 #include "lora/io/detail/peft_describe.hpp"
 #include "lora/io/detail/peft_files.hpp"
 #include "lora/io/detail/peft_support.hpp"
+#include "lora/io/detail/product_error.hpp"
 #include "lora/io/peft_config.hpp"
 #include "lora/io/safetensors_writer.hpp"
 #include "lora/model/adaptable.hpp"
 #include "lora/model/attach.hpp"
 
+#include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <filesystem>
+#include <limits>
 #include <optional>
 #include <span>
 #include <string>
@@ -44,6 +49,8 @@ struct SaveAdapterOptions {
   std::optional<bool> fan_in_fan_out = {};
   /// F64, F32, F16 or BF16; the model's own scalar if empty.
   std::optional<Dtype> dtype = {};
+  /// Saves infinity and NaN instead of refusing them.
+  bool allow_non_finite = false;
 };
 
 namespace detail {
@@ -100,6 +107,14 @@ PeftConfig peft_config_for(const T& model, const std::vector<PeftLayer>& layers,
   if (options.task_type) config.task_type = options.task_type;
   if (options.fan_in_fan_out) config.fan_in_fan_out = *options.fan_in_fan_out;
   check_supported("save_adapter", config);
+  for (const std::string_view name : modules_of_task(config.task_type.value_or(""))) {
+    for (const PeftLayer& layer : layers) {
+      if (layer.role != PeftLayer::Role::adapter || !is_part_of(name, layer.path)) continue;
+      fail<ConfigError>(who, "the task_type is " + *config.task_type + ", for which PEFT trains " + in_quotes(name) +
+                                 " in full, but the layer " + in_quotes(layer.path) +
+                                 " has factors; leave task_type out");
+    }
+  }
   const bool stabilized = config.lora.scaling == Scaling::alpha_over_sqrt_rank;
   const bool unknown = config.source.empty() && (stabilized || !config.targets.exclude.empty());
   if (unknown || !describes(model, config, layers)) {
@@ -110,12 +125,51 @@ PeftConfig peft_config_for(const T& model, const std::vector<PeftLayer>& layers,
   return parse_peft_config("save_adapter", to_json(config));
 }
 
+inline constexpr std::string_view save_non_finite_advice =
+    "; SaveAdapterOptions{.allow_non_finite = true} saves them as they are";
+
+/// matrix 2^exponent: exact unless a number leaves the range of normal ones.
+template <class M>
+M scaled_by_power(const M& matrix, int exponent) {
+  return matrix.unaryExpr([exponent](auto x) { return std::ldexp(x, exponent); });
+}
+
+/// What to multiply A with, and divide B by, so that the rounded factors give the product: 2^shift. 0 as long as the
+/// factors survive as they are, so that they are stored as they are. Throws ValueError if the product would be off by
+/// more than 2^-11, or twice the dtype's rounding, because each factor is rounded once: in F16, 2^-10.
+template <class S>
+int balancing_shift(const std::string& path, const Lora<S>& factors, const SaveAdapterOptions& options) {
+  const Dtype dtype = options.dtype.value_or(dtype_of<S>());
+  if (smallest_infinite(dtype) > static_cast<double>(std::numeric_limits<S>::max())) return 0;  // nothing is rounded
+  const auto& A = factors.A.value;
+  const auto& B = factors.B.value;
+  if (!A.allFinite() || !B.allFinite()) return 0;  // refused, or saved on purpose
+  const double most = std::max(2 * rounding_of(dtype), 0x1p-11);
+  const double as_is = product_error(A, B, 0, dtype);
+  if (as_is <= most) return 0;
+  const auto exponent_of = [](const auto& matrix) {
+    int exponent = 0;
+    std::frexp(static_cast<double>(matrix.size() == 0 ? S(0) : matrix.cwiseAbs().maxCoeff()), &exponent);
+    return exponent;
+  };
+  const int shift = (exponent_of(B) - exponent_of(A)) / 2;
+  const double balanced = product_error(A, B, shift, dtype);
+  if (balanced <= most) return shift;
+  fail<ValueError>(Caller("save_adapter", path),
+                   "as " + std::string(name(dtype)) + " the factors A (at most " +
+                       shown_number(static_cast<double>(A.cwiseAbs().maxCoeff())) + ") and B (at most " +
+                       shown_number(static_cast<double>(B.cwiseAbs().maxCoeff())) + ") give a product that is off by " +
+                       shown_number(100 * std::min(as_is, balanced)) + " %; save them as F32");
+}
+
 /// The tensors of the adapter, which refer to the model's memory.
 template <class T>
 std::vector<TensorToSave> peft_tensors(const T& model, const PeftConfig& config, const SaveAdapterOptions& options) {
   std::vector<TensorToSave> tensors;
   const auto add = [&](const std::string& path, const char* part, auto&& matrix) {
-    tensors.emplace_back(peft_key(path, part), std::forward<decltype(matrix)>(matrix), options.dtype);
+    const std::string key = peft_key(path, part);
+    if (!options.allow_non_finite) check_finite("save_adapter", "tensor " + shown(key), matrix, save_non_finite_advice);
+    tensors.emplace_back(key, std::forward<decltype(matrix)>(matrix), options.dtype);
   };
   visit_members(model, options.name, [&](const std::string& path, const auto& layer, const auto* member) {
     using S = typename std::remove_cvref_t<decltype(layer)>::Scalar;
@@ -126,7 +180,10 @@ std::vector<TensorToSave> peft_tensors(const T& model, const PeftConfig& config,
     if (member != nullptr) {
       std::optional<Lora<S>> joined;
       if (const Lora<S>* factors = factors_of<S>(*member, joined)) {
-        if (joined) {
+        if (const int shift = balancing_shift(path, *factors, options); shift != 0) {
+          add(path, "lora_A.weight", scaled_by_power(factors->A.value, shift));
+          add(path, "lora_B.weight", scaled_by_power(factors->B.value, -shift));
+        } else if (joined) {
           add(path, "lora_A.weight", std::move(joined->A.value));
           add(path, "lora_B.weight", std::move(joined->B.value));
         } else {
@@ -210,6 +267,7 @@ void save_kind(const T& model, const std::filesystem::path& path, const std::str
     targets.push_back(layer_path);
     member->adapter.tensors([&](const AdapterTensor<const S>& tensor) {
       const std::string key = peft_key(layer_path, tensor.name);
+      if (!options.allow_non_finite) check_finite(who, "tensor " + shown(key), tensor.value, save_non_finite_advice);
       if (tensor.is_vector) {
         tensors.emplace_back(key, Vector<S>(tensor.value.reshaped()), options.dtype);
       } else {
@@ -251,9 +309,13 @@ void save_kind(const T& model, const std::filesystem::path& path, const std::str
 ///
 /// An adapter of another kind is saved with the settings and tensors that the kind lists (adapter_kinds.hpp).
 ///
+/// Factors that a narrower dtype would not hold, such as an A of 1 beside a B of 1e-7 in F16, are multiplied by 2^k and
+/// 2^-k, which leaves their product as it is; factors that survive the rounding stay as they are.
+///
 /// Throws NameError if there is no adapter of this name; ConfigError or NameError for an adapter that PEFT cannot
-/// express, such as one with two dropouts; FileError with the path and the step. Cost: one pass over the adapter's
-/// elements.
+/// express, such as one with two dropouts; ValueError, naming tensor and place, for infinity and NaN, for a number that
+/// becomes infinite in the dtype, and for a product that it cannot hold; FileError with the path and the step. Cost: a
+/// few passes over the adapter's elements.
 template <class T, class System = PosixFiles>
 void save_adapter(const T& model, const std::filesystem::path& directory, const SaveAdapterOptions& options = {}) {
   constexpr const char* who = "save_adapter";

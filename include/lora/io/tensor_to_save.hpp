@@ -1,14 +1,17 @@
 #pragma once
 /// A named tensor to be stored.
 
+#include "lora/core/finite.hpp"
 #include "lora/core/scalar.hpp"
 #include "lora/io/detail/elements.hpp"
 #include "lora/io/dtype.hpp"
 #include "lora/io/file_error.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <span>
@@ -26,7 +29,8 @@ class TensorToSave {
  public:
   /// A matrix (rows, cols) of float, double or integers, of any storage order and strides; any expression. The stored
   /// shape is [rows, cols], or [n] for a vector at compile time. float and double may be stored as F64, F32, F16 or
-  /// BF16, rounded once to nearest even. Throws DtypeError if the elements cannot be stored as dtype.
+  /// BF16, rounded once to nearest even; writing throws ValueError if that makes a finite number infinite. Throws
+  /// DtypeError if the elements cannot be stored as dtype.
   template <class M>
     requires requires(const std::remove_reference_t<M>& m) {
       typename std::remove_reference_t<M>::Scalar;
@@ -71,6 +75,12 @@ class TensorToSave {
   const std::vector<std::uint64_t>& shape() const { return shape_; }
   std::uint64_t byte_size() const { return *bit_count(dtype_, shape_) / 8; }
 
+  /// Throws ValueError `who: tensor "w" is 90000 at (0, 3), ...` if a finite number becomes infinite in the dtype. One
+  /// pass over the elements; none if they are stored as they are.
+  void check_range(const detail::Caller& who) const {
+    if (find_ != nullptr) find_(*this, who);
+  }
+
   /// Calls sink(std::span<const std::byte>) with the bytes of the file, piece by piece: at most 4 MiB are converted
   /// at once, and memory that already has these bytes is passed as it is.
   template <class Sink>
@@ -109,6 +119,28 @@ class TensorToSave {
       const S* const from = static_cast<const S*>(tensor.data_) + row * tensor.row_step_ + col * tensor.col_step_;
       detail::store_elements(from, tensor.row_step_, tensor.col_step_, rows, cols, tensor.dtype_, to);
     };
+    if constexpr (std::floating_point<S>) {
+      constexpr double largest = static_cast<double>(std::numeric_limits<S>::max());
+      if (detail::smallest_infinite(dtype_) <= largest) find_ = check_range_of<S>;
+    }
+  }
+
+  template <class S>
+  static void check_range_of(const TensorToSave& tensor, const detail::Caller& who) {
+    const S* const data = static_cast<const S*>(tensor.data_);
+    const double limit = detail::smallest_infinite(tensor.dtype_);
+    if (!detail::first_not_below(limit, data, tensor.rows_, tensor.cols_, tensor.row_step_, tensor.col_step_)) return;
+    for (Index row = 0; row < tensor.rows_; ++row) {
+      for (Index col = 0; col < tensor.cols_; ++col) {
+        const S number = data[row * tensor.row_step_ + col * tensor.col_step_];
+        // Infinity and NaN are stored as such.
+        if (!std::isfinite(number) || static_cast<double>(std::abs(number)) < limit) continue;
+        detail::fail<ValueError>(who, "tensor " + detail::shown(tensor.name_) + " is " + std::to_string(number) + " " +
+                                          detail::shown_place({row, col}, tensor.shape_.size() == 1) +
+                                          ", which is infinite as " + std::string(lora::name(tensor.dtype_)) +
+                                          "; store it as a wider type");
+      }
+    }
   }
 
   using Store = void (*)(const TensorToSave&, Index row, Index col, Index rows, Index cols, std::byte* to);
@@ -120,6 +152,7 @@ class TensorToSave {
   bool contiguous_ = false;  // data_ are the bytes of the file
   Index rows_ = 0, cols_ = 0, row_step_ = 0, col_step_ = 0;
   Store store_ = nullptr;
+  void (*find_)(const TensorToSave&, const detail::Caller& who) = nullptr;  // if the dtype is narrower
   std::shared_ptr<const void> owner_;
 };
 

@@ -8,6 +8,7 @@
 /// A tensor's name is its path in the model's listing: "fc1.weight". Adapters are left out.
 
 #include "lora/core/visit.hpp"
+#include "lora/io/detail/tensor_numbers.hpp"
 #include "lora/io/mismatch.hpp"
 #include "lora/io/safetensors.hpp"
 #include "lora/io/safetensors_writer.hpp"
@@ -66,19 +67,6 @@ std::vector<std::uint64_t> stored_shape(const M& matrix, bool transposed) {
   if constexpr (M::IsVectorAtCompileTime) return {rows * cols};
   if (transposed) return {cols, rows};
   return {rows, cols};
-}
-
-/// The elements of a listed part: a Parameter's value, a frozen base's W0 (a new matrix if the base stores it in
-/// another order), or the matrix itself.
-template <class T>
-decltype(auto) numbers_of(const T& tensor) {
-  if constexpr (ParameterLike<T>) {
-    return (tensor.value);
-  } else if constexpr (requires { tensor.dense(); }) {
-    return tensor.dense();
-  } else {
-    return (tensor);
-  }
 }
 
 }  // namespace detail

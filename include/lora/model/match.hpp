@@ -6,12 +6,14 @@
 ///   }
 ///
 /// In this order, for every layer that takes adapters:
-///   1. modules_to_save: the layer, or a module that contains it, is trained in full.
+///   1. modules_to_save: the layer, or a module that contains it, is trained in full. Only the ends of names are
+///      compared, also within a word: "classifier" is "pre_classifier", too.
 ///   2. exclude: no adapter.
 ///   3. modules: a list of names or a pattern; empty means all.
 ///   4. blocks: a layer that a list matches only by suffix must be in a block with one of these numbers.
 ///
-/// Source: peft 0.20, check_target_module_exists and get_pattern_key in tuners/tuners_utils.py and utils/other.py.
+/// Source: peft 0.21.2, check_target_module_exists, get_pattern_key and _set_trainable in tuners/tuners_utils.py and
+/// utils/other.py.
 
 #include "lora/adapters/lora_config.hpp"
 #include "lora/core/function_ref.hpp"
@@ -22,6 +24,9 @@
 #include "lora/model/targets.hpp"
 
 #include <algorithm>
+#include <cstddef>
+#include <functional>
+#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -78,18 +83,34 @@ concept HasPatterns = requires(const C& config) {
   config.alpha_pattern;
 };
 
-/// Whether is_end_of holds for `path` or for a module that contains it.
-inline bool is_part_of(std::string_view name, std::string_view path) {
+/// Whether `fits(name, ...)` holds for `path` or for a module that contains it.
+inline bool fits_part(std::string_view name, std::string_view path, auto&& fits) {
   for (std::size_t end = path.size(); end != std::string_view::npos && end > 0; end = path.rfind('.', end - 1)) {
-    if (is_end_of(name, path.substr(0, end))) return true;
+    if (fits(name, path.substr(0, end))) return true;
   }
   return false;
 }
+/// Whether `path`, or a module that contains it, is one of the modules_to_save called `name`.
+inline bool is_part_of(std::string_view name, std::string_view path) {
+  return fits_part(name, path, [](std::string_view end, std::string_view module) { return module.ends_with(end); });
+}
+
+/// Bounds what all patterns of a config may cost together: each of them is bounded, but a file may have a million.
+class PatternWork {
+ public:
+  bool matches(const Pattern& pattern, std::string_view name) const { return pattern.matches(name, left_); }
+  /// Allows for one more layer: a model of very many has to be matched, too. A usual pattern costs 5,000 for a layer.
+  void add_layer() const { left_ += 100'000; }
+
+ private:
+  mutable std::size_t left_ = 100'000'000;  // a quarter of a second
+};
 
 /// A ModuleNames with its pattern parsed.
 class ModuleMatcher {
  public:
   ModuleMatcher(const char* field, const ModuleNames& names, const Caller& who) : field_(field), names_(names.names()) {
+    for (std::size_t k = 0; k < names_.size(); ++k) position_.emplace(names_[k], k);  // the first of equal names
     if (!names.is_pattern()) return;
     std::string lower = names.pattern();
     for (char& c : lower) c = c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
@@ -100,51 +121,105 @@ class ModuleMatcher {
 
   /// The reason why it matches; empty if it does not.
   std::string reason(std::string_view path) const {
-    const std::string matched = all_ || (pattern_ && pattern_->matches(path)) ? text_ : name_of(path);
+    work_.add_layer();
+    const std::string matched = all_ || (pattern_ && work_.matches(*pattern_, path)) ? text_ : name_of(path);
     if (matched.empty()) return {};
     return field_ + (all_ || pattern_ ? " is " : " has ") + in_quotes(matched);
   }
   bool matches(std::string_view path) const { return !reason(path).empty(); }
-  bool has_whole(std::string_view path) const { return std::find(names_.begin(), names_.end(), path) != names_.end(); }
+  bool has_whole(std::string_view path) const { return position_.contains(path); }
 
  private:
+  /// The first name for which is_end_of holds; it looks for the ends of the path among the names, which may be many.
   std::string name_of(std::string_view path) const {
-    const auto found =
-        std::find_if(names_.begin(), names_.end(), [&](const std::string& name) { return is_end_of(name, path); });
-    return found == names_.end() ? std::string() : *found;
+    std::size_t first = names_.size();
+    for (std::string_view end = path;;) {
+      if (const auto found = position_.find(end); found != position_.end()) first = std::min(first, found->second);
+      const std::size_t dot = end.find('.');
+      if (dot == end.npos) break;
+      end.remove_prefix(dot + 1);
+    }
+    return first == names_.size() ? std::string() : names_[first];
   }
 
   std::string field_;
   std::vector<std::string> names_;
+  std::map<std::string, std::size_t, std::less<>> position_;  // in names_
   std::optional<Pattern> pattern_;
+  PatternWork work_;
   std::string text_;
   bool all_ = false;
 };
 
-/// The entries of rank_pattern or alpha_pattern, parsed.
+/// The entries of rank_pattern or alpha_pattern, parsed. Most keys are plain names, some between ^ and $ or with
+/// escaped dots: these are compared as such, where a dot is any character.
 template <class T>
 class PatternTable {
  public:
   PatternTable(const std::vector<std::pair<std::string, T>>& entries, const Caller& who) {
     for (const auto& [key, value] : entries) {
+      if (auto name = plain_name(key)) {
+        entries_.push_back({std::move(*name), key.starts_with('^'), std::nullopt, value});
+        continue;
+      }
       Pattern(key, who);  // alone first: "a)(b" is not a pattern, but would be one inside brackets
-      entries_.push_back({Pattern("(?:.*\\.)?(?:" + key + ")", who), value});
+      entries_.push_back({"", false, Pattern("(?:.*\\.)?(?:" + key + ")", who), value});
     }
   }
-  bool matches(std::size_t k, std::string_view path) const { return entries_[k].pattern.matches(path); }
+  bool matches(std::size_t k, std::string_view path) const {
+    const Entry& entry = entries_[k];
+    return entry.pattern ? work_.matches(*entry.pattern, path) : is_plain_end_of(entry.name, path, entry.whole);
+  }
   /// The value of the first matching entry.
   T value_or(std::string_view path, T otherwise) const {
-    const auto found =
-        std::find_if(entries_.begin(), entries_.end(), [&](const Entry& entry) { return entry.pattern.matches(path); });
-    return found == entries_.end() ? otherwise : found->value;
+    work_.add_layer();
+    for (std::size_t k = 0; k < entries_.size(); ++k) {
+      if (matches(k, path)) return entries_[k].value;
+    }
+    return otherwise;
   }
 
  private:
   struct Entry {
-    Pattern pattern;
+    std::string name;  // if there is no pattern
+    bool whole;        // the name, not only its end
+    std::optional<Pattern> pattern;
     T value;
   };
+  static constexpr char any = '\0';  // in a plain name
+
+  /// The characters of a key that is a plain name.
+  static std::optional<std::string> plain_name(std::string_view key) {
+    if (key.starts_with('^')) key.remove_prefix(1);
+    if (key.ends_with('$') && !key.ends_with("\\$")) key.remove_suffix(1);
+    std::string name;
+    for (std::size_t k = 0; k < key.size(); ++k) {
+      const bool escaped = key[k] == '\\' && k + 1 < key.size() && key[k + 1] == '.';
+      if (escaped) ++k;
+      if (!escaped && !is_word(key[k]) && key[k] != '.' && key[k] != '-') return std::nullopt;
+      name += key[k] == '.' && !escaped ? any : key[k];
+    }
+    return name;
+  }
+  /// is_end_of, where `any` is any character of the path, of which UTF-8 has several bytes.
+  static bool is_plain_end_of(std::string_view name, std::string_view path, bool whole) {
+    const auto next_from_end = [&path](std::size_t& end) {
+      do {
+        --end;
+      } while (end > 0 && (static_cast<unsigned char>(path[end]) & 0xc0u) == 0x80u);
+    };
+    std::size_t end = path.size();
+    for (std::size_t k = name.size(); k-- > 0;) {
+      if (end == 0) return false;
+      next_from_end(end);
+      if (name[k] == any ? path[end] == '\n' : name[k] != path[end]) return false;
+    }
+    if (end == 0) return true;
+    return !whole && path[end - 1] == '.' && path.substr(0, end).find('\n') == path.npos;
+  }
+
   std::vector<Entry> entries_;
+  PatternWork work_;
 };
 
 /// The number of the block that contains a layer: the last segment of digits which is neither the path's end nor one of
@@ -159,9 +234,11 @@ class BlockNumber {
   }
 
   std::optional<Index> of(std::string_view path) const {
+    work_.add_layer();
     if (before_.empty()) return last(path, [](std::string_view before) { return before.find('.') != before.npos; });
     for (const Pattern& pattern : before_) {
-      if (auto number = last(path, [&](std::string_view before) { return pattern.matches(before); })) return number;
+      const auto fits = [&](std::string_view before) { return work_.matches(pattern, before); };
+      if (auto number = last(path, fits)) return number;
     }
     return std::nullopt;
   }
@@ -183,6 +260,7 @@ class BlockNumber {
   }
 
   std::vector<Pattern> before_;
+  PatternWork work_;
 };
 
 /// "fc1, fc2 and 30 more", for messages.
@@ -234,19 +312,23 @@ void check_patterns_match(const Caller& who, const char* field, const std::vecto
   }
 }
 
-/// Throws NameError if two layers have one path, or if a parameter that modules_to_save matches belongs to no layer.
-inline void check_listing(const ModelPaths& model, const Targets& targets, const Caller& who) {
+/// Throws NameError if two layers have one path, or if a parameter that modules_to_save matches belongs to no layer and
+/// is not known otherwise.
+inline void check_listing(
+    const ModelPaths& model, const Targets& targets, const Caller& who,
+    FunctionRef<bool(const std::string& path)> is_known = [](const std::string&) { return false; }) {
   std::vector<std::string> paths;
   for (const ModelPaths::Layer& layer : model.layers) paths.push_back(layer.path);
   std::sort(paths.begin(), paths.end());
   const auto twice = std::adjacent_find(paths.begin(), paths.end());
   if (twice != paths.end()) fail<NameError>(who, "two layers of the model are called " + in_quotes(*twice));
   for (const std::string& name : model.parameters) {
+    const bool in_layer = std::any_of(paths.begin(), paths.end(), [&](const std::string& layer) {
+      return layer.empty() || (name.starts_with(layer) && name.size() > layer.size() && name[layer.size()] == '.');
+    });
+    if (in_layer || is_known(name)) continue;
     for (const std::string& saved : targets.modules_to_save) {
-      const bool in_layer = std::any_of(paths.begin(), paths.end(), [&](const std::string& layer) {
-        return layer.empty() || (name.starts_with(layer) && name.size() > layer.size() && name[layer.size()] == '.');
-      });
-      if (in_layer || !is_part_of(saved, name)) continue;
+      if (!is_part_of(saved, name)) continue;
       fail<NameError>(who, "modules_to_save names " + in_quotes(saved) + ", but the parameter " + name +
                                " belongs to no layer that takes adapters");
     }
@@ -278,19 +360,31 @@ std::vector<ModuleMatch> match_layers(const ModelPaths& model, const C& config, 
       return decide(trains_bias ? ModuleMatch::Role::bias : ModuleMatch::Role::nothing,
                     trains_bias ? "bias is all, and " + std::move(reason) : std::move(reason));
     };
-    for (const std::string& name : targets.modules_to_save) {
-      if (is_part_of(name, match.path)) {
-        return decide(ModuleMatch::Role::full, "modules_to_save has " + in_quotes(name));
-      }
-    }
-    if (std::string reason = excluded.reason(match.path); !reason.empty()) return rest(std::move(reason));
     const std::string field = words.modules;
-    std::string reason = targets.modules.empty() ? field + " is empty: all layers" : included.reason(match.path);
-    if (reason.empty()) return rest(field + " does not have it");
-    if (std::string why = left_out(match.path, included.has_whole(match.path)); !why.empty()) {
-      return rest(std::move(why));
+    std::string reason = excluded.reason(match.path);
+    bool adapted = false;
+    if (reason.empty()) {
+      reason = targets.modules.empty() ? field + " is empty: all layers" : included.reason(match.path);
+      std::string why =
+          reason.empty() ? field + " does not have it" : left_out(match.path, included.has_whole(match.path));
+      adapted = why.empty();
+      if (!adapted) reason = std::move(why);
     }
-    return decide(ModuleMatch::Role::adapter, std::move(reason));
+    const std::string* saved = nullptr;
+    bool whole_word = false;
+    for (const std::string& name : targets.modules_to_save) {
+      if (!is_part_of(name, match.path)) continue;
+      if (saved == nullptr) saved = &name;
+      whole_word = whole_word || fits_part(name, match.path, is_end_of);
+    }
+    if (saved != nullptr && adapted && !whole_word) {
+      // PEFT spares the layers that modules_to_save names by whole words from its adapters, and fails at the others.
+      fail<NameError>(who, "the layer " + match.path + " is to receive an adapter, because " + reason + ", and to be " +
+                               "trained in full, because modules_to_save has " + in_quotes(*saved) +
+                               ", with which it ends; expected one of both");
+    }
+    if (saved != nullptr) return decide(ModuleMatch::Role::full, "modules_to_save has " + in_quotes(*saved));
+    return adapted ? decide(ModuleMatch::Role::adapter, std::move(reason)) : rest(std::move(reason));
   };
   std::vector<ModuleMatch> matches;
   for (const ModelPaths::Layer& layer : model.layers) matches.push_back(match_one(layer));

@@ -3,7 +3,10 @@
 ///
 /// The syntax is that of Python's `re`; features that do not affect whether a whole name matches are parsed and ignored
 /// (lazy quantifiers, names of groups), and features that this matcher does not support are refused: back-references,
-/// look-behind, atomic groups and possessive quantifiers, flags, comments, characters beyond ASCII.
+/// look-behind, atomic groups and possessive quantifiers, flags, comments, characters beyond ASCII in a set.
+///
+/// Names are UTF-8. A dot, \D, \S and [^...] match a whole character beyond ASCII, as in Python. Which of these are
+/// letters it does not know: where \w, \W or \b would have to, the pattern is refused with that name.
 ///
 /// Patterns come from untrusted files, so the matcher does not backtrack: it tracks the set of all positions that a
 /// match can have reached, which no pattern can make exponential, and fails with an error after a fixed amount of work.
@@ -28,26 +31,45 @@ class Pattern {
 
   /// Whether the whole name matches: Python's re.fullmatch. Throws ConfigError if deciding it takes too long.
   bool matches(std::string_view name) const {
-    std::size_t work = 0;
+    std::size_t left = most_work;
+    return matches(name, left);
+  }
+  /// The same, within what is left of the work that many calls may cost together.
+  bool matches(std::string_view name, std::size_t& left) const {
+    const std::size_t most = std::min(left, most_work);
+    std::size_t work = most;
     Positions start(name.size() + 1);
     start[0] = true;
-    return advance(root_, start, name, work)[name.size()];
+    const bool found = advance(root_, start, name, work)[name.size()];
+    left -= most - work;
+    return found;
   }
 
  private:
   using Node = detail::PatternNode;
   using Kind = Node::Kind;
   using Positions = std::vector<bool>;  // n + 1 for a name of n characters
+  static constexpr std::size_t most_work = 20'000'000;
 
   /// Maps the positions before a node to the positions after it.
   Positions advance(const Node& node, const Positions& from, std::string_view name, std::size_t& work) const {
-    work += from.size();
-    if (work > 20'000'000)
+    if (work < from.size()) {
       detail::fail<ConfigError>(who_, "the pattern " + detail::in_quotes(text_) + " takes too long to decide");
+    }
+    work -= from.size();
     Positions to(from.size());
     switch (node.kind) {
       case Kind::character:
-        for (std::size_t i = 0; i < name.size(); ++i) to[i + 1] = from[i] && detail::holds(node.characters, name[i]);
+        for (std::size_t i = 0; i < name.size(); ++i) {
+          if (!from[i]) continue;
+          const detail::PatternCharacter next = detail::character_at(name, i);
+          if (holds(node.characters, next.kind, name)) to[i + next.bytes] = true;
+        }
+        return to;
+      case Kind::text:
+        for (std::size_t i = 0; i < name.size(); ++i) {
+          if (from[i] && name.substr(i).starts_with(node.text)) to[i + node.text.size()] = true;
+        }
         return to;
       case Kind::sequence:
         to = from;
@@ -79,13 +101,11 @@ class Pattern {
   }
 
   bool holds_at(const Node& node, std::size_t i, std::string_view name, std::size_t& work) const {
-    const bool before = i > 0 && detail::is_word(name[i - 1]);
-    const bool after = i < name.size() && detail::is_word(name[i]);
     switch (node.kind) {
       case Kind::start: return i == 0;
       case Kind::end: return i == name.size();
-      case Kind::word_edge: return before != after;
-      case Kind::no_word_edge: return before == after;
+      case Kind::word_edge: return is_word_before(name, i) != is_word_at(name, i);
+      case Kind::no_word_edge: return is_word_before(name, i) == is_word_at(name, i);
       default: break;
     }
     Positions only(name.size() + 1);
@@ -93,6 +113,25 @@ class Pattern {
     const Positions found = advance(node.parts[0], only, name, work);
     const bool any = std::find(found.begin(), found.end(), true) != found.end();
     return any == (node.kind == Kind::ahead);
+  }
+
+  /// Whether a set has a character of this kind. Throws ConfigError for a letter beyond ASCII, if it may be one.
+  bool holds(const Node::Characters& set, std::size_t kind, std::string_view name) const {
+    if (kind == Node::other_word && set[Node::other_word] != set[Node::other_no_word]) {
+      detail::fail<ConfigError>(who_, "the pattern " + detail::in_quotes(text_) + " asks which characters of " +
+                                          detail::in_quotes(name) + " are letters, which is known for ASCII only");
+    }
+    return set[kind];
+  }
+  bool is_word_at(std::string_view name, std::size_t i) const {
+    static const Node::Characters words = detail::character_class('w');
+    return i < name.size() && holds(words, detail::character_at(name, i).kind, name);
+  }
+  bool is_word_before(std::string_view name, std::size_t i) const {
+    if (i == 0) return false;
+    std::size_t start = i - 1;
+    while (start > 0 && i - start < 4 && (static_cast<unsigned char>(name[start]) & 0xc0u) == 0x80u) --start;
+    return is_word_at(name, detail::character_at(name, start).bytes == i - start ? start : i - 1);
   }
 
   /// Adds `more` to `all`; returns whether that changed it.

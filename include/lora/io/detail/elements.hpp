@@ -93,6 +93,7 @@ constexpr bool stored_as_is(Dtype dtype) {
 /// dtype.
 template <class S>
 bool load_elements(const std::byte* from, Dtype dtype, Index rows, Index cols, S* to, Index row_step, Index col_step) {
+  if (rows == 0 || cols == 0) return with_dtype<S>(dtype, []<Dtype> {});  // no loop over the other one
   if (stored_as_is<S>(dtype) && (cols == 1 || col_step == 1) && (rows == 1 || row_step == cols)) {
     if (rows * cols > 0) std::memcpy(to, from, static_cast<std::size_t>(rows * cols) * sizeof(S));
     return true;
@@ -121,6 +122,7 @@ bool load_elements(const std::byte* from, Dtype dtype, Index rows, Index cols, S
 /// col * col_step].
 template <class S>
 bool store_elements(const S* from, Index row_step, Index col_step, Index rows, Index cols, Dtype dtype, std::byte* to) {
+  if (rows == 0 || cols == 0) return with_dtype<S>(dtype, []<Dtype> {});
   return with_dtype<S>(dtype, [&]<Dtype Stored> {
     using Format = Element<S, Stored>;
     const auto store = [&](S number, Index row, Index col) {

@@ -145,6 +145,9 @@ inline Json parse_json(std::string_view who, std::string_view text, const JsonLi
     fail<FormatError>(who, "its JSON has " + std::to_string(text.size()) + " bytes, expected at most " +
                                std::to_string(limits.bytes));
   }
+  if (text.starts_with("version https://git-lfs")) {
+    fail<FormatError>(who, "is the pointer of Git LFS to a file, which git lfs pull fetches");
+  }
   // The parser takes a NUL for the end of the text, and skips a byte order mark.
   if (const auto nul = text.find('\0'); nul != std::string_view::npos) {
     fail<FormatError>(who, "is not valid JSON at byte " + std::to_string(nul + 1) + ": a NUL");

@@ -199,12 +199,12 @@ bool describes(const T& model, const PeftConfig& config, const std::vector<PeftL
   try {
     const PeftConfig read = parse_peft_config("save_adapter", to_json(config));
     // Where releases of PEFT differ, the config is ambiguous: assume the wrong answer.
-    const auto matches =
-        match_peft(paths_of(model), read.lora, read.targets, "save_adapter", [&](const std::string& path) {
-          return std::none_of(layers.begin(), layers.end(), [&](const PeftLayer& layer) {
-            return layer.role == Role::adapter && layer.path == path;
-          });
-        });
+    const auto without_factors = [&](const std::string& path) {
+      return std::none_of(layers.begin(), layers.end(),
+                          [&](const PeftLayer& layer) { return layer.role == Role::adapter && layer.path == path; });
+    };
+    const auto matches = match_peft(paths_of(model), read.lora, read.targets, "save_adapter", without_factors,
+                                    [](const std::string&) { return false; });
     for (std::size_t k = 0; k < layers.size(); ++k) {
       const PeftLayer& layer = layers[k];
       const ModuleMatch& match = matches[k];

@@ -15,14 +15,47 @@
 #include <algorithm>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace lora::inline LORA_ABI::detail {
 
+/// The names that PEFT adds to modules_to_save for a task_type, whatever the config says.
+inline std::vector<std::string_view> modules_of_task(std::string_view task) {
+  if (task == "SEQ_CLS" || task == "TOKEN_CLS") return {"classifier", "score"};
+  if (task == "QUESTION_ANS") return {"qa_outputs"};
+  return {};
+}
+
 /// Whether layers_to_transform has the block of a layer: by every release of PEFT, by some of them, or by none.
 enum class InBlocks { always, sometimes, never };
 
-inline InBlocks in_blocks(std::string_view path, const Targets& targets, const Caller& who) {
+/// The patterns for what is before a block number, parsed: as PEFT of today has them, and as all releases have them.
+class BlockNames {
+ public:
+  BlockNames(const Targets& targets, const Caller& who) {
+    for (const std::string& name : targets.block_names) {
+      patterns_.push_back({Pattern("(?:.*\\.)?(?:" + name + ")", who), Pattern(".*\\.(?:" + name + ")", who)});
+    }
+  }
+  /// Whether a number after `before` may be that of a block; clears `every` if not for all releases.
+  bool allow(std::string_view before, bool& every) const {
+    work_.add_layer();
+    bool allowed = patterns_.empty() && before.find('.') != before.npos;
+    for (const auto& [today, always] : patterns_) {
+      if (!work_.matches(today, before)) continue;
+      allowed = true;
+      every = every && work_.matches(always, before);
+    }
+    return allowed;
+  }
+
+ private:
+  std::vector<std::pair<Pattern, Pattern>> patterns_;
+  PatternWork work_;
+};
+
+inline InBlocks in_blocks(std::string_view path, const Targets& targets, const BlockNames& names) {
   bool some = false, every = true, found = false;
   for (std::size_t dot = path.find('.'); dot != path.npos; dot = path.find('.', dot + 1)) {
     const std::size_t end = path.find('.', dot + 1);
@@ -31,14 +64,7 @@ inline InBlocks in_blocks(std::string_view path, const Targets& targets, const C
     const bool number = !digits.empty() && digits.size() < 10 &&
                         std::all_of(digits.begin(), digits.end(), [](char c) { return c >= '0' && c <= '9'; });
     if (!number) continue;
-    const std::string_view before = path.substr(0, dot);
-    bool allowed = targets.block_names.empty() && before.find('.') != before.npos;
-    for (const std::string& name : targets.block_names) {
-      if (!Pattern("(?:.*\\.)?(?:" + name + ")", who).matches(before)) continue;
-      allowed = true;
-      every = every && Pattern(".*\\.(?:" + name + ")", who).matches(before);
-    }
-    if (!allowed) continue;
+    if (!names.allow(path.substr(0, dot), every)) continue;
     Index value = 0;
     for (const char c : digits) value = 10 * value + (c - '0');
     const bool in = std::find(targets.blocks.begin(), targets.blocks.end(), value) != targets.blocks.end();
@@ -51,22 +77,25 @@ inline InBlocks in_blocks(std::string_view path, const Targets& targets, const C
 
 /// What the config gives to every layer that takes adapters, in listing order. has_factors(path) tells whether the file
 /// has factors of a layer, and decides if the config does not: for a null target_modules, or where releases differ.
+/// has_parameter(path) tells whether it has the values of a parameter that belongs to no layer, such as an embedding.
 /// Throws NameError if the config names no layer at all, and what match_layers throws.
 template <class C>
 std::vector<ModuleMatch> match_peft(const ModelPaths& model, const C& config, const Targets& targets, const Caller& who,
-                                    FunctionRef<bool(const std::string& path)> has_factors) {
+                                    FunctionRef<bool(const std::string& path)> has_factors,
+                                    FunctionRef<bool(const std::string& path)> has_parameter) {
+  const BlockNames block_names(targets, who);
   const auto left_out = [&](const std::string& path, bool whole) -> std::string {
     InBlocks in = InBlocks::always;
     if (targets.modules.empty()) {
       in = InBlocks::sometimes;
     } else if (!targets.blocks.empty() && !whole) {
-      in = in_blocks(path, targets, who);
+      in = in_blocks(path, targets, block_names);
     }
     const bool adapted = in == InBlocks::always || (in == InBlocks::sometimes && has_factors(path));
     return adapted ? "" : "neither the config nor the file has it";
   };
   std::vector<ModuleMatch> matches = match_layers(model, config, targets, who, peft_words, left_out);
-  check_listing(model, targets, who);
+  check_listing(model, targets, who, has_parameter);
   const auto& names = targets.modules.names();
   const bool some_fit = std::any_of(matches.begin(), matches.end(), [&](const ModuleMatch& match) {
     return std::any_of(names.begin(), names.end(), [&](const auto& name) { return is_end_of(name, match.path); });

@@ -20,10 +20,12 @@ namespace lora::inline LORA_ABI::detail {
 /// The value of a setting, for a message.
 inline std::string shown_setting(const Json& value) {
   if (value.is_string()) return shown(value.get_ref<const std::string&>());
-  return value.is_array() ? "a list" : value.is_object() ? "an object" : value.dump();
+  if (value.is_array()) return value.empty() ? "an empty list" : "a list";
+  return value.is_object() ? "an object" : value.dump();
 }
 
-/// Reads the settings of one file; every message names the key, what it is and what was expected.
+/// Reads the settings of one file; every message names the key, what it is and what was expected. A null is the absence
+/// of a text, a list, names or a flag. It is no number and no table, as in PEFT: serde_json writes NaN as null.
 class PeftSettings {
  public:
   PeftSettings(std::string_view who, const Json& root) : who_(who), root_(root) {}
@@ -45,20 +47,27 @@ class PeftSettings {
     return value->get<bool>();
   }
   Index integer(const char* key, Index otherwise) const {
-    const Json* value = find(key);
-    return value == nullptr ? otherwise : integer_of(key, *value);
+    const auto found = root_.find(key);
+    return found == root_.end() ? otherwise : integer_of(key, *found);
   }
   double number(const char* key, double otherwise) const {
-    const Json* value = find(key);
-    return value == nullptr ? otherwise : number_of(key, *value);
+    const auto found = root_.find(key);
+    return found == root_.end() ? otherwise : number_of(key, *found);
   }
-  /// A list of strings, or one string.
+  /// A list of strings, or one string, of which an empty one is none.
   std::vector<std::string> texts(const char* key) const {
     const Json* value = find(key);
-    std::vector<std::string> result;
-    if (value == nullptr) return result;
+    if (value == nullptr || *value == Json("")) return {};
     if (value->is_string()) return {value->get<std::string>()};
     if (!value->is_array()) refuse(key, *value, "a string, a list of strings or null");
+    return list(key);
+  }
+  /// A list of strings; one string is refused, of which PEFT would take each letter for a name.
+  std::vector<std::string> list(const char* key) const {
+    const Json* value = find(key);
+    std::vector<std::string> result;
+    if (value == nullptr || *value == Json("")) return result;
+    if (!value->is_array()) refuse(key, *value, "a list of strings or null");
     for (const Json& item : *value) result.push_back(text_of(key, item, "a list of strings"));
     return result;
   }
@@ -104,9 +113,9 @@ class PeftSettings {
   }
   template <class T, class F>
   std::vector<std::pair<std::string, T>> table(const char* key, F&& read) const {
-    const Json* value = find(key);
+    const auto value = root_.find(key);
     std::vector<std::pair<std::string, T>> result;
-    if (value == nullptr) return result;
+    if (value == root_.end()) return result;
     if (!value->is_object()) refuse(key, *value, "an object of patterns and numbers");
     for (const auto& [name, item] : value->get_ref<const Json::object_t&>()) result.emplace_back(name, read(item));
     return result;

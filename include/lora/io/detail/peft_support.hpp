@@ -36,13 +36,19 @@ inline constexpr std::array<std::string_view, 18> applied_settings{"alpha_patter
                                                                    "task_type",
                                                                    "use_rslora"};
 
+/// How a method starts an adapter, which no output depends on: init_lora_weights says whether it did. An object or
+/// null.
+inline constexpr std::array<std::string_view, 3> start_settings{"corda_config", "eva_config", "lora_ga_config"};
+
+/// The settings of methods that only null turns off: of {}, [], "" and false PEFT refuses some, and turns the method on
+/// for others.
+inline constexpr std::array<std::string_view, 6> off_at_null{
+    "arrow_config", "kasa_config", "monteclora_config", "trainable_token_indices", "use_bdlora", "velora_config"};
+
 /// The settings that no output depends on, whatever their value.
-inline constexpr std::array<std::string_view, 10> harmless_settings{
+inline constexpr std::array<std::string_view, 7> harmless_settings{
     "auto_mapping",       // the Python class of the base
-    "corda_config",       // how CorDA starts an adapter; init_lora_weights says whether it did
-    "eva_config",         // the same for EVA
-    "loftq_config",       // for LoftQ
-    "lora_ga_config",     // for LoRA-GA
+    "loftq_config",       // how LoftQ starts an adapter; init_lora_weights says whether it did
     "megatron_core",      // a Python module, imported only if megatron_config is set
     "merge_weights",      // of PEFT 0.2: whether to merge for inference
     "peft_version",       // the release that wrote it
@@ -59,7 +65,9 @@ inline bool keeps_base(const Json& init) {
 }
 
 /// Whether a setting is set: it is not null, false, "", [] or {}.
-inline bool is_set(const Json& value) {
+inline bool is_set(std::string_view key, const Json& value) {
+  if (std::find(off_at_null.begin(), off_at_null.end(), key) != off_at_null.end()) return !value.is_null();
+  if (key == "target_parameters" && value.is_string()) return true;  // for PEFT, too: no list
   if (value.is_string()) return !value.get_ref<const std::string&>().empty();
   return !value.empty() && value != Json(false);
 }
@@ -82,8 +90,12 @@ inline void check_settings(std::string_view who, const Json& settings, std::span
   std::size_t count = 0;
   for (const auto& [key, value] : settings.items()) {
     if (contains(known, key) || contains(harmless_settings, key) || contains(ignore, key)) continue;
+    if (contains(start_settings, key)) {
+      if (value.is_object() || value.is_null()) continue;
+      fail<FormatError>(who, key + " is " + shown_setting(value) + ", expected an object or null");
+    }
     const bool init = key == "init_lora_weights";
-    if (init ? keeps_base(value) : !is_set(value)) continue;
+    if (init ? keeps_base(value) : !is_set(key, value)) continue;
     if (++count > most) continue;
     const char* comma = count > 1 ? ", " : "";
     found += comma + shown(key) + " is " + shown_setting(value);

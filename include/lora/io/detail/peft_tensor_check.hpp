@@ -35,12 +35,24 @@ class PeftTensorCheck {
     if (const StoredTensor* tensor = weights_.find(key)) compare(*tensor, shape, {});
   }
 
-  /// Throws MismatchError with three lists, each of which shows its first entries.
-  void finish(std::string_view who) const {
+  /// Throws MismatchError with three lists, each of which shows its first entries. Tensors that `ignored` has do not
+  /// matter; of any other that no layer wants, difference(tensor) is the reason why it is unexpected, if it is.
+  void finish(std::string_view who, const std::vector<std::string>& ignored = {},
+              const std::function<std::string(const StoredTensor&)>& difference = {}) const {
+    const std::set<std::string_view> left_out(ignored.begin(), ignored.end());
+    for (const std::string_view name : left_out) {
+      if (!wanted_.contains(name)) continue;
+      fail<ConfigError>("load_adapter", shown(name) + " is in ignore_tensors, but the adapter needs it");
+    }
     std::vector<std::string> unexpected;
     for (const StoredTensor& tensor : weights_.tensors()) {
-      if (wanted_.contains(tensor.name)) continue;
-      unexpected.push_back(shown(tensor.name) + " " + shape_text(tensor.shape) + hint(tensor.name));
+      if (wanted_.contains(tensor.name) || left_out.contains(tensor.name)) continue;
+      std::string why = hint(tensor.name);
+      if (why.empty() && difference) {
+        why = difference(tensor);
+        if (why.empty()) continue;
+      }
+      unexpected.push_back(shown(tensor.name) + " " + shape_text(tensor.shape) + why);
     }
     if (missing_.empty() && unexpected.empty() && misshapen_.empty()) return;
     std::string text = "does not fit the model and " + std::string(peft_config_name) + ", nothing was loaded";
@@ -68,7 +80,22 @@ class PeftTensorCheck {
     }
   }
 
+  /// What a strange name says about its origin, and what to do.
   static std::string hint(std::string_view name) {
+    const auto has = [&](std::string_view part) { return name.find(part) != name.npos; };
+    if (has("_orig_mod.")) return ", of a model that torch.compile wrapped; save the adapter of model._orig_mod";
+    if (has("_fsdp_wrapped_module.")) return ", of a model that FSDP wrapped; save it with save_pretrained";
+    if (name.starts_with("module.")) return ", of a model in DataParallel; save the adapter of model.module";
+    if (has(".lora_A.default.") || has(".lora_B.default.")) {
+      return ", of a whole state_dict; save the adapter with PEFT's save_pretrained, which leaves \".default\" out";
+    }
+    if (name.ends_with(".lora_a") || name.ends_with(".lora_b")) {
+      return ", of MLX, which stores lora_a (in, rank) and lora_b (rank, out); transpose both, and call them "
+             "base_model.model. ... .lora_A.weight and .lora_B.weight";
+    }
+    if (name.starts_with("lora_unet_") || name.starts_with("lora_te") || has(".lora_down.") || has(".lora_up.")) {
+      return ", of kohya's sd-scripts, whose names do not tell the layers apart; convert it with diffusers and PEFT";
+    }
     if (name.find("lora_magnitude_vector") != name.npos) return ", of DoRA; merge the adapter first";
     if (name.find("lora_embedding_") != name.npos) return ", of an embedding, which takes no adapters here";
     if (name.ends_with("lora_B.bias")) return ", of lora_bias; merge the adapter first";

@@ -3,8 +3,11 @@
 
 #include "lora/core/error.hpp"
 
+#include <algorithm>
+#include <array>
 #include <bitset>
 #include <cstddef>
+#include <cstdint>
 #include <limits>
 #include <string>
 #include <string_view>
@@ -14,10 +17,26 @@
 namespace lora::inline LORA_ABI::detail {
 
 struct PatternNode {
-  using Characters = std::bitset<128>;
-  enum class Kind { character, sequence, alternatives, repeat, start, end, word_edge, no_word_edge, ahead, not_ahead };
+  /// A set of characters: those of ASCII, and four kinds of characters beyond it. Which of the others are letters, a
+  /// table of a thousand lines would know: they are two kinds, and a set that has only one of them decides nothing.
+  using Characters = std::bitset<132>;
+  static constexpr std::size_t other_digits = 128, other_spaces = 129, other_word = 130, other_no_word = 131;
+  enum class Kind {
+    character,
+    text,
+    sequence,
+    alternatives,
+    repeat,
+    start,
+    end,
+    word_edge,
+    no_word_edge,
+    ahead,
+    not_ahead
+  };
   Kind kind = Kind::sequence;
   Characters characters{};           // character
+  std::string text{};                // text: the bytes of one character beyond ASCII
   std::vector<PatternNode> parts{};  // the other kinds
   std::size_t least = 0, most = 0;   // repeat
 };
@@ -25,21 +44,55 @@ struct PatternNode {
 /// The characters of \d, \w or \s.
 inline PatternNode::Characters character_class(char which) {
   const std::string_view members = which == 'd'   ? "0123456789"
-                                   : which == 's' ? " \t\n\r\f\v"
+                                   : which == 's' ? " \t\n\r\f\v\x1c\x1d\x1e\x1f"
                                                   : "0123456789_abcdefghijklmnopqrstuvwxyz"
                                                     "ABCDEFGHIJKLMNOPQRSTUVWXYZ";
   PatternNode::Characters set;
   for (const char c : members) set.set(static_cast<unsigned char>(c));
-  return set;
+  if (which == 's') return set.set(PatternNode::other_spaces);
+  set.set(PatternNode::other_digits);
+  return which == 'd' ? set : set.set(PatternNode::other_word);
 }
 
-inline bool holds(const PatternNode::Characters& set, char c) {
-  const auto code = static_cast<unsigned char>(c);
-  return code < 128 && set[code];
-}
+/// A character of ASCII that \w has.
 inline bool is_word(char c) {
   static const PatternNode::Characters words = character_class('w');
-  return holds(words, c);
+  const auto code = static_cast<unsigned char>(c);
+  return code < 128 && words[code];
+}
+
+/// One character of UTF-8: how many bytes it has, and its position in a set. Bytes that are no UTF-8 are characters of
+/// their own.
+struct PatternCharacter {
+  std::size_t bytes = 1, kind = 0;
+};
+inline PatternCharacter character_at(std::string_view name, std::size_t at) {
+  const auto byte = [&](std::size_t k) { return static_cast<unsigned char>(name[at + k]); };
+  if (byte(0) < 0x80) return {1, byte(0)};
+  const std::size_t bytes = byte(0) >= 0xf0 ? 4 : byte(0) >= 0xe0 ? 3 : byte(0) >= 0xc0 ? 2 : 1;
+  // Both kinds of the others at once: a set that has one of them only is refused.
+  constexpr std::size_t other = PatternNode::other_word;
+  if (bytes == 1 || at + bytes > name.size()) return {1, other};
+  std::uint32_t code = byte(0) & (0xffu >> (bytes + 1));
+  for (std::size_t k = 1; k < bytes; ++k) {
+    if ((byte(k) & 0xc0u) != 0x80u) return {1, other};
+    code = code << 6 | (byte(k) & 0x3fu);
+  }
+  constexpr std::array<std::uint16_t, 8> spaces{0x85, 0xa0, 0x1680, 0x2028, 0x2029, 0x202f, 0x205f, 0x3000};
+  if ((code >= 0x2000 && code <= 0x200a) || std::find(spaces.begin(), spaces.end(), code) != spaces.end()) {
+    return {bytes, PatternNode::other_spaces};
+  }
+  // The zeros of all scripts, each followed by its other nine digits: Unicode 14, the category Nd.
+  constexpr std::array<std::uint32_t, 65> zeros{
+      0x660,   0x6f0,   0x7c0,   0x966,   0x9e6,   0xa66,   0xae6,   0xb66,   0xbe6,   0xc66,   0xce6,
+      0xd66,   0xde6,   0xe50,   0xed0,   0xf20,   0x1040,  0x1090,  0x17e0,  0x1810,  0x1946,  0x19d0,
+      0x1a80,  0x1a90,  0x1b50,  0x1bb0,  0x1c40,  0x1c50,  0xa620,  0xa8d0,  0xa900,  0xa9d0,  0xa9f0,
+      0xaa50,  0xabf0,  0xff10,  0x104a0, 0x10d30, 0x11066, 0x110f0, 0x11136, 0x111d0, 0x112f0, 0x11450,
+      0x114d0, 0x11650, 0x116c0, 0x11730, 0x118e0, 0x11950, 0x11c50, 0x11d50, 0x11da0, 0x16a60, 0x16ac0,
+      0x16b50, 0x1d7ce, 0x1d7d8, 0x1d7e2, 0x1d7ec, 0x1d7f6, 0x1e140, 0x1e2f0, 0x1e950, 0x1fbf0};
+  const auto above = std::upper_bound(zeros.begin(), zeros.end(), code);
+  const bool digit = above != zeros.begin() && code - *(above - 1) < 10;
+  return {bytes, digit ? PatternNode::other_digits : other};
 }
 
 /// Reads one pattern. Throws ConfigError `who: the pattern "a(b" ...`.
@@ -138,9 +191,10 @@ class PatternReader {
       case '^': return {.kind = Kind::start};
       case '$': return {.kind = Kind::end};
       case '\\': break;
-      default: return one(c);
+      default: return is_ascii(c) ? one(c) : beyond_ascii();
     }
     const char escaped = next();
+    if (!is_ascii(escaped)) return beyond_ascii();
     switch (escaped) {
       case 'A': return {.kind = Kind::start};
       case 'Z': return {.kind = Kind::end};
@@ -231,8 +285,17 @@ class PatternReader {
   }
 
   Node one(char c) const {
-    if (static_cast<unsigned char>(c) >= 128) refuse("has characters beyond ASCII");
+    if (!is_ascii(c)) refuse("has characters beyond ASCII in a set");
     return {.kind = Kind::character, .characters = Characters().set(static_cast<unsigned char>(c))};
+  }
+
+  static bool is_ascii(char c) { return static_cast<unsigned char>(c) < 128; }
+
+  /// The character whose first byte has just been read.
+  Node beyond_ascii() {
+    const std::size_t begin = at_ - 1, bytes = character_at(text_, begin).bytes;
+    at_ = begin + bytes;
+    return {.kind = Kind::text, .text = std::string(text_.substr(begin, bytes))};
   }
 
   char next() {
