@@ -55,6 +55,8 @@
 #include "lora/nn/mlp.hpp"
 
 // Losses and optimizers.
+#include "lora/losses/labels.hpp"        // classes, as integers of any type
+#include "lora/losses/loss_options.hpp"  // weights, and the mean over the parts of a batch
 #include "lora/losses/mean_squared_error.hpp"
 #include "lora/losses/softmax_cross_entropy.hpp"
 #include "lora/optim/optimizer.hpp"  // the concept

@@ -316,7 +316,7 @@ TEST_CASE("nmf: what it refuses, and how it says so") {
   };
   CHECK(config({}) == "nmf: rank is 0, expected 1 to 4");
   CHECK(config({.rank = 5}) == "nmf: rank is 5, expected 1 to 4");
-  CHECK(config({.rank = 2, .tolerance = -1}) == "nmf: tolerance is -1.000000, expected 0 or more");
+  CHECK(config({.rank = 2, .tolerance = -1}) == "nmf: tolerance is -1, expected 0 or more");
   CHECK(config({.rank = 2, .tolerance = std::nan("")}) == "nmf: tolerance is nan, expected 0 or more");
   CHECK(config({.rank = 2, .max_iterations = -1}) == "nmf: max_iterations is -1, expected 0 or more");
   CHECK(config({.rank = 2, .sweeps = -1}) == "nmf: sweeps is -1, expected 0 or more");

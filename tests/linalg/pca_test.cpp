@@ -3,6 +3,8 @@
 #include "support/catch.hpp"
 #include "support/hard_matrices.hpp"
 
+#include <cmath>
+#include <limits>
 #include <type_traits>
 #include <vector>
 
@@ -75,6 +77,93 @@ TEMPLATE_TEST_CASE("pca: what the components keep and leave", "", float, double)
     const MatrixXd whitened = found.whiten(X).template cast<double>();
     CHECK((covariance(whitened) - MatrixXd::Identity(5, 5)).norm() <= 20 * tolerance);
     CHECK((found.inverse_whiten(found.whiten(X)).template cast<double>() - back).norm() <= tolerance * X.norm());
+  }
+}
+
+TEST_CASE("F3: pca of data whose mean is no float") {
+  Eigen::Matrix2f X;
+  X << 10000001, 10000000, 10000000, 10000001;
+  const auto found = pca(X, {.rank = 2});
+  CHECK(found.explained_variance(0) == Approx(1).epsilon(1e-7));
+  CHECK(found.explained_variance(1) <= 1e-14);
+  CHECK((found.components.col(0) - Eigen::Vector2f(std::sqrt(0.5F), -std::sqrt(0.5F))).norm() <= 1e-6F);
+  CHECK(found.mean.cast<double>() + found.mean_rest.cast<double>() == Eigen::Vector2d::Constant(10000000.5));
+  CHECK(found.significant == 1);
+  CHECK((found.transform(X).row(0) - Eigen::RowVector2f(std::sqrt(0.5F), -std::sqrt(0.5F))).norm() <= 1e-6F);
+  CHECK((found.whiten(X).row(0) - Eigen::RowVector2f(std::sqrt(0.5F), -std::sqrt(0.5F))).norm() <= 1e-6F);
+  CHECK(found.inverse_transform(found.transform(X)) == X);
+  // one direction leaves nothing, and one that were (1, 0) would leave sqrt(1/2)
+  const auto one = pca(X, {.rank = 1});
+  CHECK(one.certificate.frobenius_error <= 1e-7);
+  CHECK((X - one.inverse_transform(one.transform(X))).norm() == 0);
+  // the same in double, from where its neighbours differ by 2
+  const Eigen::Matrix2d Y = (2 * (X.cast<double>().array() - 1e7) + 0x1p53).matrix();
+  const auto wide = pca(Y, {.rank = 2});
+  CHECK(wide.explained_variance(0) == Approx(4).epsilon(1e-14));
+  CHECK(wide.explained_variance(1) <= 1e-28);
+  CHECK((wide.components.col(0) - Eigen::Vector2d(std::sqrt(0.5), -std::sqrt(0.5))).norm() <= 1e-14);
+}
+
+TEMPLATE_TEST_CASE("F3: far from zero and badly scaled, pca's statistics are those of long double", "", float, double) {
+  using S = TestType;
+  using Exact = Eigen::Matrix<long double, Eigen::Dynamic, Eigen::Dynamic>;
+  const double epsilon = static_cast<double>(std::numeric_limits<S>::epsilon());
+  lora::Rng rng(11);
+  for (const double offset : {0.0, 1.0, 1e3, 1 / epsilon, 1e3 / epsilon}) {
+    for (const Index samples : {2, 7, 1000}) {
+      // each feature is an offset plus noise of size 1, as the scalar rounds them; sizes from 1e-3 to 1e3
+      lora::Matrix<S> X = (lora_test::normal(6, samples, rng).array() + offset).matrix().cast<S>();
+      for (Index i = 0; i < 6; ++i) X.row(i) *= S(std::ldexp(1.0, static_cast<int>(4 * i) - 10));
+      CAPTURE(offset, samples);
+      // less the first sample, exactly: a mean in long double, too, is rounded this far from zero
+      const Exact first = X.col(0).template cast<long double>();
+      const Exact shifted = X.template cast<long double>().colwise() - first.col(0);
+      const Exact mean = shifted.rowwise().mean();
+      const Exact centered = shifted.colwise() - mean.col(0);
+      const auto total = static_cast<double>(centered.norm());
+      const Index rank = std::min<Index>(6, samples);
+      for (const auto method : {lora::SvdMethod::exact, lora::SvdMethod::randomized}) {
+        for (const Index kept : {Index(1), rank}) {
+          const auto found = pca(X, {.rank = kept, .method = method});
+          const Exact own_mean =
+              (found.mean.template cast<long double>() - first) + found.mean_rest.template cast<long double>();
+          CHECK(static_cast<double>((own_mean - mean).norm()) <= 2 * epsilon * total);
+          const Exact C = found.components.template cast<long double>();
+          const Exact E = centered - C * (C.transpose() * centered);
+          const auto error = static_cast<double>(E.norm());
+          const lora::Certificate& certificate = found.certificate;
+          CHECK(std::abs(certificate.frobenius_norm - total) <= certificate.rounding);
+          CHECK(certificate.rounding <= 700 * epsilon * total + 1e-40);
+          CHECK(error <= certificate.frobenius_error + certificate.rounding);
+          CHECK(error >= certificate.frobenius_error - certificate.rounding);
+          for (Index k = 0; k < kept; ++k) {
+            const auto variance = static_cast<double>((C.col(k).transpose() * centered).squaredNorm() /
+                                                      static_cast<long double>(samples - 1));
+            CHECK(std::abs(std::sqrt(found.explained_variance(k)) - std::sqrt(variance)) <=
+                  2 * certificate.rounding / std::sqrt(static_cast<double>(samples - 1)));
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("F3: entries of a direction that tie in magnitude give one sign in float and in double") {
+  lora::Rng rng(12);
+  for (int i = 0; i < 200; ++i) {
+    // two features that mirror each other, beside small ones: the direction is (1, -1, ...) / sqrt(2)
+    MatrixXd X = 0.01 * lora_test::normal(5, 30, rng);
+    const Index first = static_cast<Index>(rng.below(4));
+    X.row(first) = lora_test::normal(1, 30, rng);
+    X.row(4) = -X.row(first);
+    CAPTURE(i);
+    const Eigen::VectorXd wide = pca(X, {.rank = 1}).components.col(0);
+    const Eigen::VectorXf narrow = pca(X.cast<float>().eval(), {.rank = 1}).components.col(0);
+    const Eigen::VectorXf sketched =
+        pca(X.cast<float>().eval(), {.rank = 1, .method = lora::SvdMethod::randomized}).components.col(0);
+    CHECK(wide(first) > 0.7);
+    CHECK((wide.cast<float>() - narrow).norm() <= 1e-5F);
+    CHECK((wide.cast<float>() - sketched).norm() <= 1e-4F);
   }
 }
 

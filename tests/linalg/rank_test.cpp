@@ -132,15 +132,15 @@ TEST_CASE("pivoted: beyond the rank, columns and rows are zero") {
 TEST_CASE("rank: what it refuses, and how it says so") {
   const Eigen::Vector2d rising(1, 2);
   CHECK(message<lora::ValueError>([&] { lora::stable_rank(rising); }) ==
-        "stable_rank: sigma(1) is 2.000000, expected finite singular values from the largest to the smallest");
+        "stable_rank: sigma(1) is 2, expected finite singular values from the largest to the smallest");
   CHECK(message<lora::ValueError>([&] { lora::effective_rank(-rising); }) ==
-        "effective_rank: sigma(0) is -1.000000, expected finite singular values from the largest to the smallest");
+        "effective_rank: sigma(0) is -1, expected finite singular values from the largest to the smallest");
   CHECK(message<lora::ShapeError>([&] { lora::effective_rank(Eigen::VectorXd()); }) ==
         "effective_rank: sigma is empty (0 x 1), expected at least 1 x 1");
   CHECK(message<lora::ConfigError>([&] { lora::numerical_rank(rising.reverse(), -1); }) ==
-        "numerical_rank: tolerance is -1.000000, expected 0 or more");
+        "numerical_rank: tolerance is -1, expected 0 or more");
   CHECK(message<lora::ConfigError>([&] { lora::rank_for_energy(rising.reverse(), 0); }) ==
-        "rank_for_energy: share is 0.000000, expected above 0 and at most 1");
+        "rank_for_energy: share is 0, expected above 0 and at most 1");
   Eigen::Matrix2d A = Eigen::Matrix2d::Identity();
   CHECK(message<lora::ConfigError>([&] { lora::pivoted_qr(A, 3); }) == "pivoted_qr: rank is 3, expected 1 to 2");
   CHECK(message<lora::ConfigError>([&] { lora::pivoted_lu(A, 0); }) == "pivoted_lu: rank is 0, expected 1 to 2");

@@ -326,10 +326,10 @@ TEST_CASE("truncated_svd: what it refuses, and how it says so") {
   CHECK(config({}) == "truncated_svd: 0 of rank, energy and error are given, expected exactly one");
   CHECK(config({.rank = 1, .energy = 1}) ==
         "truncated_svd: 2 of rank, energy and error are given, expected exactly one");
-  CHECK(config({.energy = 0}) == "truncated_svd: energy is 0.000000, expected above 0 and at most 1");
-  CHECK(config({.energy = 1.5}) == "truncated_svd: energy is 1.500000, expected above 0 and at most 1");
+  CHECK(config({.energy = 0}) == "truncated_svd: energy is 0, expected above 0 and at most 1");
+  CHECK(config({.energy = 1.5}) == "truncated_svd: energy is 1.5, expected above 0 and at most 1");
   CHECK(config({.energy = std::nan("")}) == "truncated_svd: energy is nan, expected above 0 and at most 1");
-  CHECK(config({.error = -1}) == "truncated_svd: error is -1.000000, expected 0 or more");
+  CHECK(config({.error = -1}) == "truncated_svd: error is -1, expected 0 or more");
   CHECK(config({.rank = 1, .oversampling = -1}) == "truncated_svd: oversampling is -1, expected 0 or more");
   CHECK(config({.rank = 1, .power_iterations = -2}) == "truncated_svd: power_iterations is -2, expected 1 or more");
 

@@ -5,18 +5,18 @@
 #include "optim/reference.hpp"
 #include "support/catch.hpp"
 
-#include <span>
-#include <vector>
 #include "support/heap.hpp"
 
 #include <cmath>
+#include <utility>
+#include <vector>
 
 template float lora::mean_squared_error(const Eigen::MatrixBase<Eigen::MatrixXf>&,
                                         const Eigen::MatrixBase<Eigen::MatrixXf>&, Eigen::MatrixXf*,
-                                        std::span<const double>);
+                                        const lora::LossOptions&);
 template double lora::mean_squared_error(const Eigen::MatrixBase<Eigen::MatrixXd>&,
                                          const Eigen::MatrixBase<Eigen::MatrixXd>&, Eigen::Map<Eigen::MatrixXd>*,
-                                         std::span<const double>);
+                                         const lora::LossOptions&);
 
 namespace {
 
@@ -115,14 +115,47 @@ TEST_CASE("mean_squared_error: weights per sample make a sum of the samples' own
   const std::vector<double> weights{0.5, 0, 2, -1, 0.25};
   Eigen::MatrixXd dy, own;
   double expected = 0;
-  const double loss = lora::mean_squared_error(y, t, &dy, weights);
+  const double loss = lora::mean_squared_error(y, t, &dy, {.weights = weights});
   for (int j = 0; j < 5; ++j) {
     expected += weights[static_cast<std::size_t>(j)] * lora::mean_squared_error(y.col(j), t.col(j), &own);
     CHECK((dy.col(j) - weights[static_cast<std::size_t>(j)] * own).norm() <= 1e-15);
   }
   CHECK(std::abs(loss - expected) <= 1e-14);
-  CHECK_THROWS_WITH(lora::mean_squared_error(y, t, &dy, std::vector<double>(3, 1.0)),
+  CHECK(lora::mean_squared_error(y, t, nullptr, {.weights = weights}) == loss);
+  const std::vector<double> three(3, 1.0), bad{1, 1, std::nan(""), 1, 1};
+  CHECK_THROWS_WITH(lora::mean_squared_error(y, t, &dy, {.weights = three}),
                     "mean_squared_error: 3 weights given, expected one per sample = 5");
-  CHECK_THROWS_WITH(lora::mean_squared_error(y, t, &dy, std::vector<double>{1, 1, std::nan(""), 1, 1}),
-                    "mean_squared_error: the weight of sample 2 is not finite");
+  CHECK_THROWS_WITH(lora::mean_squared_error(y, t, &dy, {.weights = bad}),
+                    "mean_squared_error: the weight of sample 2 is nan, expected a finite number");
+}
+
+TEST_CASE("field, awkward: micro-batches of unequal size add up to the squared error of the whole") {
+  const MatrixXd y = reference_prediction(), t = reference_target();
+  MatrixXd whole, part;
+  const double loss = mean_squared_error(y, t, &whole);
+  const auto all = static_cast<double>(y.cols());
+  CHECK(mean_squared_error(y, t, &part, {.normalizer = all}) == loss);
+  CHECK(part == whole);
+  const std::vector<double> ones(4, 1.0);
+  CHECK(std::abs(mean_squared_error(y, t, nullptr, {.weights = ones, .normalizer = all}) - loss) <= 1e-15);
+  double sum = 0;
+  for (const auto& [first, count] : {std::pair(0, 1), std::pair(1, 3)}) {
+    sum += mean_squared_error(y.middleCols(first, count), t.middleCols(first, count), &part, {.normalizer = all});
+    CHECK((part - whole.middleCols(first, count)).cwiseAbs().maxCoeff() <= 1e-16);
+  }
+  CHECK(std::abs(sum - loss) <= 1e-15);
+  CHECK_THROWS_AS(mean_squared_error(y, t, &part, {.normalizer = 0}), lora::ConfigError);
+  CHECK_THROWS_WITH(mean_squared_error(y, t, &part, {.normalizer = -2}),
+                    "mean_squared_error: normalizer is -2, expected a finite number above 0");
+}
+
+TEST_CASE("mean_squared_error: a sample of weight 0 does not count, whatever is in it") {
+  MatrixXd y = reference_prediction(), dy;
+  const MatrixXd t = reference_target();
+  const std::vector<double> weights = {1, 0, 0.5, 2};
+  const double loss = mean_squared_error(y, t, nullptr, {.weights = weights});
+  y.col(1).setConstant(std::nan(""));
+  CHECK(mean_squared_error(y, t, &dy, {.weights = weights}) == loss);
+  CHECK((dy.col(1).array() == 0).all());
+  CHECK(dy.allFinite());
 }

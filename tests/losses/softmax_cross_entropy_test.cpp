@@ -7,18 +7,20 @@
 
 #include <array>
 #include <cmath>
+#include <cstdint>
 #include <limits>
 #include <span>
+#include <utility>
 #include <vector>
 
-template float lora::softmax_cross_entropy(const Eigen::MatrixBase<Eigen::MatrixXf>&, std::span<const int>,
-                                           Eigen::MatrixXf*, std::span<const double>);
-template double lora::softmax_cross_entropy(const Eigen::MatrixBase<Eigen::MatrixXd>&, std::span<const int>,
-                                            Eigen::Map<Eigen::MatrixXd>*, std::span<const double>);
+template float lora::softmax_cross_entropy(const Eigen::MatrixBase<Eigen::MatrixXf>&, const lora::Labels&,
+                                           Eigen::MatrixXf*, const lora::LossOptions&);
+template double lora::softmax_cross_entropy(const Eigen::MatrixBase<Eigen::MatrixXd>&, const lora::Labels&,
+                                            Eigen::Map<Eigen::MatrixXd>*, const lora::LossOptions&);
 template std::vector<int> lora::predictions(const Eigen::MatrixBase<Eigen::MatrixXf>&);
 template std::vector<int> lora::predictions(const Eigen::MatrixBase<Eigen::MatrixXd>&);
-template double lora::accuracy(const Eigen::MatrixBase<Eigen::MatrixXf>&, std::span<const int>);
-template double lora::accuracy(const Eigen::MatrixBase<Eigen::MatrixXd>&, std::span<const int>);
+template double lora::accuracy(const Eigen::MatrixBase<Eigen::MatrixXf>&, const lora::Labels&, std::int64_t);
+template double lora::accuracy(const Eigen::MatrixBase<Eigen::MatrixXd>&, const lora::Labels&, std::int64_t);
 
 namespace {
 
@@ -170,9 +172,10 @@ TEST_CASE("softmax_cross_entropy: bad input is named, and nothing is written") {
                     "softmax_cross_entropy: 3 labels given, expected one per sample = 5");
   CHECK_THROWS_AS(softmax_cross_entropy(logits, std::vector<int>{1, 0, 3, 4, 3}, &dlogits), lora::ValueError);
   CHECK_THROWS_WITH(softmax_cross_entropy(logits, std::vector<int>{1, 0, 3, 4, 3}, &dlogits),
-                    "softmax_cross_entropy: the label of sample 3 is 4, expected 0 to 3");
+                    "softmax_cross_entropy: the label of sample 3 is 4, expected 0 to 3, or -100 for one that does not "
+                    "count");
   CHECK_THROWS_WITH(softmax_cross_entropy(logits, std::vector<int>{-1, 0, 3, 4, 3}, &dlogits),
-                    "softmax_cross_entropy: the label of sample 0 is -1, expected 0 to 3");
+                    contains("the label of sample 0 is -1, expected 0 to 3"));
   const MatrixXd no_samples(4, 0);
   CHECK_THROWS_AS(softmax_cross_entropy(no_samples, std::vector<int>{}, &dlogits), lora::ValueError);
   CHECK_THROWS_WITH(softmax_cross_entropy(no_samples, std::vector<int>{}, &dlogits),
@@ -218,14 +221,95 @@ TEST_CASE("softmax_cross_entropy: weights per sample make a sum of the samples' 
   const std::vector<double> weights{0.5, 0, 2};
   Eigen::MatrixXd dz, own;
   double expected = 0;
-  const double loss = lora::softmax_cross_entropy(z, labels, &dz, weights);
+  const double loss = lora::softmax_cross_entropy(z, labels, &dz, {.weights = weights});
   for (int j = 0; j < 3; ++j) {
     const auto k = static_cast<std::size_t>(j);
     expected += weights[k] * lora::softmax_cross_entropy(z.col(j), std::vector<int>{labels[k]}, &own);
     CHECK((dz.col(j) - weights[k] * own).norm() <= 1e-15);
   }
   CHECK(std::abs(loss - expected) <= 1e-14);
-  CHECK(std::abs(lora::softmax_cross_entropy(z, labels, static_cast<Eigen::MatrixXd*>(nullptr), weights) - loss) <=
-        1e-15);
-  CHECK_THROWS_AS(lora::softmax_cross_entropy(z, labels, &dz, std::vector<double>(2, 1.0)), lora::ShapeError);
+  CHECK(std::abs(lora::softmax_cross_entropy(z, labels, nullptr, {.weights = weights}) - loss) <= 1e-15);
+  const std::vector<double> two(2, 1.0);
+  CHECK_THROWS_AS(lora::softmax_cross_entropy(z, labels, &dz, {.weights = two}), lora::ShapeError);
+}
+
+TEMPLATE_TEST_CASE("field, awkward: labels of -100 do not count, whatever their logits are", "", float, double) {
+  using S = TestType;
+  const S epsilon = std::numeric_limits<S>::epsilon();
+  const lora::Matrix<S> logits = reference_logits().cast<S>();
+  const std::vector<int> labels = {1, -100, 3, 2, -100};
+  lora::Matrix<S> kept(4, 3), expected, dlogits;
+  kept << logits.col(0), logits.col(2), logits.col(3);
+  const S loss = softmax_cross_entropy(kept, {1, 3, 2}, &expected);
+  CHECK(std::abs(softmax_cross_entropy(logits, labels, &dlogits) - loss) <= 4 * epsilon * loss);
+  CHECK(std::abs(softmax_cross_entropy(logits, labels) - loss) <= 4 * epsilon * loss);
+  lora::Matrix<S> counted(4, 3);
+  counted << dlogits.col(0), dlogits.col(2), dlogits.col(3);
+  CHECK((counted - expected).norm() <= 4 * epsilon);
+  CHECK((dlogits.col(1).array() == S(0)).all());
+  CHECK((dlogits.col(4).array() == S(0)).all());
+
+  lora::Matrix<S> padded = logits;  // what stands at padding may be anything
+  padded.col(1).setConstant(std::numeric_limits<S>::quiet_NaN());
+  padded(2, 4) = std::numeric_limits<S>::infinity();
+  lora::Matrix<S> again;
+  CHECK(softmax_cross_entropy(padded, labels, &again) == softmax_cross_entropy(logits, labels, &dlogits));
+  CHECK(again == dlogits);
+
+  // another number than -100, also one that is a class
+  CHECK(softmax_cross_entropy(padded, {1, 255, 3, 2, 255}, nullptr, {.ignored = 255}) ==
+        softmax_cross_entropy(logits, labels));
+  CHECK(softmax_cross_entropy(padded, {1, 0, 3, 2, 0}, nullptr, {.ignored = 0}) ==
+        softmax_cross_entropy(logits, labels));
+  CHECK_THROWS_WITH(softmax_cross_entropy(logits, labels, &dlogits, {.ignored = 255}),
+                    contains("the label of sample 1 is -100, expected 0 to 3, or 255 for one that does not count"));
+
+  // a weight of 0 is the same as no sample
+  const std::vector<double> weights = {0.5, 0, 1, 2, 0};
+  const S weighted = softmax_cross_entropy(padded, {1, 2, 3, 2, 1}, &again, {.weights = weights});
+  CHECK(std::isfinite(weighted));
+  CHECK(weighted == softmax_cross_entropy(logits, {1, 0, 3, 2, 0}, nullptr, {.weights = weights}));
+  CHECK((again.col(1).array() == S(0)).all());
+  CHECK(again.allFinite());
+}
+
+TEST_CASE("field, awkward: a batch of nothing but -100 has loss 0 and gradient 0, not NaN") {
+  const MatrixXd logits = reference_logits();
+  const std::vector<long> none(5, -100);
+  MatrixXd dlogits = MatrixXd::Constant(4, 5, 7.0);
+  CHECK(softmax_cross_entropy(logits, none, &dlogits) == 0);
+  CHECK(dlogits == MatrixXd::Zero(4, 5));
+  CHECK(softmax_cross_entropy(logits, none, nullptr, {.normalizer = 0}) == 0);  // as count_labels says
+  CHECK(softmax_cross_entropy(logits, none, nullptr, {.normalizer = 12}) == 0);
+  CHECK_THROWS_AS(lora::accuracy(logits, none), lora::ValueError);
+  CHECK_THROWS_WITH(lora::accuracy(logits, none), "accuracy: all 5 labels are -100, expected one that counts");
+}
+
+TEST_CASE("field, awkward: micro-batches of unequal size add up to the whole batch") {
+  const MatrixXd logits = reference_logits();
+  const std::vector<int> labels = {1, -100, 3, 2, 3};
+  const std::vector<double> weights = {0.5, 3, 1, 2, 0.25};
+  MatrixXd whole, part;
+  for (const bool weighted : {false, true}) {
+    const auto all = static_cast<double>(lora::count_labels(labels));
+    CHECK(all == 4);
+    const double loss = softmax_cross_entropy(
+        logits, labels, &whole,
+        {.weights = weighted ? std::span<const double>(weights) : std::span<const double>(), .normalizer = all});
+    if (!weighted) CHECK(loss == softmax_cross_entropy(logits, labels));
+    double sum = 0;
+    for (const auto& [first, count] : {std::pair(0, 2), std::pair(2, 3)}) {
+      const std::span<const int> own(labels.data() + first, static_cast<std::size_t>(count));
+      const std::span<const double> some(weights.data() + first, static_cast<std::size_t>(count));
+      sum += softmax_cross_entropy(logits.middleCols(first, count), own, &part,
+                                   {.weights = weighted ? some : std::span<const double>(), .normalizer = all});
+      CHECK(largest_difference(part, whole.middleCols(first, count)) <= 1e-16);
+    }
+    CHECK(std::abs(sum - loss) <= 1e-15);
+  }
+  for (const double bad : {0.0, -1.0, std::nan(""), std::numeric_limits<double>::infinity()}) {
+    CHECK_THROWS_AS(softmax_cross_entropy(logits, labels, nullptr, {.normalizer = bad}), lora::ConfigError);
+  }
+  CHECK_THROWS_WITH(softmax_cross_entropy(logits, labels, nullptr, {.normalizer = 0}),
+                    "softmax_cross_entropy: normalizer is 0, expected a finite number above 0");
 }

@@ -236,6 +236,19 @@ TEST_CASE("Ranks that save nothing are remarked on") {
         "rank 2 saves nothing: its factors have 16 numbers, the weight 16");
 }
 
+TEST_CASE("D5: alpha = 0 is accepted as PEFT does, and remarked on: the factors never learn") {
+  lora::Rng rng(1);
+  lora::Linear<float> layer({.in = 40, .out = 30}, rng);
+  layer.attach("a", {.rank = 2, .alpha = 0}, rng);
+  const auto remarks = [&] { return lora::account(lora::shapes_of(layer), 1).remarks; };
+  REQUIRE(remarks().size() == 1);
+  CHECK(remarks()[0] == "alpha is 0: the factors change nothing and will never learn");
+  layer.attach("b", {.rank = 2, .alpha = 1e-50}, rng);  // 0 in the layer's scalar
+  CHECK(remarks().size() == 1);
+  layer.attach("c", {.rank = 2, .alpha = 4}, rng);  // the two above are not selected any more
+  CHECK(remarks().empty());
+}
+
 TEST_CASE("What cannot be counted is refused") {
   CHECK_THROWS_AS(lora::account({}, 0), lora::ShapeError);
   CHECK_THROWS_WITH(lora::account({}, 0), "account: samples is 0, expected at least 1");

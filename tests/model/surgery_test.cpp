@@ -155,11 +155,37 @@ TEMPLATE_TEST_CASE("surgery: resize needs at most twice the memory of the factor
   CHECK(peak > factors);  // the two QR decompositions: otherwise nothing was measured
 }
 
+TEST_CASE("field, awkward: one rank for layers of all sizes is clamped to what a layer can have, and reported") {
+  const auto adapter = random_adapter<double>(9, 3, 7, 5, over_rank, 8),
+             second = random_adapter<double>(9, 2, 7, 5, over_rank, 9);
+  const auto wide = lora::resize(adapter, {.rank = 64});
+  CHECK(wide.clamped);
+  CHECK(wide.adapter.rank() == 3);
+  CHECK((delta(wide.adapter) - delta(adapter)).norm() <= 1e-14 * delta(adapter).norm());
+  CHECK_FALSE(lora::resize(adapter, {.rank = 3}).clamped);
+  CHECK_FALSE(lora::resize(adapter, {.energy = 1.0}).clamped);
+  const auto sum = lora::combine<double>({{adapter, 1}, {second, 1}}, {.rank = 6});
+  CHECK(sum.clamped);
+  CHECK(sum.adapter.rank() == 5);
+  const Eigen::MatrixXd before = Eigen::MatrixXd::Zero(9, 7), after = delta(adapter);
+  for (const auto method : {lora::SvdMethod::automatic, lora::SvdMethod::exact, lora::SvdMethod::randomized}) {
+    const auto whole = lora::extract(before, after, {.rank = 64, .method = method});
+    CHECK(whole.clamped);
+    CHECK(whole.adapter.rank() == 7);
+    CHECK((delta(whole.adapter) - after).norm() <= 1e-14 * after.norm());
+    CHECK_FALSE(lora::extract(before, after, {.rank = 7, .method = method}).clamped);
+  }
+  CHECK(message<lora::ConfigError>([&] { lora::extract(before, after, {.rank = -1}); }) ==
+        "extract: rank is -1, expected 1 to 7");
+  CHECK(message<lora::ConfigError>([&] { lora::truncated_svd(after, {.rank = 8}); }) ==
+        "truncated_svd: rank is 8, expected 1 to 7");  // a decomposition of one matrix is asked for what it can give
+}
+
 TEST_CASE("surgery: what it refuses, and how it says so") {
   auto adapter = random_adapter<double>(9, 3, 7, 5, over_rank, 8);
   const auto other = random_adapter<double>(9, 3, 6, 5, over_rank, 9);
-  CHECK(message<lora::ConfigError>([&] { lora::resize(adapter, {.rank = 4}); }) ==
-        "resize: rank is 4, expected 1 to 3");
+  CHECK(message<lora::ConfigError>([&] { lora::resize(adapter, {.rank = 0}); }) ==
+        "resize: rank is 0, expected 1 to 3");
   CHECK(message<lora::ShapeError>([&] { lora::combine<double>({{adapter, 1}, {other, 1}}); }) ==
         "combine: term 1 is 9 x 6, expected 9 x 7 as term 0");
   CHECK(message<lora::ConfigError>([&] { lora::combine<double>({}); }) ==

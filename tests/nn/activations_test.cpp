@@ -1,6 +1,7 @@
 #include "lora/nn/activations.hpp"
 
 #include <cmath>
+#include <type_traits>
 #include <vector>
 
 #include "lora/testing/dual.hpp"
@@ -52,6 +53,29 @@ TEST_CASE("Activations have their documented values") {
   CHECK(std::abs(value_at<lora::GeluTanh>(1.0) - 0.841191990608277) < 1e-15);
   CHECK(value_at<lora::Identity>(-1.5) == -1.5);
   CHECK(slope_at<lora::Identity>(-1.5) == 1);
+}
+
+TEMPLATE_TEST_CASE("field, awkward: every activation passes NaN on, forward and backward, as torch does", "",
+                   lora::Relu, lora::Tanh, lora::Gelu, lora::GeluTanh, lora::Identity) {
+  for (Index size = 1; size < 19; ++size) {  // each place in a vector register
+    lora::Matrix<float> x = lora::Matrix<float>::Constant(size, 1, 0.5F), y(size, 1), dx(size, 1);
+    const lora::Matrix<float> dy = lora::Matrix<float>::Ones(size, 1);
+    x(size - 1) = std::nanf("");
+    TestType::forward(x, y);
+    CHECK(std::isnan(y(size - 1)));
+    TestType::backward(x, y, dy, dx);
+    if (!std::is_same_v<TestType, lora::Identity> && !std::is_same_v<TestType, lora::Relu>)
+      CHECK(std::isnan(dx(size - 1)));
+    if (std::is_same_v<TestType, lora::Relu>) CHECK(dx(size - 1) == 1);  // dy, as torch: relu'(NaN) is 1
+    if (size > 1) CHECK((std::isfinite(y(0)) && std::isfinite(dx(0))));
+    // NaN that comes from above goes down
+    lora::Matrix<float> broken = dy;
+    broken(0) = std::nanf("");
+    x.setConstant(0.5F);
+    TestType::forward(x, y);
+    TestType::backward(x, y, broken, dx);
+    CHECK(std::isnan(dx(0)));
+  }
 }
 
 TEST_CASE("Gelu keeps x where it is large and drops it where it is small") {

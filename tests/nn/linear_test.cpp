@@ -246,6 +246,43 @@ TEMPLATE_TEST_CASE("Freezing a layer, or a copy to train beside it, changes no b
   }
 }
 
+TEST_CASE("field, awkward: weight 0 in a sum means absent, also of an adapter that holds NaN") {
+  lora::Rng rng(25);
+  auto layer = adapted_layer(rng);
+  const auto x = random_matrix(in, samples, rng), dy = random_matrix(out, samples, rng);
+  layer.attach_full("copy");
+  layer.select("a");
+  const lora::Matrix<double> alone = layer(x), merged = layer.merged();
+  const lora::Vector<double> bias = layer.merged_bias();
+  layer.select_none();
+  const lora::Matrix<double> base = layer(x);
+  lora::visit_parameters(layer.adapter("b"), [](const lora::Path&, auto& parameter) {
+    parameter.value.setConstant(std::nan(""));
+    parameter.drop_gradient();
+  });
+  for (const double zero : {0.0, -0.0, 1e-320 * 1e-320}) {
+    layer.select_sum({{"a", 1}, {"b", zero}, {"copy", zero}});  // also of a kind that cannot be summed
+    CHECK_FALSE(layer.adapters().selects("b"));
+    CHECK(layer.adapters().weight_of("b") == 0);
+    check(same_bits("a alone", layer(x), alone));
+    check(same_bits("merged", layer.merged(), merged));
+    check(same_bits("merged bias", lora::Matrix<double>(layer.merged_bias()), lora::Matrix<double>(bias)));
+    lora::Linear<double>::Cache cache;
+    layer.forward(x, cache);
+    lora::zero_gradients(layer);
+    CHECK(layer.backward(x, dy, cache).allFinite());
+    lora::visit_parameters(layer, [&](const lora::Path& path, const auto& parameter) {
+      CAPTURE(path.str());
+      CHECK(parameter.grad.allFinite());
+    });
+    CHECK(layer.adapter("b").as<lora::Lora<double>>().A.grad.size() == 0);  // not even a gradient of 0
+    layer.select_sum({{"b", zero}});
+    check(same_bits("nothing", layer(x), base));
+  }
+  CHECK_THROWS_AS(layer.select_sum({{"b", 0}, {"b", 0}}), lora::NameError);
+  CHECK_THROWS_AS(layer.select_sum({{"c", 0}}), lora::NameError);
+}
+
 TEST_CASE("A weighted sum is the sum of the parts, and merging keeps the outputs") {
   lora::Rng rng(5);
   auto layer = adapted_layer(rng);

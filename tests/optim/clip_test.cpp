@@ -77,6 +77,6 @@ TEST_CASE("clip: the squares of large floats do not overflow") {
 TEST_CASE("clip: a limit out of range is named") {
   auto pair = pair_of_norm_13<double>();
   CHECK_THROWS_AS(clip_gradient_norm(pair, std::numeric_limits<double>::quiet_NaN()), lora::ConfigError);
-  CHECK_THROWS_WITH(clip_gradient_norm(pair, -1), "clip_gradient_norm: max_norm is -1.000000, expected 0 or more");
+  CHECK_THROWS_WITH(clip_gradient_norm(pair, -1), "clip_gradient_norm: max_norm is -1, expected 0 or more");
   CHECK(pair.B.grad(3, 0) == 12);
 }

@@ -1,9 +1,14 @@
 #include "lora/testing/gradient.hpp"
 
+#include "lora/adapters/lora.hpp"
+#include "lora/base/dense.hpp"
+#include "lora/testing/adapter_laws.hpp"
 #include "support/catch.hpp"
 
 #include <limits>
 #include <sstream>
+#include <string>
+#include <vector>
 
 namespace {
 
@@ -95,6 +100,58 @@ TEST_CASE("gradient: a gradient that is missing, absent or not a number is caugh
   CHECK_FALSE(check_gradients(layer, input())[0].passed);
   CHECK_FALSE(check_gradients(layer, input())[1].passed);
   CHECK_FALSE(check_taylor(layer, input()).passed);
+}
+
+TEST_CASE("A10: a gradient that is zero throughout is not kept, and says that nothing was checked") {
+  Square layer = generic();
+  layer.w.value.setZero();  // dw = 2 w x^2 dy and dx = 2 w^2 x dy are zero, whatever backward does
+  layer.factor = 17;
+  for (const LawResult& result : check_gradients(layer, input(), {.step = 0x1p-20})) {
+    CHECK(result.vacuous);
+    CHECK_FALSE(result.passed);
+  }
+  std::ostringstream out;
+  out << check_gradients(layer, input(), {.step = 0x1p-20})[0];
+  CHECK(out.str() ==
+        "NOTHING CHECKED: gradient of w: the gradient is zero throughout, nothing was checked: give every parameter a "
+        "generic value (fill_parameters)");
+  CHECK(check_taylor(layer, input()).vacuous);
+  CHECK_FALSE(lora::testing::all_passed(check_gradients(layer, input())));
+  for (const LawResult& result : check_gradients(layer, input(), {.step = 0x1p-20, .allow_zero = true})) {
+    CHECK(result.passed);
+    CHECK_FALSE(result.vacuous);
+  }
+  // zero by one way alone is a wrong gradient, not a vacuous law
+  layer = generic();
+  layer.factor = 0;
+  CHECK_FALSE(check_gradients(layer, input())[0].vacuous);
+  CHECK_FALSE(check_gradients(layer, input())[0].passed);
+}
+
+TEST_CASE("A10: so do a fresh adapter's laws, whose B is 0") {
+  lora::Rng rng(5);
+  const lora::Dense<double> base(random_matrix(4, 3, rng));
+  lora::Adapted<lora::Dense<double>, lora::Lora<double>> layer(base, {.rank = 2}, rng);
+  const auto results = check_gradients(layer, input());
+  REQUIRE(results.size() == 3);
+  CHECK(results[0].law == "gradient of adapter.A");
+  CHECK(results[0].vacuous);
+  CHECK(results[1].passed);
+  CHECK(results[2].passed);
+  const auto vacuous = [](const lora::testing::LawResults& laws) {
+    std::vector<std::string> names;
+    for (const LawResult& result : laws) {
+      if (result.vacuous) names.push_back(result.law);
+    }
+    return names;
+  };
+  CHECK(vacuous(lora::testing::adapter_laws(layer, input())) ==
+        std::vector<std::string>{"merge: output", "accumulates: adapter.A"});
+  CHECK(lora::testing::check_sum(layer, layer, input()).vacuous);
+  lora::testing::fill_parameters(layer, rng);
+  CHECK(vacuous(check_gradients(layer, input())).empty());
+  CHECK(vacuous(lora::testing::adapter_laws(layer, input())).empty());
+  CHECK_FALSE(lora::testing::check_sum(layer, layer, input()).vacuous);
 }
 
 TEST_CASE("gradient: what is not trained is not compared, and a layer may have no listing") {

@@ -67,6 +67,7 @@ struct AdapterCount {
   Index trained = 0;      ///< further elements that are trained
   Index constant = 0;     ///< further elements that are not
   bool replaces = false;  ///< replaces W0 by its own weight, which is among those elements
+  bool inert = false;     ///< its scale is 0: whatever its factors are, they change nothing and get no gradient
 
   bool trains() const { return frozen_a < rank || frozen_b < rank || trained > 0; }
 };

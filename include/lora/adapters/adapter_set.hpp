@@ -174,7 +174,8 @@ class AdapterSet {
 
   /// Throws NameError for an unknown or repeated name, ConfigError for a weight that is not finite in S, alone or times
   /// the adapter's scale, or an adapter that cannot be summed and is not alone with weight 1; the selection is
-  /// unchanged then.
+  /// unchanged then. An adapter of weight 0 (in S) is not in the sum: nothing of it is read or trained, NaN in it does
+  /// no harm, and weights of 0 alone are the same as select_none.
   void select_sum(const std::vector<AdapterWeight>& chosen) { select(sum_of(chosen)); }
   /// Throws what select_sum would throw, and changes nothing.
   void check_sum(const std::vector<AdapterWeight>& chosen) const { sum_of(chosen); }
@@ -255,22 +256,25 @@ class AdapterSet {
   }
 
   Selection<S> sum_of(const std::vector<AdapterWeight>& chosen) const {
+    const auto counts = [](const AdapterWeight& one) { return S(one.weight) != S(0); };
+    const auto counted = std::count_if(chosen.begin(), chosen.end(), counts);
     Selection<S> sum;
-    for (const AdapterWeight& one : chosen) {
-      const Member& member = member_of(one.name, "select_sum");
-      if (sum.has(member->number)) {
-        throw NameError("select_sum: adapter " + detail::in_quotes(one.name) + " is named twice");
+    for (auto one = chosen.begin(); one != chosen.end(); ++one) {
+      const Member& member = member_of(one->name, "select_sum");
+      if (std::any_of(chosen.begin(), one, [&](const AdapterWeight& before) { return before.name == one->name; })) {
+        throw NameError("select_sum: adapter " + detail::in_quotes(one->name) + " is named twice");
       }
-      if (!(std::abs(one.weight) <= std::min(member->adapter.max_weight(), detail::largest_finite<S>())) &&
+      if (!counts(*one)) continue;
+      if (!(std::abs(one->weight) <= std::min(member->adapter.max_weight(), detail::largest_finite<S>())) &&
           member->adapter.summable()) {
-        throw ConfigError("select_sum: the weight of adapter " + detail::in_quotes(one.name) + " is " +
-                          std::to_string(one.weight) + ", expected a finite number, also times the adapter's scale");
+        throw ConfigError("select_sum: the weight of adapter " + detail::in_quotes(one->name) + " is " +
+                          detail::text_of(one->weight) + ", expected a finite number, also times the adapter's scale");
       }
-      if (!member->adapter.summable() && (chosen.size() > 1 || one.weight != 1.0)) {
-        throw ConfigError("select_sum: adapter " + detail::in_quotes(one.name) +
+      if (!member->adapter.summable() && (counted > 1 || one->weight != 1.0)) {
+        throw ConfigError("select_sum: adapter " + detail::in_quotes(one->name) +
                           " is of a kind that cannot be summed, expected it alone and with weight 1");
       }
-      sum.choices.push_back({member, one.weight});
+      sum.choices.push_back({member, one->weight});
     }
     // in the order of attachment, so that the same sum of the same adapters has the same bits
     std::sort(sum.choices.begin(), sum.choices.end(), [&](const auto& a, const auto& b) {

@@ -190,7 +190,10 @@ struct Lora {
     detail::check_cols(who, "B", B.value.cols(), "the rank of A", rank());
   }
   AdapterCount count() const {
-    return {.rank = rank(), .frozen_a = A.trainable ? 0 : rank(), .frozen_b = B.trainable ? 0 : rank()};
+    return {.rank = rank(),
+            .frozen_a = A.trainable ? 0 : rank(),
+            .frozen_b = B.trainable ? 0 : rank(),
+            .inert = scale() == S(0)};
   }
   double max_weight() const {
     const double s = std::abs(scaling_factor(alpha, rank(), scaling));

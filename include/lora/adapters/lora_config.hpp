@@ -61,17 +61,18 @@ inline double scaling_factor(double alpha, Index rank, Scaling scaling) {
   return alpha / (scaling == Scaling::alpha_over_rank ? r : std::sqrt(r));
 }
 
-/// Throws ConfigError that names the field, its value and what is allowed. A rank above min(in, out) is allowed: it is
-/// pointless, and the accounting says so.
+/// Throws ConfigError that names the field, its value and what is allowed. Two settings are allowed because PEFT allows
+/// them and files have them, though they are pointless: a rank above min(in, out), and alpha = 0, which switches the
+/// factors off for good (both of their gradients are 0). The accounting, and so report, says both.
 inline void validate(const LoraConfig& config, const detail::Caller& who = "LoraConfig") {
   if (config.rank < 1) {
     detail::fail<ConfigError>(who, "rank is " + std::to_string(config.rank) + ", expected at least 1");
   }
   if (!std::isfinite(config.alpha)) {
-    detail::fail<ConfigError>(who, "alpha is " + std::to_string(config.alpha) + ", expected a finite number");
+    detail::fail<ConfigError>(who, "alpha is " + detail::text_of(config.alpha) + ", expected a finite number");
   }
   if (!(config.dropout >= 0 && config.dropout < 1)) {
-    detail::fail<ConfigError>(who, "dropout is " + std::to_string(config.dropout) + ", expected 0 <= dropout < 1");
+    detail::fail<ConfigError>(who, "dropout is " + detail::text_of(config.dropout) + ", expected 0 <= dropout < 1");
   }
 }
 
@@ -99,7 +100,7 @@ template <class S>
 void check_scale(const LoraConfig& config, const Caller& who) {
   const double scale = scaling_factor(config.alpha, config.rank, config.scaling);
   if (is_finite_in<S>(scale)) return;
-  fail<ConfigError>(who, "the scale " + std::to_string(scale) + " overflows the layer's scalar type");
+  fail<ConfigError>(who, "the scale " + text_of(scale) + " overflows the layer's scalar type");
 }
 
 /// Throws ConfigError if factors of this rank have more bytes than an Index can count.

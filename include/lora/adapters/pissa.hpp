@@ -53,7 +53,7 @@ auto pissa(const Eigen::MatrixBase<Derived>& W0, const LoraConfig& config, Rng& 
   RowMajorMatrix<S> A = root.asDiagonal() * svd.V.transpose();
   if (!B.allFinite() || !A.allFinite()) {
     detail::fail<ValueError>(who, "the factors overflow: the largest singular value of W0 is " +
-                                      std::to_string(svd.singular_values(0)) + ", the scale " + std::to_string(s));
+                                      detail::text_of(svd.singular_values(0)) + ", the scale " + detail::text_of(s));
   }
   return detail::residual_lora<S>(config, std::move(B), std::move(A), rng);
 }

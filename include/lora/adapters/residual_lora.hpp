@@ -169,7 +169,7 @@ void check_start(const Caller& who, const LoraConfig& config) {
   validate(config, who);
   check_scale<S>(config, who);
   if (S(scaling_factor(config.alpha, config.rank, config.scaling)) > S(0)) return;
-  fail<ConfigError>(who, "alpha is " + std::to_string(config.alpha) +
+  fail<ConfigError>(who, "alpha is " + text_of(config.alpha) +
                              ", expected a scale above 0: with 0 the factors would never be trained, below 0 B A would "
                              "take away the part of W0 that it starts from");
 }

@@ -10,9 +10,12 @@
 
 #include <Eigen/Core>
 
+#include <array>
+#include <charconv>
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <type_traits>
 
 namespace lora::inline LORA_ABI {
 
@@ -62,6 +65,17 @@ struct Caller {
 template <class E>
 [[noreturn]] void fail(const Caller& who, const std::string& text) {
   throw E(who.str() + ": " + text);
+}
+
+/// The shortest text that reads back as the same number: "1e-09", where std::to_string has "0.000000".
+template <class Real>
+std::string text_of(Real number)
+  requires std::is_floating_point_v<Real>
+{
+  if (number != number) return "nan";  // its sign says nothing
+  std::array<char, 32> text{};
+  const auto end = std::to_chars(text.data(), text.data() + text.size(), number).ptr;
+  return {text.data(), end};
 }
 
 inline std::string in_quotes(std::string_view name) { return std::string(1, '"').append(name).append(1, '"'); }

@@ -61,9 +61,8 @@ void check_finite(const Caller& who, std::string_view name, const M& matrix, std
                          Index{matrix.cols()}, M::IsRowMajor ? outer : inner, M::IsRowMajor ? inner : outer);
   if (!place) return;
   const bool vector = M::IsVectorAtCompileTime;
-  fail<ValueError>(who, std::string(name) + " is " +
-                            std::to_string(static_cast<double>(matrix(place->first, place->second))) + " " +
-                            shown_place(*place, vector) + ", expected finite numbers" + std::string(advice));
+  fail<ValueError>(who, std::string(name) + " is " + text_of(static_cast<double>(matrix(place->first, place->second))) +
+                            " " + shown_place(*place, vector) + ", expected finite numbers" + std::string(advice));
 }
 
 }  // namespace lora::inline LORA_ABI::detail

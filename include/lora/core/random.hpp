@@ -103,7 +103,7 @@ inline double log_of(double x) {
 /// Throws ValueError unless 0 < p < 1.   Source: AS 241, PPND16.
 inline double normal_quantile(double p) {
   if (!(p > 0 && p < 1)) {
-    detail::fail<ValueError>("normal_quantile", "p is " + std::to_string(p) + ", expected 0 < p < 1");
+    detail::fail<ValueError>("normal_quantile", "p is " + detail::text_of(p) + ", expected 0 < p < 1");
   }
   constexpr std::array<double, 8> central_numerator = {
       3.3871328727963666080,   1.3314166789178437745e2, 1.9715909503065514427e3, 1.3731693765509461125e4,

@@ -157,9 +157,9 @@ int balancing_shift(const std::string& path, const Lora<S>& factors, const SaveA
   if (balanced <= most) return shift;
   fail<ValueError>(Caller("save_adapter", path),
                    "as " + std::string(name(dtype)) + " the factors A (at most " +
-                       shown_number(static_cast<double>(A.cwiseAbs().maxCoeff())) + ") and B (at most " +
-                       shown_number(static_cast<double>(B.cwiseAbs().maxCoeff())) + ") give a product that is off by " +
-                       shown_number(100 * std::min(as_is, balanced)) + " %; save them as F32");
+                       text_of(static_cast<double>(A.cwiseAbs().maxCoeff())) + ") and B (at most " +
+                       text_of(static_cast<double>(B.cwiseAbs().maxCoeff())) + ") give a product that is off by " +
+                       text_of(100 * std::min(as_is, balanced)) + " %; save them as F32");
 }
 
 /// The tensors of the adapter, which refer to the model's memory.

@@ -135,7 +135,7 @@ class TensorToSave {
         const S number = data[row * tensor.row_step_ + col * tensor.col_step_];
         // Infinity and NaN are stored as such.
         if (!std::isfinite(number) || static_cast<double>(std::abs(number)) < limit) continue;
-        detail::fail<ValueError>(who, "tensor " + detail::shown(tensor.name_) + " is " + std::to_string(number) + " " +
+        detail::fail<ValueError>(who, "tensor " + detail::shown(tensor.name_) + " is " + detail::text_of(number) + " " +
                                           detail::shown_place({row, col}, tensor.shape_.size() == 1) +
                                           ", which is infinite as " + std::string(lora::name(tensor.dtype_)) +
                                           "; store it as a wider type");

@@ -5,7 +5,9 @@
 ///   B = Q1 R1 and A^T = Q2 R2 give  M = Q1 (s R1 R2^T) Q2^T:  the SVD of the R x R core is that of M
 ///
 /// O((m + n) R^2 + R^3) operations instead of O(m n min(m, n)) for the dense matrix; memory for one copy of the
-/// factors. The QR runs in the factors' scalar type, the core in double.
+/// factors. The QR of truncate and balanced runs in the factors' scalar type, their core in double. Norms, distances
+/// and singular values alone run in double from the start, which takes two copies of factors of float: where a product
+/// or a difference cancels, the digits of float would be gone.
 ///
 /// Source: the factored form of Eckart & Young 1936; overlap of subspaces: Hu et al. 2021, arXiv:2106.09685v2, section
 /// 7.2.
@@ -28,6 +30,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 
 namespace lora::inline LORA_ABI {
@@ -40,6 +43,23 @@ Factors<S> balanced_factors(const TruncatedSvd<S>& svd) {
 }
 
 namespace detail {
+
+/// Scales each column of B, and that of At by the inverse, by a power of two that makes them about equally large. Their
+/// product does not change in any bit, and the squares in a QR decomposition of columns of all sizes do not vanish.
+template <class S>
+void balance_columns(Matrix<S>& B, Matrix<S>& At) {
+  for (Index k = 0; k < B.cols(); ++k) {
+    int of_B = 0, of_A = 0;
+    const S b = B.col(k).cwiseAbs().maxCoeff(), a = At.col(k).cwiseAbs().maxCoeff();
+    if (b == S(0) || a == S(0)) continue;
+    std::frexp(b, &of_B);
+    std::frexp(a, &of_A);
+    const int shift = (of_A - of_B) / 2;
+    if (shift == 0) continue;
+    B.col(k) = B.col(k).unaryExpr([shift](S entry) { return std::ldexp(entry, shift); });
+    At.col(k) = At.col(k).unaryExpr([shift](S entry) { return std::ldexp(entry, -shift); });
+  }
+}
 
 /// The two QR decompositions of s B A and its core. Throws ShapeError for factors that are empty or do not fit each
 /// other, ValueError for an entry or a scale that is not finite, or a product that overflows double.
@@ -61,21 +81,29 @@ class Compressed {
   Caller who_;
   std::optional<ThinQr<S>> left_, right_;  // of B and of A^T
   Eigen::MatrixXd core_;                   // R1 R2^T with all scales
+  double size_ = 0;                        // sum_j |s| ||b_j|| ||a_j||, which is ||M||_F unless the terms cancel
 };
 
 template <class S>
 Compressed<S>::Compressed(const Caller& who, const FactorView<S>& M) : who_(who) {
   check_rows(who, "A", M.A.rows(), "B.cols()", M.B.cols());
   if (!std::isfinite(M.scale)) {
-    fail<ValueError>(who, "the scale is " + std::to_string(M.scale) + ", expected a finite number");
+    fail<ValueError>(who, "the scale is " + text_of(M.scale) + ", expected a finite number");
   }
-  const S for_B = scale_of(with_view(M.B, [&](const MatrixView<S>& B) { return largest_magnitude(who, "B", B); }));
-  const S for_A = scale_of(with_view(M.A, [&](const MatrixView<S>& A) { return largest_magnitude(who, "A", A); }));
-  left_.emplace(for_B * M.B);
-  right_.emplace(for_A * M.A.transpose());
+  with_view(M.B, [&](const MatrixView<S>& given) { largest_magnitude(who, "B", given); });
+  with_view(M.A, [&](const MatrixView<S>& given) { largest_magnitude(who, "A", given); });
+  Matrix<S> B = M.B, At = M.A.transpose();
+  balance_columns(B, At);
+  const S for_B = scale_of(B.cwiseAbs().maxCoeff()), for_A = scale_of(At.cwiseAbs().maxCoeff());
+  B *= for_B;
+  At *= for_A;
+  left_.emplace(std::move(B));
+  right_.emplace(std::move(At));
   core_.noalias() = left_->R() * right_->R().transpose();
   // by exponents: M.scale divided by one of the two may overflow or lose digits even if divided by both it does not
-  core_ *= std::ldexp(M.scale, -(std::ilogb(for_B) + std::ilogb(for_A)));
+  const double scale = std::ldexp(M.scale, -(std::ilogb(for_B) + std::ilogb(for_A)));
+  core_ *= scale;
+  size_ = std::abs(scale) * left_->R().colwise().norm().dot(right_->R().colwise().norm());
   if (!core_.allFinite() || !std::isfinite(norm()))
     fail<ValueError>(who, "the product of the factors and their scale overflows");
 }
@@ -86,21 +114,38 @@ TruncatedSvd<S> Compressed<S>::truncate(const SvdOptions& options) && {
   TruncatedSvd<S> result = detail::truncate<S>(std::move(*this).core_svd(), options, who_);
   result.U = left_->apply(result.U);
   result.V = right_->apply(result.V);
+  Certificate& certificate = result.certificate;
+  certificate.rounding =
+      certified_rounding<S, S>(result.U.rows(), result.V.rows(), result.rank(), certificate.frobenius_norm, size_);
   return result;
+}
+
+/// The same factors in double: a view if they are, else a copy.
+template <class S>
+auto in_double(const FactorView<S>& M) {
+  if constexpr (std::is_same_v<S, double>) {
+    return M;
+  } else {
+    return Factors<double>{M.B.template cast<double>(), M.A.template cast<double>(), M.scale};
+  }
 }
 
 }  // namespace detail
 
-/// All singular values that can differ from zero, min(m, n, R) of them, descending.
+/// All singular values that can differ from zero, min(m, n, R) of them, descending. Computed in double; error as
+/// norm's.
 template <FactoredMatrix Given>
 Eigen::VectorXd singular_values(const Given& M) {
-  return detail::Compressed<typename Given::Scalar>("singular_values", M).core_svd().singular_values();
+  return detail::Compressed<double>("singular_values", detail::in_double<typename Given::Scalar>(M))
+      .core_svd()
+      .singular_values();
 }
 
-/// ||M||_F, to rounding also where B A cancels.
+/// ||M||_F, computed in double: the error is at most 8 epsilon sqrt(m + n) sum_j |s| ||b_j|| ||a_j||, epsilon that of
+/// double, b_j the columns of B and a_j the rows of A. So columns may differ in scale, and B A may cancel.
 template <FactoredMatrix Given>
 double norm(const Given& M) {
-  return detail::Compressed<typename Given::Scalar>("norm", M).norm();
+  return detail::Compressed<double>("norm", detail::in_double<typename Given::Scalar>(M)).norm();
 }
 
 /// The nearest product of a rank, energy or error, with its certificate. options.method is ignored: this is exact.
@@ -122,12 +167,16 @@ auto balanced(const Given& M) -> Factors<typename Given::Scalar> {
   return balanced_factors(std::move(compressed).truncate({.rank = rank}));
 }
 
-/// ||M - N||_F, to rounding relative to M and N.   Throws ShapeError if the two differ in shape.
+/// ||M - N||_F, computed in double: error as norm's, with the columns of both.   Throws ShapeError if the two differ in
+/// shape.
 template <FactoredMatrix First, FactoredMatrix Second>
   requires std::same_as<typename First::Scalar, typename Second::Scalar>
 double distance(const First& M, const Second& N) {
   using S = typename First::Scalar;
-  return detail::Compressed<S>("distance", detail::concatenated<S>("distance", {{M, 1}, {N, -1}})).norm();
+  const auto first = detail::in_double<S>(M);
+  const auto second = detail::in_double<S>(N);
+  return detail::Compressed<double>("distance", detail::concatenated<double>("distance", {{first, 1}, {second, -1}}))
+      .norm();
 }
 
 enum class Side {

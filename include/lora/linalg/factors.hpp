@@ -79,8 +79,7 @@ Factors<S> concatenated(const Caller& who, const std::vector<WeightedFactors<S>>
     }
     const double factor = terms[k].weight * term.scale;
     if (!std::isfinite(factor)) {
-      fail<ValueError>(
-          who, "weight times scale of " + name + " is " + std::to_string(factor) + ", expected a finite number");
+      fail<ValueError>(who, "weight times scale of " + name + " is " + text_of(factor) + ", expected a finite number");
     }
     same = same && factor == first;
     rank += term.rank();
@@ -98,7 +97,7 @@ Factors<S> concatenated(const Caller& who, const std::vector<WeightedFactors<S>>
     const std::string name = "term " + std::to_string(&term - terms.data());
     with_view(own.B, [&](const MatrixView<S>& view) { largest_magnitude(who, "in " + name + ", B", view); });
     with_view(own.A, [&](const MatrixView<S>& view) { largest_magnitude(who, "in " + name + ", A", view); });
-    fail<ValueError>(who, "weight times scale of " + name + " is " + std::to_string(factor) +
+    fail<ValueError>(who, "weight times scale of " + name + " is " + text_of(factor) +
                               ", which takes an entry of A beyond the range of the scalar");
   }
   return sum;

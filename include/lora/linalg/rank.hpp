@@ -52,7 +52,7 @@ void check_spectrum(const Caller& who, const Eigen::MatrixBase<Derived>& sigma) 
   for (Index i = 0; i < sigma.size(); ++i) {
     const double value = static_cast<double>(sigma(i));
     if (value >= 0 && std::isfinite(value) && (i == 0 || value <= static_cast<double>(sigma(i - 1)))) continue;
-    fail<ValueError>(who, "sigma(" + std::to_string(i) + ") is " + std::to_string(value) +
+    fail<ValueError>(who, "sigma(" + std::to_string(i) + ") is " + text_of(value) +
                               ", expected finite singular values from the largest to the smallest");
   }
 }
@@ -66,7 +66,7 @@ NumericalRank numerical_rank(const Eigen::MatrixBase<Derived>& sigma, double tol
 {
   detail::check_spectrum("numerical_rank", sigma);
   if (!(tolerance >= 0)) {
-    detail::fail<ConfigError>("numerical_rank", "tolerance is " + std::to_string(tolerance) + ", expected 0 or more");
+    detail::fail<ConfigError>("numerical_rank", "tolerance is " + detail::text_of(tolerance) + ", expected 0 or more");
   }
   Index rank = 0;
   while (rank < sigma.size() && static_cast<double>(sigma(rank)) > tolerance) ++rank;
@@ -98,7 +98,7 @@ Index rank_for_energy(const Eigen::MatrixBase<Derived>& sigma, double share) {
   detail::check_spectrum("rank_for_energy", sigma);
   if (!(share > 0 && share <= 1)) {
     detail::fail<ConfigError>("rank_for_energy",
-                              "share is " + std::to_string(share) + ", expected above 0 and at most 1");
+                              "share is " + detail::text_of(share) + ", expected above 0 and at most 1");
   }
   if (!(sigma(0) > 0)) return 1;
   const Eigen::VectorXd relative = sigma.template cast<double>() / static_cast<double>(sigma(0));

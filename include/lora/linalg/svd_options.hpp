@@ -42,10 +42,11 @@ inline void validate(const SvdOptions& options, Index largest_rank, const detail
         who, "rank is " + std::to_string(*options.rank) + ", expected 1 to " + std::to_string(largest_rank));
   }
   if (options.energy && !(*options.energy > 0 && *options.energy <= 1)) {
-    detail::fail<ConfigError>(who, "energy is " + std::to_string(*options.energy) + ", expected above 0 and at most 1");
+    detail::fail<ConfigError>(who,
+                              "energy is " + detail::text_of(*options.energy) + ", expected above 0 and at most 1");
   }
   if (options.error && !(*options.error >= 0)) {
-    detail::fail<ConfigError>(who, "error is " + std::to_string(*options.error) + ", expected 0 or more");
+    detail::fail<ConfigError>(who, "error is " + detail::text_of(*options.error) + ", expected 0 or more");
   }
   if (options.oversampling && *options.oversampling < 0) {
     detail::fail<ConfigError>(who, "oversampling is " + std::to_string(*options.oversampling) + ", expected 0 or more");

@@ -66,7 +66,8 @@ TruncatedSvd<S> truncate(const ExactSvd<double>& svd, const SvdOptions& options,
   result.U = svd.U(rank).template cast<S>();
   result.singular_values = sigma.head(rank).template cast<S>();
   result.V = svd.V(rank).template cast<S>();
-  result.certificate = {tail(sigma, rank, svd.dropped()), std::hypot(next, svd.dropped()), norm, 1};
+  result.certificate = {tail(sigma, rank, svd.dropped()), std::hypot(next, svd.dropped()), norm, 1,
+                        certified_rounding<S, double>(result.U.rows(), result.V.rows(), rank, norm, norm)};
   result.spectrum = sigma;
   result.fell_back = svd.fell_back();
   result.converged = svd.verified();
@@ -115,6 +116,8 @@ std::optional<TruncatedSvd<S>> try_randomized(const AnyOperator<S>& A, const Svd
     result.certificate.frobenius_error *= back;
     result.certificate.spectral_error *= back;
     result.certificate.frobenius_norm *= back;
+    result.certificate.rounding = certified_rounding<S, S>(A.rows(), A.cols(), rank, result.certificate.frobenius_norm,
+                                                           result.certificate.frobenius_norm);
     return result;
   }
 }

@@ -10,10 +10,15 @@
 /// of samples of its user:
 ///
 ///   L = sum_j w_j 1/features sum_i (y_ij - t_ij)^2          dL/dy_ij = 2 w_j (y_ij - t_ij) / features
+///
+/// A normalizer N takes the place of the number of samples, for the parts of a batch: loss_options.hpp.
 
 #include "lora/losses/detail/derivative.hpp"
+#include "lora/losses/loss_options.hpp"
 
+#include <cstddef>
 #include <string>
+#include <type_traits>
 
 namespace lora::inline LORA_ABI {
 
@@ -21,43 +26,61 @@ namespace lora::inline LORA_ABI {
 /// dprediction may be the same memory as the prediction or the target; it must not overlap them in any other way. A
 /// matrix is resized to fit; a map or block must fit.
 ///
-/// Throws ShapeError unless all shapes agree; ValueError for an empty batch or a weight that is not finite; it writes
-/// nothing then.
+/// A sample of weight 0 adds nothing, and its column of the derivative is 0, whatever its entries are.
+///
+/// Throws ShapeError unless all shapes agree; ValueError for an empty batch or a weight that is not finite; ConfigError
+/// for a normalizer that is not above 0; it writes nothing then.
 /// Cost: one pass for the loss, one for the derivative; no allocation once dprediction has its size. Sums in Wide.
 template <class Prediction, class Target, class Derivative = Matrix<typename Prediction::Scalar>>
 typename Prediction::Scalar mean_squared_error(const Eigen::MatrixBase<Prediction>& prediction,
                                                const Eigen::MatrixBase<Target>& target,
-                                               Derivative* dprediction = nullptr,
-                                               std::span<const double> weights = {}) {
+                                               Derivative* dprediction = nullptr, const LossOptions& options = {}) {
   using S = typename Prediction::Scalar;
   static_assert(Scalar<S>, "lora: a loss needs a prediction of float, double or another lora::Scalar.");
-  constexpr const char* who = "mean_squared_error";
-  if (prediction.size() == 0) {
-    detail::fail<ValueError>(who, "the prediction is empty (" + std::to_string(prediction.rows()) + " x " +
-                                      std::to_string(prediction.cols()) + "), expected at least 1 x 1");
-  }
-  detail::check_rows(who, "target", target.rows(), "rows of the prediction", prediction.rows());
-  detail::check_cols(who, "target", target.cols(), "samples", prediction.cols());
-  detail::check_weights(who, weights, prediction.cols());
-  if (dprediction != nullptr) {
-    detail::size_derivative<S>(who, "dprediction", *dprediction, prediction.rows(), prediction.cols());
-  }
-
-  const auto n = static_cast<double>(prediction.size());
-  const auto difference = prediction.derived() - target.derived();
-  if (!weights.empty()) {
-    const double features = static_cast<double>(prediction.rows());
+  if constexpr (!std::is_same_v<typename Target::Scalar, S>) {
+    static_assert(std::is_same_v<typename Target::Scalar, S>,
+                  "lora: the target of a loss has the scalar of the prediction: convert it, as target.cast<float>().");
+    return S(0);
+  } else {
+    constexpr const char* who = "mean_squared_error";
+    if (prediction.size() == 0) {
+      detail::fail<ValueError>(who, "the prediction is empty (" + std::to_string(prediction.rows()) + " x " +
+                                        std::to_string(prediction.cols()) + "), expected at least 1 x 1");
+    }
+    detail::check_rows(who, "target", target.rows(), "rows of the prediction", prediction.rows());
+    detail::check_cols(who, "target", target.cols(), "samples", prediction.cols());
+    const auto& weights = options.weights;
+    detail::check_weights(who, weights, prediction.cols());
+    const double n = detail::normalizer_of(who, options, prediction.cols()) * static_cast<double>(prediction.rows());
+    if (dprediction != nullptr) {
+      detail::size_derivative<S>(who, "dprediction", *dprediction, prediction.rows(), prediction.cols());
+    }
+    const auto difference = prediction.derived() - target.derived();
+    if (weights.empty()) {
+      const S loss = S(difference.template cast<Wide<S>>().cwiseAbs2().sum() / Wide<S>(n));
+      if (dprediction != nullptr) *dprediction = S(2.0 / n) * difference;
+      return loss;
+    }
     Wide<S> loss(0);
     for (Index j = 0; j < prediction.cols(); ++j) {
-      const double weight = weights[static_cast<std::size_t>(j)] / features;
+      const double weight = weights[static_cast<std::size_t>(j)] / n;
+      if (weight == 0) {
+        if (dprediction != nullptr) dprediction->col(j).setZero();
+        continue;
+      }
       loss += Wide<S>(weight) * difference.col(j).template cast<Wide<S>>().cwiseAbs2().sum();
       if (dprediction != nullptr) dprediction->col(j) = S(2.0 * weight) * difference.col(j);
     }
     return S(loss);
   }
-  const S loss = S(difference.template cast<Wide<S>>().cwiseAbs2().sum() / Wide<S>(n));
-  if (dprediction != nullptr) *dprediction = S(2.0 / n) * difference;
-  return loss;
+}
+
+/// As above, without the derivative: mean_squared_error(y, target, nullptr, {.weights = weights}).
+template <class Prediction, class Target>
+typename Prediction::Scalar mean_squared_error(const Eigen::MatrixBase<Prediction>& prediction,
+                                               const Eigen::MatrixBase<Target>& target, std::nullptr_t,
+                                               const LossOptions& options = {}) {
+  return mean_squared_error(prediction, target, static_cast<Matrix<typename Prediction::Scalar>*>(nullptr), options);
 }
 
 }  // namespace lora::inline LORA_ABI

@@ -57,6 +57,7 @@ struct LayerShape {
   Index idle = 0;              ///< further elements that are kept: inactive adapters, the base under a trained copy
   Index bytes_per_number = 4;  ///< of weights, gradients, moments and activations alike
   Index weight_bytes = -1;     ///< of W as its base holds it; negative: in out bytes_per_number
+  bool inert = false;          ///< the scale of selected factors is 0: they change nothing and cannot learn
 };
 
 /// Peak memory of training in bytes, counted by its elements, without the allocator's overhead.
@@ -92,7 +93,7 @@ struct Account {
   Index samples = 0;
   Cost current, full, merged;
   bool adapted = false;              ///< some layer has low-rank factors
-  std::vector<std::string> remarks;  ///< ranks that save nothing
+  std::vector<std::string> remarks;  ///< ranks that save nothing, factors that cannot learn
 };
 
 /// in out / (in + out): at this rank the factors have as many elements as W, and forward costs twice as much.
@@ -134,6 +135,9 @@ inline double magnitude(const LayerShape& shape, Index samples) {
 inline std::string remark_on(const LayerShape& shape) {
   const auto named = [&](const char* word) { return shape.name.empty() ? "" : word + shape.name; };
   const Index least = std::min(shape.in, shape.out);
+  if (shape.inert) {
+    return "alpha is 0" + named(" in ") + ": the factors change nothing and will never learn";
+  }
   if (shape.rank > least) {
     return "rank " + std::to_string(shape.rank) + " exceeds min(in, out) = " + std::to_string(least) + named(" of ") +
            ": it can do no more than rank " + std::to_string(least);

@@ -21,6 +21,7 @@ inline void add_adapter(LayerShape& shape, const AdapterCount& count, bool selec
     return;
   }
   shape.rank += count.rank;
+  shape.inert = shape.inert || count.inert;
   shape.frozen_a += count.frozen_a;
   shape.frozen_b += count.frozen_b;
   if (count.replaces && count.trained > 0) {

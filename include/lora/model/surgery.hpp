@@ -11,6 +11,10 @@
 /// factors while R is at most a sixteenth of out and in. The result is an ordinary adapter with balanced factors, B^T B
 /// = A A^T, and scale 1.
 ///
+/// One {.rank = 64} is for all layers of a model, so a layer that is smaller gets the largest rank that its delta can
+/// have, at which nothing is lost, and says so in `clamped`: min(out, in), for resize and combine also the rank that
+/// there is.
+///
 /// Source: linalg/factored_svd.hpp, linalg/truncated_svd.hpp.
 /// Compile time (g++ 12 -O2): 0.4 s over Eigen/Core to include; to use resize for one scalar 7 s, extract 3 s more, and
 /// that of linalg/exact_svd.hpp, which tells how to pay once in a program.
@@ -21,6 +25,7 @@
 #include "lora/linalg/rank.hpp"
 #include "lora/linalg/truncated_svd.hpp"
 
+#include <algorithm>
 #include <concepts>
 #include <functional>
 #include <utility>
@@ -38,6 +43,7 @@ struct Surgery {
   double effective_rank_after = 0;
   SvdMethod method = SvdMethod::exact;
   bool converged = true;  ///< whether the result passed its verification
+  bool clamped = false;   ///< options.rank is above the largest that this delta can have, which the adapter has instead
 };
 
 /// One term of a weighted sum.
@@ -68,8 +74,15 @@ Lora<S> adapter_of(Factors<S> factors) {
   return made;
 }
 
+/// What truncation can give of the options. A rank below 1 is left to be refused.
+inline SvdOptions clamped(SvdOptions options, Index largest_rank) {
+  if (options.rank) options.rank = std::min(*options.rank, largest_rank);
+  return options;
+}
+
+/// options: as they were given.
 template <class S>
-Surgery<S> surgery_of(const TruncatedSvd<S>& svd) {
+Surgery<S> surgery_of(const TruncatedSvd<S>& svd, const SvdOptions& options) {
   const Eigen::VectorXd kept = svd.singular_values.template cast<double>();
   return {adapter_of(balanced_factors(svd)),
           svd.certificate,
@@ -77,7 +90,14 @@ Surgery<S> surgery_of(const TruncatedSvd<S>& svd) {
           effective_rank(svd.spectrum),
           effective_rank(kept),
           svd.method,
-          svd.converged};
+          svd.converged,
+          options.rank && *options.rank > svd.rank()};
+}
+
+template <class S>
+Surgery<S> surgery_of(Compressed<S>&& compressed, const SvdOptions& options) {
+  const SvdOptions possible = clamped(options, compressed.largest_rank());
+  return surgery_of(std::move(compressed).truncate(possible), options);
 }
 
 template <class S>
@@ -91,12 +111,11 @@ std::vector<WeightedFactors<S>> deltas_of(const std::vector<WeightedLora<S>>& te
 }  // namespace detail
 
 /// The nearest adapter of a smaller rank, or of the smallest rank that keeps an energy or stays below an error. Keeps
-/// the dropout and its stream.
-/// Throws ConfigError for options out of range (the largest rank is min(out, in, rank)), ValueError for an entry that
-/// is not finite.
+/// the dropout and its stream. The largest rank is min(out, in, rank).
+/// Throws ConfigError for options out of range, ValueError for an entry that is not finite.
 template <class S>
 Surgery<S> resize(const Lora<S>& adapter, const SvdOptions& options) {
-  Surgery<S> result = detail::surgery_of(detail::Compressed<S>("resize", delta_of(adapter)).truncate(options));
+  Surgery<S> result = detail::surgery_of(detail::Compressed<S>("resize", delta_of(adapter)), options);
   result.adapter.dropout = adapter.dropout;
   return result;
 }
@@ -119,7 +138,7 @@ Lora<S> combine(const std::vector<WeightedLora<S>>& terms) {
 template <class S>
 Surgery<S> combine(const std::vector<WeightedLora<S>>& terms, const SvdOptions& options) {
   const Factors<S> sum = detail::concatenated("combine", detail::deltas_of(terms));
-  return detail::surgery_of(detail::Compressed<S>("combine", sum).truncate(options));
+  return detail::surgery_of(detail::Compressed<S>("combine", sum), options);
 }
 
 /// The nearest adapter to the change by a fine-tuning, W_after - W_before (out, in). The randomized method only
@@ -137,8 +156,10 @@ auto extract(const Eigen::MatrixBase<Before>& W_before, const Eigen::MatrixBase<
     return detail::with_view(W_after, [&](const detail::MatrixView<S>& after) {
       detail::check_rows("extract", "W_after", after.rows(), "W_before.rows()", before.rows());
       detail::check_cols("extract", "W_after", after.cols(), "W_before.cols()", before.cols());
+      const SvdOptions possible = detail::clamped(options, std::min(after.rows(), after.cols()));
       return detail::surgery_of(
-          detail::truncated_svd(DifferenceOperator<S>(after, before), options, "extract", "(W_after - W_before)"));
+          detail::truncated_svd(DifferenceOperator<S>(after, before), possible, "extract", "(W_after - W_before)"),
+          options);
     });
   });
 }

@@ -2,7 +2,8 @@
 /// Activations, elementwise. For each:   y = f(x),   dx = f'(x) .* dy.
 ///
 /// x, y, dx, dy have one shape. x and y, and dx and dy, may be the same memory. backward gets the result of forward
-/// and, if needs_input, its input; otherwise x is any matrix of that shape.
+/// and, if needs_input, its input; otherwise x is any matrix of that shape. NaN in x makes y and dx NaN there, as a NaN
+/// in dy does where f' is not 0: a network that has gone wrong shows it.
 
 #include "lora/core/scalar.hpp"
 
@@ -15,11 +16,12 @@ struct Relu {
   static constexpr bool needs_input = false;
   static void forward(const auto& x, auto&& y) {
     using S = typename std::remove_cvref_t<decltype(x)>::Scalar;
-    y = x.cwiseMax(S(0));
+    y = x.cwiseMax(S(0));  // of NaN and 0 Eigen's maximum takes the first
   }
   static void backward(const auto&, const auto& y, const auto& dy, auto&& dx) {
     using S = typename std::remove_cvref_t<decltype(y)>::Scalar;
-    dx = (y.array() > S(0)).select(dy, S(0));
+    // y <= 0 is false for NaN, whose gradient is then dy, as in PyTorch
+    dx = (y.array() <= S(0)).select(S(0), dy);
   }
 };
 

@@ -10,11 +10,30 @@
 ///   p       parameter;   m, v    of its shape, zero at first
 ///   t       the steps this parameter has taken, this one included
 ///
+/// Two departures from PyTorch, where its arithmetic gives what nobody asked for:
+///
+///   decay   In float, 1 - lr weight_decay is 1 if lr weight_decay is below 3e-8 (lr = weight_decay = 1e-4: 1e-8), and
+///           PyTorch does not decay at all. Here a decay of less than 16 epsilon per step is gathered, and applied in
+///           every k-th step as (1 - lr weight_decay)^k, k the power of two that makes it at least 64 epsilon (8e-6 in
+///           float). Only t is needed, so a run that is resumed does the same; where a schedule changes lr, k steps
+///           count with the lr of the last of them.
+///   0 / 0   With eps = 0, p does not change where m and v are both 0 (A of LoRA at its first step, when B = 0), nor
+///           where v is too small for its scalar; PyTorch makes p NaN or infinite.
+///
 /// Sources: Kingma and Ba 2014, arXiv:1412.6980v9, algorithm 1; Loshchilov and Hutter 2017, arXiv:1711.05101v3,
 /// algorithm 2, with the decay multiplied by lr as PyTorch does.
 
 #include "lora/optim/optimizer.hpp"
 #include "lora/optim/optimizer_state.hpp"
+
+#include <array>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
 
 namespace lora::inline LORA_ABI {
 
@@ -105,6 +124,23 @@ class BasicAdam {
   State state_;
 };
 
+namespace detail {
+
+/// What AdamW multiplies p by in step t: 1 - decay, or, if decay is next to the rounding of S, its k-th power in every
+/// k-th step and 1 in the others.
+template <class S>
+double decay_factor(double decay, std::uint64_t t) {
+  constexpr auto epsilon = static_cast<double>(std::numeric_limits<S>::epsilon());
+  if (!(decay > 0 && decay < 16 * epsilon)) return 1 - decay;
+  constexpr int most = 62;  // steps are 64 bits
+  int log_k = 0;
+  while (log_k < most && std::ldexp(decay, log_k) < 64 * epsilon) ++log_k;
+  const std::uint64_t k = std::uint64_t(1) << log_k;
+  return t % k == 0 ? std::exp(static_cast<double>(k) * std::log1p(-decay)) : 1;
+}
+
+}  // namespace detail
+
 /// The factors are computed in double and rounded once to S. Defined outside the class for lora::compiled.
 template <class S, bool Decoupled>
 void BasicAdam<S, Decoupled>::update(typename State::Slot& slot, Flat value, FlatGradient grad, double lr,
@@ -120,7 +156,7 @@ void BasicAdam<S, Decoupled>::update(typename State::Slot& slot, Flat value, Fla
   const auto eps = S(config_.eps);
   const auto keep1 = S(beta1), add1 = S(1 - beta1);
   const auto keep2 = S(beta2), add2 = S(1 - beta2);
-  const auto shrink = S(1 - lr * weight_decay), coupled = S(weight_decay);
+  const auto shrink = S(detail::decay_factor<S>(lr * weight_decay, slot.steps)), coupled = S(weight_decay);
   detail::for_each_block<S>(slot.size, [&](Index first, auto count) {
     constexpr int N = decltype(count)::value;
     auto p = value.template segment<N>(first);
@@ -130,13 +166,24 @@ void BasicAdam<S, Decoupled>::update(typename State::Slot& slot, Flat value, Fla
       m = keep1 * m + add1 * g;
       v = keep2 * v + add2 * g.square();
     };
-    const auto change = rate * m / (v.sqrt() * correction + eps);
+    const auto size = v.sqrt() * correction + eps;
+    const auto change = rate * m / size;
+    const auto apply = [&](const auto& step) {
+      if constexpr (Decoupled) {
+        p = shrink * p - step;
+      } else {
+        p -= step;
+      }
+    };
     if constexpr (Decoupled) {
       accumulate(grad.template segment<N>(first));
-      p = shrink * p - change;
     } else {
       accumulate(grad.template segment<N>(first) + coupled * p);
-      p -= change;
+    }
+    if (eps == S(0)) {
+      apply((size == S(0)).select(S(0), change));
+    } else {
+      apply(change);
     }
   });
 }

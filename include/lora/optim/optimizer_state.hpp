@@ -48,14 +48,18 @@ class OptimizerState {
     std::size_t position = 0;
     visit_parameters(model, [&](const Path& path, auto& parameter) {
       using Value = std::remove_cvref_t<decltype(parameter.value)>;
-      static_assert(std::is_same_v<typename Value::Scalar, S>,
-                    "lora: the optimizer's scalar is not the parameters': use AdamW<double> for a model of doubles.");
-      if (!detail::is_trained_for(adapter, path, parameter) || parameter.grad.size() != parameter.value.size()) return;
-      Slot& slot = bind(path.identity(), parameter.value.size(), position++);
-      if (slot.group == not_asked) slot.group = first_group_of(path, groups);
-      ++slot.steps;
-      update(slot, Eigen::Map<Eigen::Array<S, Dynamic, 1>>(parameter.value.data(), slot.size),
-             Eigen::Map<const Eigen::Array<S, Dynamic, 1>>(parameter.grad.data(), slot.size));
+      if constexpr (!std::is_same_v<typename Value::Scalar, S>) {  // and not a page of Eigen's errors after it
+        static_assert(std::is_same_v<typename Value::Scalar, S>,
+                      "lora: the optimizer's scalar is not the parameters': use AdamW<double> for a model of doubles.");
+      } else {
+        if (!detail::is_trained_for(adapter, path, parameter) || parameter.grad.size() != parameter.value.size())
+          return;
+        Slot& slot = bind(path.identity(), parameter.value.size(), position++);
+        if (slot.group == not_asked) slot.group = first_group_of(path, groups);
+        ++slot.steps;
+        update(slot, Eigen::Map<Eigen::Array<S, Dynamic, 1>>(parameter.value.data(), slot.size),
+               Eigen::Map<const Eigen::Array<S, Dynamic, 1>>(parameter.grad.data(), slot.size));
+      }
     });
   }
 

@@ -33,7 +33,7 @@ namespace detail {
 inline void check_setting(std::string_view who, std::string_view what, double given, bool good,
                           std::string_view expected) {
   if (good) return;
-  fail<ConfigError>(who, std::string(what) + " is " + std::to_string(given) + ", expected " + std::string(expected));
+  fail<ConfigError>(who, std::string(what) + " is " + text_of(given) + ", expected " + std::string(expected));
 }
 
 inline void check_not_negative(std::string_view who, std::string_view what, double given) {

@@ -40,7 +40,7 @@ struct Schedule {
 inline void validate(const Schedule& schedule, std::string_view who = "Schedule") {
   if (!(std::isfinite(schedule.final_factor) && schedule.final_factor >= 0)) {
     detail::fail<ConfigError>(
-        who, "final_factor is " + std::to_string(schedule.final_factor) + ", expected a finite number, 0 or more");
+        who, "final_factor is " + detail::text_of(schedule.final_factor) + ", expected a finite number, 0 or more");
   }
   if (schedule.shape != ScheduleShape::constant && schedule.total <= schedule.warmup) {
     detail::fail<ConfigError>(who, "total is " + std::to_string(schedule.total) +

@@ -8,6 +8,9 @@
 ///
 ///   p    parameter;   b    momentum buffer, of its shape, kept only if momentum > 0 (else b = d)
 ///
+/// A change below half a unit in the last place of p is lost, as in PyTorch: in float, lr b below 3e-8 |p|. So a
+/// weight_decay whose lr weight_decay is that small does nothing here; AdamW gathers it.
+///
 /// Source: Sutskever et al. 2013, "On the importance of initialization and momentum in deep learning", ICML; written as
 /// PyTorch does, with lr outside the buffer.
 
@@ -32,8 +35,8 @@ inline void validate(const SgdConfig& config, std::string_view who = "SgdConfig"
   detail::check_setting(who, "dampening", config.dampening, std::isfinite(config.dampening), "a finite number");
   detail::check_not_negative(who, "weight_decay", config.weight_decay);
   if (config.nesterov && !(config.momentum > 0 && config.dampening == 0)) {
-    detail::fail<ConfigError>(who, "nesterov is on with momentum " + std::to_string(config.momentum) +
-                                       " and dampening " + std::to_string(config.dampening) +
+    detail::fail<ConfigError>(who, "nesterov is on with momentum " + detail::text_of(config.momentum) +
+                                       " and dampening " + detail::text_of(config.dampening) +
                                        ", expected momentum above 0 and dampening 0");
   }
   detail::validate_groups(who, config.groups);

@@ -8,8 +8,9 @@
 ///
 /// A layer is anything with `forward(x, cache[, pass])`, `backward(x, dy, cache)` and a nested Cache; its trained
 /// parameters are found through its listing. The layer's values are the same afterwards, its gradients are those of
-/// this pass. Give every parameter a generic value first (fill_parameters): where B is zero, dA is zero and checks
-/// nothing.
+/// this pass. Give every parameter a generic value first (fill_parameters): where B is zero, dA is zero, and any
+/// backward pass that leaves it out would do. A gradient that is zero throughout, by both ways of computing it, is
+/// therefore not passed but `vacuous`, unless options.allow_zero.
 
 #include "lora/core/parameters.hpp"
 #include "lora/core/pass.hpp"
@@ -34,6 +35,8 @@ struct GradientOptions {
   Index entries = 0;
   /// Given to forward if it takes one: training passes and dropout masks.
   Pass pass = {};
+  /// Accepts gradients that are zero throughout, where that is right: behind a ReLU that never fires, for example.
+  bool allow_zero = false;
   /// The seed of R and of the directions.
   std::uint64_t seed = 1;
 };
@@ -126,9 +129,12 @@ class Comparison {
            << numeric;
   }
 
-  LawResult result(std::string law, double tolerance) const {
+  LawResult result(std::string law, const GradientOptions& options) const {
+    if (!options.allow_zero && largest_analytic_ == 0 && largest_numeric_ == 0 && worst_ == 0) {
+      return nothing_checked(std::move(law), "the gradient", options.tolerance);
+    }
     const double scale = largest_analytic_ > 0 ? largest_analytic_ : largest_numeric_;
-    return judge(std::move(law), worst_ == 0 ? 0.0 : worst_ / scale, tolerance, where_.str());
+    return judge(std::move(law), worst_ == 0 ? 0.0 : worst_ / scale, options.tolerance, where_.str());
   }
 
  private:
@@ -155,7 +161,7 @@ LawResult compare_entries(std::string law, auto& tensor, const auto& analytic, a
     tensor(i, j) = value;
     comparison.add(i, j, analytic(i, j), numeric);
   }
-  return comparison.result(std::move(law), options.tolerance);
+  return comparison.result(std::move(law), options);
 }
 
 }  // namespace detail
@@ -200,6 +206,11 @@ LawResult check_taylor(Layer& layer, const Matrix<double>& x, const GradientOpti
   const auto [forward, backward] = run.functions();
   Rng rng(options.seed);
   const detail::Linearized at = detail::linearize(layer, x, forward, backward, rng);
+  constexpr double bound = 0.1;
+  const auto is_zero = [](const Matrix<double>& gradient) { return (gradient.array() == 0).all(); };
+  if (!options.allow_zero && std::all_of(at.gradients.begin(), at.gradients.end(), is_zero)) {
+    return nothing_checked("Taylor remainder", "the gradient", bound);
+  }
   std::vector<Matrix<double>> directions;
   double slope = 0;
   for (const Matrix<double>& gradient : at.gradients) {
@@ -226,7 +237,7 @@ LawResult check_taylor(Layer& layer, const Matrix<double>& x, const GradientOpti
   }
   std::ostringstream detail;
   detail << "remainders " << remainders[0] << ", " << remainders[1] << ", " << remainders[2];
-  return judge("Taylor remainder", order > 2 ? 0.0 : 2 - order, 0.1, detail.str());
+  return judge("Taylor remainder", order > 2 ? 0.0 : 2 - order, bound, detail.str());
 }
 
 /// Directional derivatives against dual numbers, one random direction for each trained tensor and one for x.
@@ -262,6 +273,10 @@ LawResults check_dual(Layer& layer, DualLayer& dual, const Matrix<double>& x, co
     const double analytic = detail::inner(at.gradients[moved], direction);
     const double scale = at.gradients[moved].norm() * direction.norm();
     const double difference = std::abs(analytic - exact);
+    if (!options.allow_zero && scale == 0 && exact == 0) {
+      results.push_back(nothing_checked("dual derivative of " + at.names[moved], "the gradient", tolerance));
+      continue;
+    }
     std::ostringstream detail;
     detail << std::setprecision(17) << "along a direction: analytic " << analytic << ", dual " << exact;
     results.push_back(judge("dual derivative of " + at.names[moved], difference == 0 ? 0.0 : difference / scale,

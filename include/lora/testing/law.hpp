@@ -22,26 +22,38 @@
 
 namespace lora::inline LORA_ABI::testing {
 
-/// passed is error <= bound. A NaN never passes. detail says where the error is.
+/// passed is error <= bound, and that there was something to check. A NaN never passes. detail says where the error is.
 struct LawResult {
   std::string law;
   bool passed = false;
   double error = 0;
   double bound = 0;
   std::string detail;
+  bool vacuous = false;  ///< everything that the law compares was zero, so that it would hold for anything
 };
 
 using LawResults = std::vector<LawResult>;
 
 inline std::ostream& operator<<(std::ostream& out, const LawResult& result) {
-  out << (result.passed ? "kept:   " : "BROKEN: ") << result.law << " (error " << result.error << ", bound "
-      << result.bound << ")";
+  const char* verdict = result.passed ? "kept:   " : result.vacuous ? "NOTHING CHECKED: " : "BROKEN: ";
+  out << verdict << result.law;
+  if (!result.vacuous) out << " (error " << result.error << ", bound " << result.bound << ")";
   if (!result.detail.empty()) out << ": " << result.detail;
   return out;
 }
 
 inline LawResult judge(std::string law, double error, double bound, std::string detail = {}) {
   return {std::move(law), error <= bound, error, bound, std::move(detail)};
+}
+
+/// The result of a law that compared only zeros. `what` was zero.
+inline LawResult nothing_checked(std::string law, const std::string& what, double bound) {
+  return {std::move(law),
+          false,
+          0,
+          bound,
+          what + " is zero throughout, nothing was checked: give every parameter a generic value (fill_parameters)",
+          true};
 }
 
 inline bool all_passed(const LawResults& results) {

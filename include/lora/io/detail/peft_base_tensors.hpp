@@ -111,8 +111,8 @@ class BaseTensors {
           if (numbers(row, col) == mine(row, col)) continue;
           if (first.empty()) {
             first = "differs from the model's at (" + std::to_string(row) + ", " + std::to_string(col) +
-                    "), where it is " + shown_number(static_cast<double>(numbers(row, col))) + ", not " +
-                    shown_number(static_cast<double>(mine(row, col)));
+                    "), where it is " + text_of(static_cast<double>(numbers(row, col))) + ", not " +
+                    text_of(static_cast<double>(mine(row, col)));
           }
           return false;
         }

@@ -14,11 +14,6 @@
 
 namespace lora::inline LORA_ABI::detail {
 
-/// What a number is, for a message.
-inline std::string shown_number(double number) {
-  return std::isfinite(number) ? Json(number).dump() : std::to_string(number);
-}
-
 /// The relative error of rounding to a format, for numbers that are normal in it.
 constexpr double rounding_of(Dtype dtype) {
   return dtype == Dtype::f16 ? 0x1p-11 : dtype == Dtype::bf16 ? 0x1p-8 : dtype == Dtype::f32 ? 0x1p-24 : 0x1p-53;

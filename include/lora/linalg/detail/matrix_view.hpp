@@ -49,7 +49,7 @@ decltype(auto) with_view(const Eigen::MatrixBase<Derived>& A, F&& f) {
 template <class S>
 [[noreturn]] void fail_not_finite(const Caller& who, std::string_view name, Index row, Index col, S entry) {
   fail<ValueError>(who, std::string(name) + "(" + std::to_string(row) + ", " + std::to_string(col) + ") is " +
-                            (entry != entry ? "nan" : std::to_string(entry)) + ", expected a finite number");
+                            text_of(entry) + ", expected a finite number");
 }
 
 /// max |a_ij|.   Throws ShapeError if the matrix is empty, ValueError naming an entry that is not finite.
@@ -69,6 +69,19 @@ S largest_magnitude(const Caller& who, std::string_view name, const MatrixView<S
     }
   }
   return largest;
+}
+
+/// The sum of the squares of `count` numbers, in double, by halves: a long sum of equal numbers loses digits in double,
+/// and in float all of them.
+template <class S>
+double sum_of_squares(const S* numbers, Index count) {
+  constexpr Index few = 256;
+  if (count > few) return sum_of_squares(numbers, count / 2) + sum_of_squares(numbers + count / 2, count - count / 2);
+  return Eigen::Map<const Vector<S>>(numbers, count).template cast<double>().squaredNorm();
+}
+template <class S>
+double sum_of_squares(const Matrix<S>& A) {
+  return sum_of_squares(A.data(), A.size());
 }
 
 /// The power of two that brings `largest` near 1, so that squares neither overflow nor vanish; 1 for 0. Multiplying by

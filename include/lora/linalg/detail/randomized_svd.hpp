@@ -134,8 +134,7 @@ Sketch<S> sketch(const ScaledOperator<S>& A, Index k, int power_iterations, std:
 template <class S>
 double frobenius_norm(const ScaledOperator<S>& A) {
   double sum = 0;
-  A.for_each_block(
-      [&](Index, const Matrix<S>& block, bool) { sum += block.colwise().squaredNorm().template cast<double>().sum(); });
+  A.for_each_block([&](Index, const Matrix<S>& block, bool) { sum += sum_of_squares(block); });
   return std::sqrt(sum);
 }
 
@@ -149,9 +148,9 @@ Certificate certify(const ScaledOperator<S>& A, const Matrix<S>& U, const Eigen:
   A.for_each_block([&](Index first, Matrix<S>& block, bool of_rows) {
     const Matrix<S>& left = of_rows ? V : U;
     const Matrix<S>& right = of_rows ? U : V;
-    norm += block.colwise().squaredNorm().template cast<double>().sum();
+    norm += sum_of_squares(block);
     FewColumns<S>::add(left, (-s).asDiagonal() * right.middleRows(first, block.cols()).transpose(), block);
-    error += block.colwise().squaredNorm().template cast<double>().sum();
+    error += sum_of_squares(block);
   });
   constexpr Index probes = 9;
   constexpr double factor = 12.915496650148840;  // 10^(10/9): each probe falls short by more with probability 1/factor
@@ -167,7 +166,7 @@ Certificate certify(const ScaledOperator<S>& A, const Matrix<S>& U, const Eigen:
     } else {
       y.noalias() -= V * (s.asDiagonal() * (U.transpose() * x)).eval();
     }
-    const double size = static_cast<double>(y.colwise().norm().maxCoeff());
+    const double size = y.template cast<double>().colwise().norm().maxCoeff();
     if (!(size > 0)) return {std::sqrt(error), 0, std::sqrt(norm), 1};
     logarithm += std::log(size);
     x = y / S(size);

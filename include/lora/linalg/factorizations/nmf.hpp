@@ -25,7 +25,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <limits>
-#include <sstream>
+#include <string>
 #include <string_view>
 #include <utility>
 
@@ -54,10 +54,8 @@ S largest_non_negative(const Caller& who, std::string_view name, const MatrixVie
     Index i = 0;
     const S least = X.stored.col(j).minCoeff(&i);
     if (least >= S(0)) continue;
-    std::ostringstream text;
-    text << name << "(" << (X.transposed ? j : i) << ", " << (X.transposed ? i : j) << ") is " << least
-         << ", expected 0 or more";
-    fail<ValueError>(who, text.str());
+    fail<ValueError>(who, std::string(name) + "(" + std::to_string(X.transposed ? j : i) + ", " +
+                              std::to_string(X.transposed ? i : j) + ") is " + text_of(least) + ", expected 0 or more");
   }
   return largest;
 }
@@ -95,10 +93,9 @@ void check_start_size(const Caller& who, const NmfOptions& options, double large
   const double limit = std::sqrt(static_cast<double>(std::numeric_limits<S>::max())) / static_cast<double>(extent);
   const double times = large_X > 0 ? large_W / std::sqrt(large_X) * (large_H / std::sqrt(large_X)) : large_W * large_H;
   if (static_cast<double>(options.rank) * times <= limit) return;
-  std::ostringstream text;
-  text << "the entries of W0 H0 may reach " << static_cast<double>(options.rank) * large_W * large_H
-       << " where those of X reach " << large_X << ", too far above to compare; scale the start down";
-  fail<ValueError>(who, text.str());
+  fail<ValueError>(
+      who, "the entries of W0 H0 may reach " + text_of(static_cast<double>(options.rank) * large_W * large_H) +
+               " where those of X reach " + text_of(large_X) + ", too far above to compare; scale the start down");
 }
 
 /// Runs the iterations from factors of scale * X.

@@ -41,7 +41,7 @@ inline void validate(const NmfOptions& options, Index largest_rank, const detail
         who, "rank is " + std::to_string(options.rank) + ", expected 1 to " + std::to_string(largest_rank));
   }
   if (!(options.tolerance >= 0 && std::isfinite(options.tolerance))) {
-    detail::fail<ConfigError>(who, "tolerance is " + std::to_string(options.tolerance) + ", expected 0 or more");
+    detail::fail<ConfigError>(who, "tolerance is " + detail::text_of(options.tolerance) + ", expected 0 or more");
   }
   if (options.max_iterations < 0) {
     detail::fail<ConfigError>(who,

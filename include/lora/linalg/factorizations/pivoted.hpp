@@ -37,7 +37,9 @@ struct PivotedApproximation {
 
 namespace detail {
 
-/// Calls step(E, L, R, k) for k = 0, 1, ..., where E is the residual of the scaled A.
+/// Calls step(E, L, R, k) for k = 0, 1, ..., where E is the residual of the scaled A. A step sets rows and columns of E
+/// that it has used up to zero and returns the sum of the squares that they still had: no later step changes what L R
+/// is there, so the certificate adds them.
 template <class Derived>
 auto pivoted(const Caller& who, const Eigen::MatrixBase<Derived>& A, Index rank, auto&& step) {
   using S = typename Derived::Scalar;
@@ -51,17 +53,27 @@ auto pivoted(const Caller& who, const Eigen::MatrixBase<Derived>& A, Index rank,
   E *= scale;
   const double back = 1 / static_cast<double>(scale);
   PivotedApproximation<S> result;
-  result.certificate.frobenius_norm = E.template cast<double>().norm() * back;  // a long sum in float drops addends
+  result.certificate.frobenius_norm = std::sqrt(sum_of_squares(E)) * back;
   result.L.setZero(E.rows(), rank);
   result.R.setZero(rank, E.cols());
-  for (Index k = 0; k < rank && E.norm() > S(0); ++k) step(E, result.L, result.R, k);
+  double dropped = 0;
+  for (Index k = 0; k < rank && E.norm() > S(0); ++k) dropped += step(E, result.L, result.R, k);
   result.R /= scale;
   if (!result.R.allFinite() || !std::isfinite(result.certificate.frobenius_norm)) {
     fail<ValueError>(who, "an entry of R or the norm of A overflows");
   }
-  result.certificate.frobenius_error = E.template cast<double>().norm() * back;
+  result.certificate.frobenius_error = std::sqrt(sum_of_squares(E) + dropped) * back;
   result.certificate.spectral_error = result.certificate.frobenius_error;
+  const double norm = result.certificate.frobenius_norm;
+  result.certificate.rounding = certified_rounding<S, S>(E.rows(), E.cols(), rank, norm, norm);
   return result;
+}
+
+/// Sets a row or column to zero and returns the sum of the squares of its entries.
+double drop(auto&& line) {
+  const double sum = line.template cast<double>().squaredNorm();
+  line.setZero();
+  return sum;
 }
 
 }  // namespace detail
@@ -73,22 +85,23 @@ auto pivoted_qr(const Eigen::MatrixBase<Derived>& A, Index rank) -> PivotedAppro
   using S = typename Derived::Scalar;
   return detail::pivoted("pivoted_qr", A, rank, [](Matrix<S>& E, Matrix<S>& L, RowMajorMatrix<S>& R, Index k) {
     Index pivot = 0;
+    double dropped = 0;
     Vector<S> q;
     // a column of E is orthogonal to the columns of L, or it is rounding, which one pass may not make orthogonal
     for (bool orthogonal = false; !orthogonal;) {
-      if (!(E.colwise().squaredNorm().maxCoeff(&pivot) > S(0))) return;
+      if (!(E.colwise().squaredNorm().maxCoeff(&pivot) > S(0))) return dropped;
       q = E.col(pivot).normalized();
       for (int pass = 0; pass < 3 && !orthogonal; ++pass) {
         q -= L.leftCols(k) * (L.leftCols(k).transpose() * q).eval();
         orthogonal = q.norm() > S(0.5);
         q.normalize();
       }
-      if (!orthogonal) E.col(pivot).setZero();
+      if (!orthogonal) dropped += detail::drop(E.col(pivot));
     }
     L.col(k) = q;
     R.row(k).noalias() = q.transpose() * E;
     E.noalias() -= q * R.row(k);
-    E.col(pivot).setZero();
+    return dropped + detail::drop(E.col(pivot));
   });
 }
 
@@ -104,8 +117,7 @@ auto pivoted_lu(const Eigen::MatrixBase<Derived>& A, Index rank) -> PivotedAppro
     L.col(k) = E.col(col) / E(row, col);
     R.row(k) = E.row(row);
     E.noalias() -= L.col(k) * R.row(k);
-    E.row(row).setZero();
-    E.col(col).setZero();
+    return detail::drop(E.row(row)) + detail::drop(E.col(col));
   });
 }
 

@@ -1,12 +1,9 @@
 #pragma once
-/// Common to the losses: sizing the derivative, the caller's matrix, map or block, and checking sample weights.
+/// Common to the losses: sizing the derivative, the caller's matrix, map or block.
 
 #include "lora/core/error.hpp"
 #include "lora/core/scalar.hpp"
 
-#include <cmath>
-#include <span>
-#include <string>
 #include <string_view>
 #include <type_traits>
 
@@ -24,19 +21,6 @@ void size_derivative(std::string_view who, std::string_view what, Derivative& de
   if constexpr (!free_rows) check_rows(who, what, derivative.rows(), "rows of the input", rows);
   if constexpr (!free_cols) check_cols(who, what, derivative.cols(), "samples", cols);
   if constexpr (free_rows || free_cols) derivative.resize(rows, cols);
-}
-
-/// Throws ShapeError unless there are no weights or one per sample, ValueError for one that is not finite.
-inline void check_weights(std::string_view who, std::span<const double> weights, Index samples) {
-  if (weights.empty()) return;
-  if (std::ssize(weights) != samples) {
-    fail<ShapeError>(
-        who, std::to_string(weights.size()) + " weights given, expected one per sample = " + std::to_string(samples));
-  }
-  for (std::size_t j = 0; j < weights.size(); ++j) {
-    if (std::isfinite(weights[j])) continue;
-    fail<ValueError>(who, "the weight of sample " + std::to_string(j) + " is not finite");
-  }
 }
 
 }  // namespace lora::inline LORA_ABI::detail
