@@ -2,6 +2,7 @@
 
 #include "io/files.hpp"
 #include "io/peft_models.hpp"
+#include "lora/adapters/adapted.hpp"
 #include "lora/io/checkpoint.hpp"
 #include "lora/io/load_adapter.hpp"
 #include "lora/io/save_adapter.hpp"

@@ -32,6 +32,7 @@
 #include <limits>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -130,7 +131,9 @@ namespace detail {
 /// k-th step and 1 in the others.
 template <class S>
 double decay_factor(double decay, std::uint64_t t) {
-  constexpr auto epsilon = static_cast<double>(std::numeric_limits<S>::epsilon());
+  if constexpr (!std::is_floating_point_v<S>) return 1 - decay;  // not rounded as its format says, or not at all
+  constexpr double epsilon =
+      std::is_same_v<S, float> ? std::numeric_limits<float>::epsilon() : std::numeric_limits<double>::epsilon();
   if (!(decay > 0 && decay < 16 * epsilon)) return 1 - decay;
   constexpr int most = 62;  // steps are 64 bits
   int log_k = 0;
