@@ -46,6 +46,7 @@ Layer make(const Shape& shape, LoraConfig config, lora::Rng& rng) {
 template <class Layer, int Samples = Dynamic>
 void check_gradient(const Shape& shape, Index rank, Index samples) {
   for (const double dropout : {0.0, 0.3}) {
+    if (dropout > 0 && shape.in * samples == 1) continue;  // it may leave nothing, and nothing would be checked
     for (const Scaling scaling : {Scaling::alpha_over_rank, Scaling::alpha_over_sqrt_rank}) {
       CAPTURE(shape.out, shape.in, rank, samples, dropout, scaling == Scaling::alpha_over_rank);
       lora::Rng rng(static_cast<std::uint64_t>(shape.out * 10000 + shape.in * 100 + rank * 10 + samples));

@@ -217,7 +217,7 @@ TEST_CASE("pissa: what it refuses, and how it says so") {
   CHECK(refuses({.rank = 2, .alpha = 0}) == "pissa: alpha is 0" + why);
   CHECK(refuses({.rank = 2, .alpha = -1}) == "pissa: alpha is -1" + why);
   CHECK(message<lora::ConfigError>([&] { lora::pissa(W0.cast<float>(), {.rank = 2, .alpha = 1e-60}, rng); }) ==
-        "pissa: alpha is 0" + why);
+        "pissa: alpha is 1e-60" + why);
   CHECK(refuses({.rank = 2, .alpha = std::nan("")}) == "pissa: alpha is nan, expected a finite number");
   CHECK(refuses({.rank = 2, .dropout = 1}) == "pissa: dropout is 1, expected 0 <= dropout < 1");
   CHECK(refuses({.rank = 2}, {.energy = 0.5}) ==
@@ -228,7 +228,7 @@ TEST_CASE("pissa: what it refuses, and how it says so") {
   CHECK(message<lora::ValueError>([&] { lora::pissa(Eigen::MatrixXd::Zero(4, 3), {.rank = 1}, rng); }) ==
         "pissa: W0 is zero, expected a part to start from: two zero factors are never trained");
   CHECK_THROWS_WITH(lora::pissa(Eigen::MatrixXf::Constant(2, 2, 1e38F), {.rank = 1, .alpha = 1e-40}, rng),
-                    lora_test::contains("pissa: the factors overflow: the largest singular value of W0 is 19999999"));
+                    lora_test::contains("pissa: the factors overflow: the largest singular value of W0 is "));
   W0(2, 1) = std::nan("");
   CHECK(message<lora::ValueError>([&] { lora::pissa(W0, {.rank = 2}, rng); }) ==
         "pissa: W0(2, 1) is nan, expected a finite number");

@@ -68,7 +68,8 @@ void check_adapter(const Shape& shape, Index rank, Index samples) {
               size_of_terms(layer, lora::Matrix<double>::Identity(shape.in, shape.in)));
   }
 
-  layer.adapter().trained.dropout.probability = 0.3;
+  // Of one number alone dropout may leave nothing, and nothing would be checked.
+  layer.adapter().trained.dropout.probability = shape.in * samples == 1 ? 0 : 0.3;
   lora::testing::fill_parameters(layer, rng);
   check(lora::testing::adapter_laws(layer, x));
   const double epsilons = std::is_same_v<S, float> ? 1 : std::max(1.0, std::sqrt(2.0 * static_cast<double>(rank)) / 4);
@@ -99,6 +100,7 @@ TEST_CASE("offset lora: gradients, over shapes, ranks, samples, dropout and scal
     for (const Index rank : {1, 3, 8}) {
       for (const Index samples : {1, 65}) {
         for (const double dropout : {0.0, 0.3}) {
+          if (dropout > 0 && shape.in * samples == 1) continue;
           for (const Scaling scaling : {Scaling::alpha_over_rank, Scaling::alpha_over_sqrt_rank}) {
             CAPTURE(shape.out, shape.in, rank, samples, dropout, scaling == Scaling::alpha_over_rank);
             lora::Rng rng(static_cast<std::uint64_t>(shape.out * 10000 + shape.in * 100 + rank * 10 + samples));
