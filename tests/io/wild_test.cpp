@@ -36,6 +36,11 @@ const std::vector<Fixture> fixtures{
     {"0.4.0/t5_default", 12},
     {"0.4.0/bert_default", 5},   // with the classifier, which PEFT trains for SEQ_CLS
     {"0.4.0/distilbert_qv", 6},  // and pre_classifier, because its name ends so
+    // The biases of layers with factors are not under base_layer in this release.
+    {"0.4.0/bert_bias_lora_only", 5, "query.bias\" (8), of the base, differs from the model's"},
+    {"0.4.0/gpt2_bias_all", 8, "2 missing:\n  base_model.model.transformer.h.0.attn.c_attn.base_layer.bias (24)"},
+    // It gives "wo" factors for target_modules "o"; today's PEFT drops them without a word.
+    {"0.4.0/t5_ends", 16, "DenseReluDense.wo.lora_A.weight\" (2, 12), and the model lists no "},
     {"0.7.1/gpt2_bias_all", 8, "h.0.ln_1.bias\" (8), of the base, differs from the model's"},
     {"0.7.1/llama_layer", 3},
     {"0.7.1/t5_regex", 8},
@@ -65,6 +70,8 @@ const std::vector<Fixture> fixtures{
     {"0.21.2/distilbert_qv", 6},
     {"0.21.2/llama_lm_head", 12},
     {"0.21.2/gpt2_bias_lora_only", 4},
+    {"0.21.2/gpt2_modules_to_save", 6,
+     "has the square layer \"transformer.h.0.attn.c_proj\" and fan_in_fan_out is true"},
     {"0.21.2/t5_lm_head", 7},
     {"0.21.2/llama_regex", 4},
     {"0.21.2/llama_tokens", 4, "\"trainable_token_indices\" is an object, which this version cannot apply"},

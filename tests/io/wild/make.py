@@ -86,6 +86,11 @@ FIXTURES = {
         "t5_default": SEQ2SEQ,
         "bert_default": CLASSES,
         "distilbert_qv": DISTIL,
+        # This release has the layer's own bias under its own name, not under base_layer.
+        "bert_bias_lora_only": dict(CLASSES, bias="lora_only"),
+        "gpt2_bias_all": dict(GPT2, bias="all"),
+        # It takes every name that ends so, also within a word: "wo" has factors, too.
+        "t5_ends": dict(SEQ2SEQ, target_modules=["q", "o"]),
     },
     "0.7.1": {
         "gpt2_bias_all": dict(GPT2, bias="all"),
@@ -135,6 +140,7 @@ FIXTURES = {
         "llama_lm_head": dict(CAUSAL, target_modules="all-linear", exclude_modules=["mlp.up_proj"],
                               save=dict(save_embedding_layers=True)),
         "gpt2_bias_lora_only": dict(GPT2, target_modules=["c_attn", "mlp.c_proj"], bias="lora_only"),
+        "gpt2_modules_to_save": dict(GPT2, modules_to_save=["attn.c_proj", "mlp.c_fc"]),
         "t5_lm_head": dict(SEQ2SEQ, target_modules=["q", "lm_head"]),
         "llama_regex": dict(CAUSAL,
                             target_modules=r"(?:\bmodel\.layers\.[\d]{1,}\.(?:self_attn|mlp)\.(?:(?:k_proj|up_proj)))"),
