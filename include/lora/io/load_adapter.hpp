@@ -81,7 +81,12 @@ PeftPlan plan_layer(const L& layer, const ModuleMatch& match, const PeftConfig& 
              in = static_cast<std::uint64_t>(layer.in_features());
   const std::string& path = match.path;
   if (layer.bias() != nullptr) {
-    if (match.role == Role::adapter && config.lora.bias != Bias::none) plan.bias = "base_layer.bias";
+    if (match.role == Role::adapter && config.lora.bias != Bias::none) {
+      // PEFT up to 0.5 stores it under the layer's own name.
+      const bool own_name = files.weights.find(peft_key(path, "base_layer.bias")) == nullptr &&
+                            files.weights.find(peft_key(path, "bias")) != nullptr;
+      plan.bias = own_name ? "bias" : "base_layer.bias";
+    }
     if (match.role == Role::full || match.role == Role::bias) plan.bias = "bias";
   }
   if (match.role == Role::adapter) {
@@ -214,9 +219,11 @@ PeftConfig load_lora(T& model, const PeftFiles& files, const LoadAdapterOptions&
       });
   if (config.targets.modules.empty()) config.targets.modules = targets_of(matches, files);
   // PEFT up to 0.18 at least stores no biases for lora_only, and reads none.
-  const bool no_bias_stored = config.lora.bias == Bias::lora_only &&
-                              std::none_of(matches.begin(), matches.end(),
-                                           [&](const auto& match) { return has(match.path, "base_layer.bias"); });
+  const bool no_bias_stored =
+      config.lora.bias == Bias::lora_only && std::none_of(matches.begin(), matches.end(), [&](const auto& match) {
+        const bool adapted = match.role == ModuleMatch::Role::adapter;
+        return has(match.path, "base_layer.bias") || (adapted && has(match.path, "bias"));
+      });
   PeftTensorCheck check(files.weights);
   std::vector<PeftPlan> plans;
   visit_adaptable(std::as_const(model), [&](const Path&, const auto& layer) {
@@ -262,6 +269,9 @@ PeftFiles open_peft_for(const T& model, const std::filesystem::path& directory, 
 ///
 /// Weights that save_adapter wrote carry the settings that they were saved with. If adapter_config.json is missing or
 /// says something else, the settings of the weights apply, and the returned config says so (from_weights).
+///
+/// rank_pattern and alpha_pattern are read as PEFT of today reads them. For a layer that different keys of the two match,
+/// PEFT 0.7.1 took the first key of rank_pattern for both, and nothing in such a file says which of them wrote it.
 ///
 /// The tensors of the file must be those that the config gives to this model: MismatchError lists all that are missing,
 /// unexpected or misshapen. A weight of the base, such as lm_head.base_layer.weight or embed_tokens.weight, may be
