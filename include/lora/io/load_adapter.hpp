@@ -270,8 +270,9 @@ PeftFiles open_peft_for(const T& model, const std::filesystem::path& directory, 
 /// Weights that save_adapter wrote carry the settings that they were saved with. If adapter_config.json is missing or
 /// says something else, the settings of the weights apply, and the returned config says so (from_weights).
 ///
-/// rank_pattern and alpha_pattern are read as PEFT of today reads them. For a layer that different keys of the two match,
-/// PEFT 0.7.1 took the first key of rank_pattern for both, and nothing in such a file says which of them wrote it.
+/// rank_pattern and alpha_pattern are read as PEFT of today reads them. For a layer that different keys of the two
+/// match, PEFT 0.7.1 took the first key of rank_pattern for both, and nothing in such a file says which of them wrote
+/// it.
 ///
 /// The tensors of the file must be those that the config gives to this model: MismatchError lists all that are missing,
 /// unexpected or misshapen. A weight of the base, such as lm_head.base_layer.weight or embed_tokens.weight, may be
