@@ -81,6 +81,8 @@ std::string contents(const T& model) {
       append(tensor.value);
     } else if constexpr (requires { tensor.dense(); }) {
       append(tensor.dense());
+    } else if constexpr (requires { tensor.columns(tensor.cols(), tensor.cols()); }) {
+      append(tensor.columns(0, tensor.cols()));
     } else {
       append(tensor);
     }

@@ -136,13 +136,16 @@ namespace {
 struct Language {
   Layers<float> layers;
   lora::Parameter<float> embedding;
+  lora::Adapted<lora_test::Coarse<float>, lora::Lora<float>> fixed;  // a base that has only columns
 
   explicit Language(lora::Rng rng)
       : layers({{"model.q", {.in = 4, .out = 3}}, {"lm_head", {.in = 3, .out = 5, .bias = false}}}, rng),
-        embedding(numbers(5, 4, 21)) {}
+        embedding(numbers(5, 4, 21)),
+        fixed(lora_test::Coarse<float>(numbers(3, 3, 24)), {.rank = 1}, rng) {}
   static void visit(auto& self, auto&& f) {
     Layers<float>::visit(self.layers, f);
     f("model.embed_tokens.weight", self.embedding);
+    f("model.fixed", self.fixed);
   }
 };
 const char* const head_key = "base_model.model.lm_head.base_layer.weight";
