@@ -7,6 +7,7 @@
 #   mixed      inference of a batch whose samples have adapters of their own: PEFT's adapter_names
 #   lowrank    low-rank mathematics: scikit-learn, PyTorch, NumPy, PEFT
 #   files      safetensors and adapters: the reference implementation, PEFT
+# blocking has no program of its own: blocking/sweep.py compiles the kernels for each candidate.
 # Results go to build/out/NAME, or with --peer to build/out/NAME_peer, unless --out says otherwise.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../.ci/setup.sh"
@@ -19,6 +20,11 @@ for argument in "$@"; do
   if [ "$argument" = --peer ]; then peer=yes; else arguments+=("$argument"); fi
 done
 
+if [ "$name" = blocking ]; then
+  set_up eigen
+  export CXX
+  exec python3 "$root/benchmarks/blocking/sweep.py" "--eigen=$(pkg-config --cflags eigen3)" "${arguments[@]}"
+fi
 set_up eigen benchmark json cli11
 if [ -z "$peer" ]; then run_program benchmarks "${name:-savings}" "${arguments[@]}"; fi
 

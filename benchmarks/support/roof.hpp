@@ -38,10 +38,10 @@ inline float multiply_add_chains(float factor, int rounds) {
 }
 
 /// Floating-point operations per second of multiply-adds on numbers that stay in registers (two for each).
-inline double multiply_add_peak() {
+inline double multiply_add_peak(int repetitions = 30) {
   constexpr int rounds = 200000;
   volatile float factor = 1e-9F, result = 0;
-  const double seconds = fastest(30, [&] { result = multiply_add_chains(factor, rounds); });
+  const double seconds = fastest(repetitions, [&] { result = multiply_add_chains(factor, rounds); });
   static_cast<void>(result);
   return 2.0 * rounds * 12 * lora::detail::Simd<float>::lanes / seconds;
 }

@@ -5,8 +5,8 @@
 ///                  all of W0 is multiplied by NC samples before the next NC; their KC rows of x stay in L2
 ///   dx = W0^T dy   `transposed_columns` columns of W0 by `transposed_packets` packets of samples are a tile
 ///
-/// Values were measured with benchmarks/packed.cpp; benchmarks/DEAD_ENDS.md names the processors and the alternatives
-/// that were tried. Values that split a sum (KC, kc_rank, packed_dy, ...) also decide the bits of results.
+/// `benchmarks/run.sh blocking` compares candidates on another machine; benchmarks/DEAD_ENDS.md names the processors that
+/// these were chosen on and what else was tried; .ci/check_generated_code.py looks at what compilers make of them. Values that split a sum (KC, kc_rank, packed_dy, ...) also decide the bits of results.
 
 #include "lora/kernels/packet.hpp"
 
@@ -19,15 +19,17 @@ struct RegisterBlocking {
   int transposed_columns;  ///< columns of W0 in a tile of dx, or of L in a tile of L^T X
   int transposed_packets;  ///< max packets of samples in a tile of dx
   int dot_panels;          ///< panels processed together for a single sample, with their rows of dy in registers
+  int sample_panels;       ///< panels in a tile of y for a single sample, two accumulators for each packet of them
   bool lone_tile_waits;    ///< a single tile does not prefetch: that would take longer than it saves
 };
 
 /// AVX-512, NEON: 16 accumulators in a tile of y; 24 (12 samples) reach 91 % of the peak instead of 98 %.
-inline constexpr RegisterBlocking blocking_of_32_registers{2, 8, 8, 2, 4, false};
-/// AVX: 12 accumulators; 8 (2 packets) reach 90 % of the peak instead of 96 %.
-inline constexpr RegisterBlocking blocking_of_16_registers{3, 4, 4, 3, 4, false};
+inline constexpr RegisterBlocking blocking_of_32_registers{2, 8, 8, 2, 4, 4, false};
+/// AVX: 12 accumulators. 3 x 4 has fewer loads, and y is up to 8 points faster on a Zen 5; but there a column of a panel
+/// is a line and a half, and dx up to 14 points slower, and g++ 12 on a Zen 3 reaches 70 % of the peak instead of 90 %.
+inline constexpr RegisterBlocking blocking_of_16_registers{2, 6, 4, 3, 6, 2, false};
 /// SSE2: 12 accumulators, because each product takes a register before it is added; 3 x 4 is 5 to 25 % slower.
-inline constexpr RegisterBlocking blocking_of_sse2{6, 2, 4, 2, 2, true};
+inline constexpr RegisterBlocking blocking_of_sse2{6, 2, 4, 2, 2, 1, true};
 
 template <class S>
 struct Blocking {
@@ -41,6 +43,7 @@ struct Blocking {
   static constexpr int mr_packets = table.mr_packets;
   static constexpr Index mr = Index(mr_packets) * lanes;
   static constexpr int nr = table.nr;
+  static constexpr int sample_panels = table.sample_panels;
   static constexpr Index kc = 264;      ///< 256 would put panels 32 KiB apart, into the same sets of L1
   static constexpr Index nc = 128;      ///< 128 samples x (264 rows of x + a panel of y) = 150 KiB of floats: fits L2
   static constexpr Index kc_rank = 32;  ///< columns of U per pass; a padded copy of an edge panel fits on the stack
@@ -70,8 +73,8 @@ struct Blocking {
   static constexpr Index outer_kc = 64;                   ///< samples per pass over D
 
   // y = W x of one sample, W not packed
-  static constexpr Index walked_rows = 32 * mr;          ///< rows whose accumulators stay in L1
-  static constexpr Index far_apart = elements_in(2048);  ///< stride above which columns are read faster than rows
+  static constexpr Index walked_rows = 32 * mr;               ///< rows whose accumulators stay in L1
+  static constexpr Index far_apart = 4 * sample_panels * mr;  ///< stride from which columns are read faster than rows
 
   /// Independent accumulators for each sum of a tile: a multiply-add waits for the previous one on the same
   /// accumulator, and fewer than eight in flight leave the arithmetic units idle.

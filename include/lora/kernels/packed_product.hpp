@@ -7,12 +7,15 @@
 ///         for each tile of samples     (MR, NR) of y, in registers: panel columns times rows of x, then columns of U
 ///                                      times rows of Z
 ///
+/// A single sample, which would leave most registers empty, has tiles of its own: single_sample.hpp.
+///
 /// y is written once per block of columns. x, U and Z are read in place. Splitting the rows at panels, and the samples
 /// at tiles, changes no bit of the result. If W0 is larger than L2, the first tiles of a panel prefetch equal shares of
 /// the next.
 
 #include "lora/kernels/pack_rows.hpp"
 #include "lora/kernels/panel_layout.hpp"
+#include "lora/kernels/single_sample.hpp"
 #include "lora/kernels/split.hpp"
 #include "lora/kernels/tile_store.hpp"
 
@@ -101,9 +104,10 @@ struct ProductTiles {
 
   /// Calls f(first, count) for tiles as equal as possible: five and four samples are faster than eight and one.
   static void for_each(Index samples, auto&& f) {
-    Index tiles = (samples + columns - 1) / columns;
-    for (Index first = 0; first < samples; --tiles) {
-      const Index count = (samples - first + tiles - 1) / tiles;
+    if (samples <= columns) return f(Index(0), samples);
+    const Index tiles = (samples + columns - 1) / columns, size = samples / tiles, larger = samples % tiles;
+    for (Index k = 0, first = 0; k < tiles; ++k) {
+      const Index count = k < larger ? size + 1 : size;
       f(first, count);
       first += count;
     }
@@ -123,8 +127,44 @@ template <class S>
 struct Panel {
   const S* elements;
   Index step;
+  Index apart;    ///< from here to the panel below, if both are whole
   const S* next;  ///< what to prefetch; null: nothing
 };
+
+/// panel_product of a single sample.
+template <class S>
+void sample_product(const PanelLayout<S>& layout, auto&& panel_at, const S* x, S* y, const LowRankTerm<S>& term,
+                    Interval rows, bool add) {
+  constexpr Index mr = Blocking<S>::mr;
+  rows.last = std::min(rows.last, layout.rows);
+  const Index whole = rows.first + (rows.last - rows.first) / mr * mr;
+  const Index passes = std::max((layout.cols + Blocking<S>::kc - 1) / Blocking<S>::kc, term.passes());
+  for (Index pass = 0; pass < passes; ++pass) {
+    const Index first_col = std::min(pass * Blocking<S>::kc, layout.cols);
+    const Index depth = layout.block_cols(first_col);
+    const Index ranks = term.ranks_in(pass), first_rank = pass * term.block;
+    const auto multiply = [&](Index row, Index count) {
+      SampleSum<S> sums[2];
+      if (depth > 0) {
+        const Panel<S> panel = panel_at(row, first_col);
+        sums[0] = {panel.elements, panel.apart, panel.step, x + first_col, depth};
+      }
+      alignas(64) S edge[LowRankTerm<S>::block * mr];  // columns of U, padded at its edge
+      if (ranks > 0) {
+        const S* const left = term.left + first_rank * term.left_stride + row;
+        sums[1] = {left, mr, term.left_stride, term.right + first_rank, ranks};
+        if (count < mr) {
+          pack_padded(left, term.left_stride, count, ranks, mr, edge);
+          sums[1].vectors = edge;
+          sums[1].step = mr;
+        }
+      }
+      sample_rows(sums, ranks > 0 ? 2 : 1, y + row, count, add || pass > 0);
+    };
+    if (whole > rows.first) multiply(rows.first, whole - rows.first);
+    if (whole < rows.last) multiply(whole, rows.last - whole);
+  }
+}
 
 /// panel_at(row, first_col): the panel that begins there. rows: from and to panel boundaries. add: y += instead of y =.
 template <class S>
@@ -132,6 +172,7 @@ void panel_product(const PanelLayout<S>& layout, auto&& panel_at, const Columns<
                    const LowRankTerm<S>& term, Interval rows, bool add = false) {
   using Tiles = ProductTiles<S>;
   constexpr Index lanes = Simd<S>::lanes;
+  if (x.cols() == 1) return sample_product(layout, panel_at, x.data(), y.data(), term, rows, add);
   const Index blocks = (layout.cols + Blocking<S>::kc - 1) / Blocking<S>::kc;
   const Index passes = std::max(blocks, term.passes());
   const Index prefetching = Tiles::prefetching_tiles(x.cols());
@@ -194,16 +235,23 @@ void packed_product_part(const PanelLayout<S>& layout, const S* panels, const Co
   const auto panel_at = [&](Index row, Index first_col) -> Panel<S> {
     const S* const panel = panels + layout.offset(row, first_col);
     const Index height = layout.panel_rows(row);
-    return {panel, height, large ? panel + height * layout.block_cols(first_col) : nullptr};
+    const Index elements = height * layout.block_cols(first_col);
+    return {panel, height, elements, large ? panel + elements : nullptr};
   };
-  for (Index sample = 0; sample < x.cols();) {
-    const Index left = x.cols() - sample, cut = ProductTiles<S>::boundary(left, Blocking<S>::nc);
-    // a short last chunk would stream all of W0 for few samples
-    const Index samples = left < Blocking<S>::nc * 3 / 2 ? left : cut;
+  if (x.cols() == 1) return sample_product(layout, panel_at, x.data(), y.data(), term, rows, add);
+  constexpr Index max_samples = Blocking<S>::nc * 3 / 2;  // a short last chunk would stream all of W0 for few samples
+  Index sample = 0;
+  for (Index left = x.cols(); left >= max_samples;) {
+    const Index samples = ProductTiles<S>::boundary(left, Blocking<S>::nc);
     MutableColumns<S> some_y = y.middleCols(sample, samples);
     panel_product<S>(layout, panel_at, x.middleCols(sample, samples), some_y, term.from(sample), rows, add);
     sample += samples;
+    left -= samples;
   }
+  if (sample == 0) return panel_product<S>(layout, panel_at, x, y, term, rows, add);
+  const Index left = x.cols() - sample;
+  MutableColumns<S> some_y = y.middleCols(sample, left);
+  panel_product<S>(layout, panel_at, x.middleCols(sample, left), some_y, term.from(sample), rows, add);
 }
 
 /// The multiply-adds of a product with W0. Fewer than four samples are memory-bound and take as long as four.

@@ -9,75 +9,89 @@
 
 namespace lora::inline LORA_ABI::detail {
 
-/// One sample: the accumulators of the tile that a packed weight would use lie in L1, not in registers.
+/// y = W x of one sample, every row with the two accumulators that it has in single_sample.hpp.
 template <class S>
 class UnpackedSample {
-  using Tiles = ProductTiles<S>;
   using Simd = detail::Simd<S>;
+  using Packet = typename Simd::Packet;
   static constexpr Index lanes = Simd::lanes;
+  static constexpr Index kc = Blocking<S>::kc;
   static constexpr Index max_rows = Blocking<S>::walked_rows;
+  static constexpr int columns = 8;  ///< of W in a step of a walk
 
  public:
-  /// Whether columns are so far apart that reading a few rows of each is slower than reading whole columns.
-  static bool pays(const Columns<S>& W) { return W.outerStride() > Blocking<S>::far_apart; }
-
   static void run(const Columns<S>& W, const S* x, S* y) {
-    const Index last = W.rows() / Blocking<S>::mr * Blocking<S>::mr;
-    for (Index row = 0; row < last; row += max_rows) {
-      walk<Blocking<S>::mr_packets>(W, row, std::min(max_rows, last - row), x, y);
+    const Index whole = W.rows() / lanes * lanes;
+    if (W.outerStride() >= Blocking<S>::far_apart) {
+      for (Index row = 0; row < whole; row += max_rows) walk(W, row, std::min(max_rows, whole - row), x, y);
+    } else if (whole > 0) {
+      const auto in_place = [&](Index row, Index first_col) -> Panel<S> {
+        return {W.data() + row + first_col * W.outerStride(), W.outerStride(), Blocking<S>::mr, nullptr};
+      };
+      sample_product<S>({W.rows(), W.cols()}, in_place, x, y, {}, {0, whole}, false);
     }
-    if (last < W.rows()) walk_last(W, last, x, y, counted<Tiles::heights>);
+    if (whole < W.rows()) multiply_last(W, whole, x, y);
   }
 
  private:
-  template <int... K>
-  static void walk_last(const Columns<S>& W, Index row, const S* x, S* y, std::integer_sequence<int, K...>) {
-    const Index rows = W.rows() - row, vectors = Tiles::packets(rows);
-    ((vectors == Tiles::height(K) ? walk<Tiles::height(K)>(W, row, rows, x, y) : void()), ...);
-  }
-
-  /// Rows of W that a packed weight would multiply in tiles of `Vectors` packets.
-  template <int Vectors>
+  /// Columns so far apart that a few rows of each are slower to read than whole columns: the accumulators of up to
+  /// max_rows rows lie in L1 instead of registers.
   static void walk(const Columns<S>& W, Index first_row, Index rows, const S* x, S* y) {
-    constexpr int accumulators = TileKernel<S, 1, Vectors, 1, PrefetchPolicy::none>::accumulators;
-    alignas(64) S sums[accumulators * max_rows];
-    S* const main = sums + (accumulators - 1) * max_rows;
-    for (Index first_col = 0; first_col < W.cols(); first_col += Blocking<S>::kc) {
-      const Index depth = std::min(Blocking<S>::kc, W.cols() - first_col), whole = depth / accumulators * accumulators;
+    alignas(64) S even[max_rows], odd[max_rows];
+    for (Index first_col = 0; first_col < W.cols(); first_col += kc) {
+      const Index depth = std::min(kc, W.cols() - first_col), pairs = depth / 2 * 2;
       const S* const block = W.data() + first_row + first_col * W.outerStride();
-      const Index packets = (rows + lanes - 1) / lanes;
-      for (int chain = 0; chain < accumulators; ++chain) std::fill_n(sums + chain * max_rows, packets * lanes, S(0));
-      for (Index col = 0; col < whole; col += accumulators) {
-        add_columns(block + col * W.outerStride(), W.outerStride(), rows, x + first_col + col, sums,
-                    counted<accumulators>);
-      }
-      for (int chain = 0; chain + 1 < accumulators; ++chain) {
-        for (Index row = 0; row < rows; ++row) main[row] += sums[chain * max_rows + row];
-      }
-      for (Index col = whole; col < depth; ++col) {
-        add_columns(block + col * W.outerStride(), 0, rows, x + first_col + col, main, counted<1>);
+      std::fill_n(even, rows, S(0));
+      std::fill_n(odd, rows, S(0));
+      Index col = 0;
+      const auto add = [&](auto some) {
+        constexpr Index count = decltype(some)::size();
+        for (; col + count <= pairs; col += count) {
+          add_columns(block + col * W.outerStride(), W.outerStride(), rows, x + first_col + col, even, odd, some);
+        }
+      };
+      add(counted<columns>);
+      add(counted<2>);
+      for (Index row = 0; row < rows; ++row) odd[row] += even[row];
+      if (pairs < depth) {
+        add_columns(block + pairs * W.outerStride(), 0, rows, x + first_col + pairs, odd, odd, counted<1>);
       }
       for (Index row = 0; row < rows; ++row) {
         S& to = y[first_row + row];
-        to = first_col > 0 ? to + main[row] : main[row];
+        to = first_col > 0 ? to + odd[row] : odd[row];
       }
     }
   }
 
-  /// Adds each column times its element of x to its own accumulator.
+  /// Adds to `even` the first column and every second one after it, each times its element of x, to `odd` the others.
   template <int... K>
-  static void add_columns(const S* column, Index stride, Index rows, const S* x, S* sums,
+  static void add_columns(const S* column, Index stride, Index rows, const S* x, S* even, S* odd,
                           std::integer_sequence<int, K...>) {
-    Index row = 0;
-    for (; row + lanes <= rows; row += lanes) (add(column + K * stride + row, x[K], sums + K * max_rows + row), ...);
-    if (row == rows) return;
-    alignas(64) S part[sizeof...(K) * lanes] = {};
-    (std::copy_n(column + K * stride + row, rows - row, part + K * lanes), ...);
-    (add(part + K * lanes, x[K], sums + K * max_rows + row), ...);
+    const Packet scalar[] = {Simd::template broadcast<1>(x + K)...};
+    for (Index row = 0; row < rows; row += lanes) {
+      Packet sums[] = {Simd::load(even + row), Simd::load(odd + row)};
+      ((sums[K % 2] = Simd::multiply_add(Simd::load(column + K * stride + row), scalar[K], sums[K % 2])), ...);
+      if constexpr (sizeof...(K) > 1) Simd::store(odd + row, sums[1]);
+      Simd::store(even + row, sums[0]);
+    }
   }
 
-  EIGEN_ALWAYS_INLINE static void add(const S* column, const S& x, S* sum) {
-    Simd::store(sum, Simd::multiply_add(Simd::load(column), Simd::template broadcast<1>(&x), Simd::load(sum)));
+  /// The rows from `first` on, fewer than a packet: the last lanes of one that ends with them, or of a padded copy.
+  static void multiply_last(const Columns<S>& W, Index first, const S* x, S* y) {
+    const bool in_place = first > 0;
+    const Index rows = W.rows() - first, lane = in_place ? lanes - rows : 0;
+    alignas(64) S copy[kc * lanes], tile[lanes];
+    for (Index first_col = 0; first_col < W.cols(); first_col += kc) {
+      const Index depth = std::min(kc, W.cols() - first_col);
+      const S* from = W.data() + first - lane + first_col * W.outerStride();
+      if (!in_place) pack_padded(from, W.outerStride(), rows, depth, lanes, copy);
+      const SampleSum<S> sum = {in_place ? from : copy, 0, in_place ? W.outerStride() : lanes, x + first_col, depth};
+      SampleTile<S, 1, 1>::run(&sum, 1, tile, lanes, false);
+      for (Index row = 0; row < rows; ++row) {
+        S& to = y[first + row];
+        to = first_col > 0 ? to + tile[lane + row] : tile[lane + row];
+      }
+    }
   }
 };
 
@@ -87,7 +101,7 @@ class UnpackedSample {
 template <class S>
 void unpacked_product_part(const Columns<S>& W, const Columns<S>& x, MutableColumns<S> y) {
   using Layout = PanelLayout<S>;
-  if (x.cols() == 1 && UnpackedSample<S>::pays(W)) return UnpackedSample<S>::run(W, x.data(), y.data());
+  if (x.cols() == 1) return UnpackedSample<S>::run(W, x.data(), y.data());
   const Layout layout{W.rows(), W.cols()};
   const bool large = layout.large();
   constexpr Index beyond = 2 * Simd<S>::lanes;  // elements that a tile may read
@@ -98,7 +112,7 @@ void unpacked_product_part(const Columns<S>& W, const Columns<S>& x, MutableColu
     const S* const from = W.data() + row + first_col * W.outerStride();
     const bool once = x.cols() <= ProductTiles<S>::columns;
     if (once && height == ProductTiles<S>::packets(height) * Simd<S>::lanes)
-      return {from, W.outerStride(), large ? from + next : nullptr};
+      return {from, W.outerStride(), height, large ? from + next : nullptr};
     S* end = copy;
     for (Index col = 0; col < width; ++col) {
       const S* const column = from + col * W.outerStride();
@@ -106,7 +120,7 @@ void unpacked_product_part(const Columns<S>& W, const Columns<S>& x, MutableColu
       end = std::copy_n(column, height, end);
     }
     std::fill_n(end, beyond, S(0));
-    return {copy, height, nullptr};
+    return {copy, height, 0, nullptr};
   };
   panel_product<S>(layout, panel_at, x, y, {}, {});
 }
