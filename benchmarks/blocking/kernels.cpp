@@ -1,4 +1,4 @@
-/// What sweep.py compiles once for each candidate and loads: the products of a packed weight, and the multiply-add peak.
+/// What sweep.py compiles once for each candidate and loads: the products of a packed weight, the multiply-add peak.
 
 #include <time.h>
 

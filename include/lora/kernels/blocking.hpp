@@ -5,8 +5,8 @@
 ///                  all of W0 is multiplied by NC samples before the next NC; their KC rows of x stay in L2
 ///   dx = W0^T dy   `transposed_columns` columns of W0 by `transposed_packets` packets of samples are a tile
 ///
-/// `benchmarks/run.sh blocking` compares candidates on another machine; benchmarks/DEAD_ENDS.md names the processors that
-/// these were chosen on and what else was tried; .ci/check_generated_code.py looks at what compilers make of them. Values that split a sum (KC, kc_rank, packed_dy, ...) also decide the bits of results.
+/// `benchmarks/run.sh blocking` compares candidates on another machine; benchmarks/DEAD_ENDS.md names the processors on
+/// which these were chosen and what else was tried; .ci/check_generated_code.py looks at what compilers make of them. Values that split a sum (KC, kc_rank, packed_dy, ...) also decide the bits of results.
 
 #include "lora/kernels/packet.hpp"
 
@@ -25,8 +25,8 @@ struct RegisterBlocking {
 
 /// AVX-512, NEON: 16 accumulators in a tile of y; 24 (12 samples) reach 91 % of the peak instead of 98 %.
 inline constexpr RegisterBlocking blocking_of_32_registers{2, 8, 8, 2, 4, 4, false};
-/// AVX: 12 accumulators. 3 x 4 has fewer loads, and y is up to 8 points faster on a Zen 5; but there a column of a panel
-/// is a line and a half, and dx up to 14 points slower, and g++ 12 on a Zen 3 reaches 70 % of the peak instead of 90 %.
+/// AVX: 12 accumulators. 3 x 4 has fewer loads, and y is up to 8 points faster on a Zen 5; but a column of a panel is
+/// then a line and a half, dx up to 14 points slower, and g++ 12 on a Zen 3 reaches 70 % of the peak instead of 90 %.
 inline constexpr RegisterBlocking blocking_of_16_registers{2, 6, 4, 3, 6, 2, false};
 /// SSE2: 12 accumulators, because each product takes a register before it is added; 3 x 4 is 5 to 25 % slower.
 inline constexpr RegisterBlocking blocking_of_sse2{6, 2, 4, 2, 2, 1, true};
