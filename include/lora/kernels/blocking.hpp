@@ -5,8 +5,9 @@
 ///                  all of W0 is multiplied by NC samples before the next NC; their KC rows of x stay in L2
 ///   dx = W0^T dy   `transposed_columns` columns of W0 by `transposed_packets` packets of samples are a tile
 ///
-/// `benchmarks/run.sh blocking` compares candidates on another machine; benchmarks/DEAD_ENDS.md names the processors on
-/// which these were chosen and what else was tried; .ci/check_generated_code.py looks at what compilers make of them. Values that split a sum (KC, kc_rank, packed_dy, ...) also decide the bits of results.
+/// `benchmarks/run.sh blocking` compares candidates on another machine; benchmarks/DEAD_ENDS.md names the processors
+/// for which these were chosen, and what else was tried; .ci/check_generated_code.py looks at what compilers make of
+/// them. Values that split a sum (KC, kc_rank, packed_dy, ...) also decide the bits of results.
 
 #include "lora/kernels/packet.hpp"
 
