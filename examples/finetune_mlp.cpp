@@ -104,7 +104,7 @@ Network merged(Network net) {
 
 examples::PictureGrid pictures(const Network& base, const Network& adapted, const Digits& source,
                                const Digits& target) {
-  examples::PictureGrid grid{.title = "What the network reads: held-out digits, before and after LoRA"};
+  examples::PictureGrid grid{.title = "Held-out digits before and after LoRA; below each what the network reads"};
   const auto add = [&](const std::string& label, const Network& net, const Digits& digits) {
     const std::vector<int> read = lora::predictions(net(digits.pixels));
     examples::PictureRow row{.label = label};

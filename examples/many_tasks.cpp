@@ -472,7 +472,7 @@ void show(const Results& results, const Settings& settings, const std::filesyste
                                       .values = rows_of(accuracies)}},
                           .digits = 1}));
   examples::LineChart chart{.title = "A weighted sum of two adapters: what does it read?",
-                            .x_label = "share of the second adapter",
+                            .x_label = "share of the second adapter: 0 is the first alone, 1 the second",
                             .y_label = "held-out digits read",
                             .percent_y = true,
                             .y_low = 0.0,

@@ -197,7 +197,7 @@ Results run(const Settings& settings) {
     }
   }
 
-  examples::Progress progress("trainings", settings.seeds + std::ssize(jobs));
+  examples::Progress progress("training networks", settings.seeds + std::ssize(jobs));
   examples::in_parallel(
       settings.seeds,
       [&](int seed) {
@@ -238,14 +238,13 @@ std::vector<std::size_t> best_first(const std::vector<Numbers>& accuracies) {
 }
 
 std::string plan_table(const Results& results, const Settings& settings, std::size_t budget) {
-  examples::Table table({"at most " + examples::with_commas(settings.budgets[budget]) + " numbers: fc1", "fc2", "fc3",
-                         "trained", "turned digits read"});
+  examples::Table table({"fc1", "fc2", "fc3", "trained", "turned digits read"});
   for (const std::size_t p : best_first(results.accuracies[budget])) {
     const Plan& plan = results.plans[budget][p];
     table.add({text_of(plan, 0), text_of(plan, 1), text_of(plan, 2), examples::with_commas(plan.size),
                examples::percent_with_spread(results.accuracies[budget][p])});
   }
-  return table.text();
+  return "At most " + examples::with_commas(settings.budgets[budget]) + " numbers:\n\n" + table.text();
 }
 
 std::string plus_table(const Results& results, const Settings& settings) {

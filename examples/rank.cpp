@@ -170,7 +170,7 @@ std::vector<OfSeed> run(const Settings& settings) {
   lora::Rng unused(0);
   std::vector<Network> bases(static_cast<std::size_t>(seeds), Network({1, 1}, unused)), all = bases;
   std::vector<OfSeed> results(bases.size());
-  examples::Progress progress("trainings", seeds * (each + 2));
+  examples::Progress progress("training networks", seeds * (each + 2));
   int before = 0;
   const auto in_parallel = [&](int count, const auto& job) {
     examples::in_parallel(count, job, [&](int done) { progress.update(before + done); });
@@ -348,14 +348,14 @@ examples::Series curve(const std::vector<OfSeed>& results, const std::string& na
 }
 
 std::string accuracy_chart(const std::string& title, const std::string& x_label, const Numbers& x_ticks,
-                           const std::vector<examples::Series>& series) {
+                           const std::vector<examples::Series>& series, double lowest = 0) {
   return examples::line_chart({.title = title,
                                .x_label = x_label,
                                .y_label = "held-out turned digits read",
                                .series = series,
                                .log_x = true,
                                .percent_y = true,
-                               .y_low = 0.0,
+                               .y_low = lowest,
                                .y_high = 1.0,
                                .x_ticks = x_ticks});
 }
@@ -368,7 +368,8 @@ std::string rank_chart(const std::vector<OfSeed>& results, const Settings& setti
       {curve(results, "LoRA, scale α / r", ranks, examples::palette[0], figures::by_rank),
        curve(results, "LoRA, scale α / √r", ranks, examples::palette[1], figures::by_root),
        curve(results, "what all weights changed, cut down to rank r", ranks, examples::palette[3], figures::nearest),
-       {.name = "all weights", .x = {1, ranks.back()}, .y = {all, all}, .dashed = true, .color = examples::ink}});
+       {.name = "all weights", .x = {1, ranks.back()}, .y = {all, all}, .dashed = true, .color = examples::ink}},
+      0.8);  // above which the ways differ
 }
 
 std::string dimension_chart(const std::vector<OfSeed>& results, const Settings& settings) {
@@ -401,7 +402,7 @@ std::string spectra_chart(const std::vector<OfSeed>& results) {
       examples::Series series{.name = (changed ? "change of fc" : "fc") + std::to_string(l + 1),
                               .dashed = !changed,
                               .color = examples::palette[l % examples::palette.size()]};
-      for (Index i = 0; i < sigma.size() && sigma(i) >= 1e-3 * sigma(0); ++i) {
+      for (Index i = 0; i < sigma.size(); ++i) {
         series.x.push_back(static_cast<double>(i + 1));
         series.y.push_back(sigma(i) / sigma(0));
       }

@@ -21,7 +21,7 @@ struct Series {
   std::string name;
   std::vector<double> x = {}, y = {};  // as many of one as of the other
   bool dashed = false;
-  bool dots = false;                // no line between the points
+  bool dots = false;                // no line between the points, which else is cut where it leaves the axes
   std::vector<double> spread = {};  // arms above and below each point; none, or as many as points
   std::string color = {};           // the palette's next where empty
 };
@@ -47,8 +47,9 @@ struct Range {
     high = std::max(high, value);
   }
 
-  /// 0 at the low end, 1 at the high end; what lies outside is drawn at the edge.
-  double share(double value) const { return std::clamp((value - low) / (high - low), 0.0, 1.0); }
+  /// 0 at the low end, 1 at the high end.
+  double share(double value) const { return (value - low) / (high - low); }
+  bool contains(double value) const { return value >= low && value <= high; }
 
   /// Room at the ends that are not `kept`, and some length in any case.
   Range padded(bool keep_low, bool keep_high) const {
@@ -161,21 +162,39 @@ inline std::string line_chart(const LineChart& chart) {
 
   for (std::size_t i = 0; i < chart.series.size(); ++i) {
     const Series& series = chart.series[i];
-    std::vector<std::pair<double, double>> points;  // since the last gap
-    for (std::size_t k = 0; k <= series.x.size(); ++k) {
-      if (k < series.x.size() && drawable(series.x[k], series.y[k])) {
-        const auto [x, y] = points.emplace_back(to_x(scaled_x(series.x[k])), to_y(scaled(series.y[k])));
-        if (!series.spread.empty()) {
-          const auto arm = [&](double sign) { return to_y(scaled(series.y[k] + sign * series.spread[k])); };
-          svg.line(x, arm(-1), x, arm(1), colors[i], 1.5);
-        }
-        if (series.dots || !series.spread.empty()) svg.dot(x, y, colors[i], series.dots ? 4 : 3);
+    std::vector<std::pair<double, double>> points;  // since the last gap, or since the line came into the picture
+    const auto draw = [&](bool ends_here) {
+      if (points.size() > 1 && !series.dots) svg.polyline(points, colors[i], series.dashed);
+      if (!points.empty() && !series.dots && ends_here) svg.dot(points.back().first, points.back().second, colors[i]);
+      points.clear();
+    };
+    for (std::size_t k = 0; k < series.x.size(); ++k) {
+      if (!drawable(series.x[k], series.y[k])) {
+        draw(true);
         continue;
       }
-      if (points.size() > 1 && !series.dots) svg.polyline(points, colors[i], series.dashed);
-      if (!points.empty() && !series.dots) svg.dot(points.back().first, points.back().second, colors[i]);
-      points.clear();
+      const double x = scaled_x(series.x[k]), y = scaled(series.y[k]);
+      const bool inside = y_range.contains(y);
+      if (k > 0 && drawable(series.x[k - 1], series.y[k - 1])) {
+        const double x0 = scaled_x(series.x[k - 1]), y0 = scaled(series.y[k - 1]);
+        if (y_range.contains(y0) != inside) {
+          const double edge = std::min(y, y0) < y_range.low ? y_range.low : y_range.high;
+          points.emplace_back(to_x(x0 + (x - x0) * (edge - y0) / (y - y0)), to_y(edge));
+        }
+        if (!inside) draw(false);
+      }
+      if (!inside) continue;
+      points.emplace_back(to_x(x), to_y(y));
+      if (!series.spread.empty()) {
+        const auto arm = [&](double sign) {
+          const double end = scaled(series.y[k] + sign * series.spread[k]);
+          return to_y(std::isfinite(end) ? std::clamp(end, y_range.low, y_range.high) : y_range.low);
+        };
+        svg.line(to_x(x), arm(-1), to_x(x), arm(1), colors[i], 1.5);
+      }
+      if (series.dots || !series.spread.empty()) svg.dot(to_x(x), to_y(y), colors[i], series.dots ? 4 : 3);
     }
+    draw(true);
   }
   return svg.document(right + 24, height, chart.title, left);
 }

@@ -2,6 +2,7 @@
 /// Paths in the plane of two shares, such as the accuracies on two tasks while one of them is learned, as SVG.
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <optional>
 #include <stdexcept>
@@ -13,7 +14,8 @@
 
 namespace examples {
 
-/// One way through the plane: x and y from 0 to 1, from the start, which all paths share, to a dot at the end.
+/// One way through the plane: x and y from 0 to 1, from the start, which all paths share, to a dot at the end; an arrow
+/// half way says in which direction.
 struct PlanePath {
   std::string name, color;
   std::vector<double> x, y;                            // as many of one as of the other
@@ -40,6 +42,28 @@ inline void draw_ring(Svg& svg, double x, double y, const std::string& color) {
   svg.dot(x, y, color, 2);
 }
 
+/// A head at the place that is half of the path's length away from its beginning.
+inline void draw_arrow(Svg& svg, const std::vector<std::pair<double, double>>& points, const std::string& color) {
+  const auto length = [&](std::size_t i) {
+    return std::hypot(points[i].first - points[i - 1].first, points[i].second - points[i - 1].second);
+  };
+  double left = 0;
+  for (std::size_t i = 1; i < points.size(); ++i) left += length(i) / 2;
+  for (std::size_t i = 1; i < points.size(); ++i) {
+    if (left > length(i) || length(i) == 0) {
+      left -= length(i);
+      continue;
+    }
+    const double along_x = (points[i].first - points[i - 1].first) / length(i);
+    const double along_y = (points[i].second - points[i - 1].second) / length(i);
+    const double x = points[i - 1].first + left * along_x, y = points[i - 1].second + left * along_y;
+    for (const double side : {-4.5, 4.5}) {
+      svg.line(x - 9 * along_x - side * along_y, y - 9 * along_y + side * along_x, x, y, color, 2.5);
+    }
+    return;
+  }
+}
+
 inline void draw_path(Svg& svg, const PlanePath& path, const auto& to_x, const auto& to_y) {
   if (path.x.empty() || path.x.size() != path.y.size()) {
     throw std::invalid_argument("plane_chart: path \"" + path.name + "\" has " + std::to_string(path.x.size()) +
@@ -53,6 +77,7 @@ inline void draw_path(Svg& svg, const PlanePath& path, const auto& to_x, const a
     draw_ring(svg, to_x(path.goal->first), to_y(path.goal->second), path.color);
   }
   svg.polyline(points, path.color, false, path.strong ? 3.5 : 2);
+  draw_arrow(svg, points, path.color);
   svg.line(to_x(path.x.back() - path.x_spread), y, to_x(path.x.back() + path.x_spread), y, path.color, 1.5);
   svg.line(x, to_y(path.y.back() - path.y_spread), x, to_y(path.y.back() + path.y_spread), path.color, 1.5);
   svg.dot(x, y, path.color, path.strong ? 6 : 5);

@@ -95,7 +95,7 @@ class Progress {
   double seconds() const { return std::chrono::duration<double>(Clock::now() - start_).count(); }
 
  private:
-  static constexpr int bar_width = 24;
+  static constexpr int bar_width = 24, min_bar_width = 8;
 
   std::string share(long long done) const {
     const std::string number = std::to_string(100 * done / total_);
@@ -107,18 +107,19 @@ class Progress {
   }
 
   void draw(long long done, std::string_view note) {
-    const auto filled = static_cast<int>(bar_width * done / total_);
+    // What does not fit would wrap, and a wrapped line cannot be drawn again: first the bar gives way, then the note.
+    const int room = terminal_.width - 1 - static_cast<int>(width_of(label_)) - 11;
+    const int width = std::clamp(room - static_cast<int>(width_of(note)), min_bar_width, bar_width);
+    const auto filled = static_cast<int>(width * done / total_);
     std::string bar;
-    for (int i = 0; i < bar_width; ++i) {
+    for (int i = 0; i < width; ++i) {
       if (i == 0 && terminal_.color) bar += "\x1b[36m";
       if (i == filled && terminal_.color) bar += "\x1b[90m";
       bar += i < filled ? "\u2588" : "\u2591";
     }
     if (terminal_.color) bar += "\x1b[0m";
-    // What does not fit would wrap, and a wrapped line cannot be drawn again.
-    const auto used = static_cast<int>(width_of(label_)) + bar_width + 11;
     std::string tail(note);
-    while (!tail.empty() && static_cast<int>(width_of(tail)) > std::max(terminal_.width - 1 - used, 0)) {
+    while (!tail.empty() && static_cast<int>(width_of(tail)) > std::max(room - width, 0)) {
       while ((static_cast<unsigned char>(tail.back()) & 0xC0) == 0x80) tail.pop_back();
       tail.pop_back();
     }
