@@ -281,8 +281,8 @@ def nested(case):
 
 
 def names_a_wrapper(case):
-    """modules_to_save has the end of a name that PEFT itself gives: to a part of a layer with an adapter, or to the model."""
-    parts = ["base_model", "base_model.model", "base_layer", "lora_dropout", "lora_A", "lora_B", "lora_A.default"]
+    """modules_to_save has the end of a name that PEFT itself gives to a part of a layer with an adapter."""
+    parts = ["base_layer", "lora_dropout", "lora_A", "lora_B", "lora_A.default"]
     return any(part.endswith(name) for name in listed(case, "modules_to_save") for part in parts)
 
 
