@@ -7,8 +7,10 @@
 
 namespace {
 
-/// Reads it in every way; whatever does not go with its dtype or shape is a typed error.
-void read(const lora::Safetensors& file, const std::string& name) {
+/// Reads it in the ways that go with its dtype, or in every way; what does not go with dtype or shape is a typed error.
+/// Throwing takes most of the time, so not every tensor is read in every way.
+void read(const lora::Safetensors& file, const lora::StoredTensor& tensor, bool in_every_way) {
+  const std::string& name = tensor.name;
   const auto attempt = [](auto&& f) {
     try {
       f();
@@ -22,12 +24,14 @@ void read(const lora::Safetensors& file, const std::string& name) {
       for (lora::Index col = 0; col < matrix.cols(); ++col) sink = sink + static_cast<double>(matrix(row, col));
     }
   };
-  attempt([&] { sum(file.read<double>(name)); });
-  attempt([&] { sum(file.read<float>(name)); });
-  attempt([&] { sum(file.tensor<float>(name)); });
-  attempt([&] { sum(file.tensor<double>(name)); });
-  attempt([&] { sum(file.tensor<std::int64_t>(name)); });
-  attempt([&] { sum(file.read<std::uint8_t>(name)); });
+  if (in_every_way || lora::is_real(tensor.dtype)) {
+    attempt([&] { sum(file.read<double>(name)); });
+    attempt([&] { sum(file.read<float>(name)); });
+  }
+  if (in_every_way || tensor.dtype == lora::Dtype::f32) attempt([&] { sum(file.tensor<float>(name)); });
+  if (in_every_way || tensor.dtype == lora::Dtype::i64) attempt([&] { sum(file.tensor<std::int64_t>(name)); });
+  if (in_every_way || tensor.dtype == lora::Dtype::u8) attempt([&] { sum(file.read<std::uint8_t>(name)); });
+  if (!in_every_way) return;
   attempt([&] {
     lora::Matrix<float> to(3, 2);
     file.read_into(name, to);
@@ -58,7 +62,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     volatile std::uint8_t last =
         tensor.bytes.empty() ? std::uint8_t{0} : std::to_integer<std::uint8_t>(tensor.bytes.back());
     static_cast<void>(last);
-    read(*opened, tensor.name);
+    read(*opened, tensor, tensors.empty());
     tensors.emplace_back(tensor.name, tensor.dtype, tensor.shape, tensor.bytes);
   }
   std::string first, second;
