@@ -10,7 +10,9 @@
 ///      compared, also within a word: "classifier" is "pre_classifier", too.
 ///   2. exclude: no adapter.
 ///   3. modules: a list of names or a pattern; empty means all.
-///   4. blocks: a layer that a list matches only by suffix must be in a block with one of these numbers.
+///   4. blocks: a layer that a list matches only by suffix must be in a block with one of these numbers: the first
+///      number in its name, after two segments or one of block_names.
+/// A layer that differs from a name in modules_to_save at a dot alone ("fc_1" from "fc.1") receives nothing.
 ///
 /// Source: peft 0.21.2, check_target_module_exists, get_pattern_key and _set_trainable in tuners/tuners_utils.py and
 /// utils/other.py.
