@@ -1,10 +1,7 @@
 // Any text as an adapter_config.json: a typed error, or a config that is the same once it is written and read again,
 // and says what it gives to each layer of a model.
-#include <lora/io.hpp>
-#include <lora/nn/linear.hpp>
+#include "support.hpp"
 
-#include <cstdint>
-#include <cstdlib>
 #include <string_view>
 
 namespace {
@@ -23,6 +20,7 @@ struct Net {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  const fuzz::HeapLimit limit(size);
   static const Net net(lora::Rng(1));
   lora::PeftConfig config;
   try {

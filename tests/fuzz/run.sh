@@ -1,24 +1,36 @@
 #!/usr/bin/env bash
 # Feeds the readers of files with what libFuzzer thinks of, under AddressSanitizer and UndefinedBehaviorSanitizer.
 #   tests/fuzz/run.sh [--seconds N] [NAME...]     N seconds (default 20) for each tests/fuzz/NAME.cpp (default all)
-# Prints the number of executions. Fails when an input crashes, takes longer than 10 s, or 512 MB; the input is kept in
-# build/fuzz. What it finds that is new stays in build/fuzz/NAME.corpus, beside the committed corpus/NAME.
+#   tests/fuzz/run.sh --total N [NAME...]         N seconds for all of them together
+#   tests/fuzz/run.sh --seeds                     writes those seeds in corpus/ that the library itself can write
+# Prints the number of executions. Fails when an input crashes, takes longer than 1 s, or holds more than 256 MB of the heap
+# beyond its own size; the input is kept in build/fuzz. What it finds that is new stays in build/fuzz/NAME.corpus, beside the
+# committed corpus/NAME.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../../.ci/setup.sh"
 
 here="$root/tests/fuzz"
 build="$root/build/fuzz"
 seconds=20
+total=
+seeds=
 names=()
 while [ $# -gt 0 ]; do
   case $1 in
     --seconds) seconds=$2 && shift ;;
+    --total) total=$2 && shift ;;
+    --seeds) seeds=yes ;;
     *) names+=("$1") ;;
   esac
   shift
 done
 if [ ${#names[@]} -eq 0 ]; then
   for file in "$here"/*.cpp; do names+=("$(basename "$file" .cpp)"); done
+fi
+
+if [ -n "$total" ]; then
+  seconds=$((total / ${#names[@]}))
+  [ "$seconds" -gt 0 ] || { say "$total s are less than one for each of ${#names[@]} targets" && exit 2; }
 fi
 
 # A clang that has libFuzzer: an old one first, because its packages are the smallest.
@@ -38,17 +50,21 @@ if ! has_fuzzer 2>/dev/null; then
 fi
 
 cmake -S "$here" -B "$build/objects" -DCMAKE_CXX_COMPILER="$clang" >"$build/configure.log" || { cat "$build/configure.log" && exit 1; }
+if [ -n "$seeds" ]; then
+  cmake --build "$build/objects" --target make_seeds
+  exec "$build/objects/make_seeds" "$here/corpus"
+fi
 cmake --build "$build/objects" -j "$jobs" >"$build/compile.log" || { tail -n 30 "$build/compile.log" && exit 1; }
 
 # For speed: short stacks of allocations, little freed memory kept; and no entropic schedule, which takes three quarters of
 # the time once the corpus is large.
 export ASAN_OPTIONS=malloc_context_size=2:quarantine_size_mb=8
-total=0
+executions=0
 for name in "${names[@]}"; do
   mkdir -p "$build/$name.corpus"
   log="$build/$name.log"
   if ! "$build/objects/$name" "$build/$name.corpus" "$here/corpus/$name" -dict="$here/json.dict" -max_total_time="$seconds" \
-    -entropic=0 -max_len=4096 -timeout=10 -rss_limit_mb=512 -malloc_limit_mb=256 -print_final_stats=1 \
+    -entropic=0 -max_len=4096 -timeout=1 -rss_limit_mb=2048 -malloc_limit_mb=256 -print_final_stats=1 \
     -artifact_prefix="$build/$name." >"$log" 2>&1; then
     tail -n 40 "$log"
     say "$name: failed; the input is in $build"
@@ -56,6 +72,6 @@ for name in "${names[@]}"; do
   fi
   runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
   echo "$name: $runs executions, no failure"
-  total=$((total + runs))
+  executions=$((executions + runs))
 done
-echo "$total executions"
+echo "$executions executions"

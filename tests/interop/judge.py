@@ -162,13 +162,16 @@ TO_US = {
                                     layers_pattern="layer")),  # fmt: skip
 }
 # What came later, and with which release.
-SINCE = {"mlp_rslora": (0, 8), "mlp_rslora_ranks": (0, 18), "similar": STRUCTURAL, "names": STRUCTURAL}
+SINCE = {"mlp_rslora": (0, 8), "mlp_rslora_ranks": (0, 18), "similar": STRUCTURAL, "names": STRUCTURAL,
+         "container_bias_all": STRUCTURAL}
 TO_US_NEW = {
     "mlp_rslora": ("mlp", dict(r=3, lora_alpha=7, target_modules=["fc1", "fc2"], use_rslora=True)),
     "mlp_rslora_ranks": ("mlp", dict(r=3, lora_alpha=7, target_modules="all-linear", use_rslora=True,
                                      rank_pattern={"fc2": 5}, exclude_modules=["head"])),  # fmt: skip
     "similar": ("similar", dict(r=2, lora_alpha=4, target_modules=["fc1", "lora_weight", "default_bias", "weight"],
                                 modules_to_save=["block.fc2"])),  # fmt: skip
+    "container_bias_all": ("similar", dict(r=2, lora_alpha=4, target_modules=["zfc1"], bias="all",
+                                           modules_to_save=["block"])),  # fmt: skip
 }
 
 # Model, what the program gets, and which layers are to be different from the base.

@@ -26,7 +26,7 @@ arguments=("$@")
 if [ $# -eq 0 ]; then
   set_up eigen json
   cmake -S "$here/program" -B "$build/objects" -DCMAKE_BUILD_TYPE=Release >"$build/configure.log" || { cat "$build/configure.log" && exit 1; }
-  cmake --build "$build/objects" -j "$jobs" --target peft_layers peft_settings
+  cmake --build "$build/objects" -j "$jobs" --target peft_layers peft_settings peft_names
   arguments=("$build/objects/peft_layers")
 fi
 for python in "$LORA_OLD_PEFT_PYTHON" "$LORA_PEFT_PYTHON"; do
@@ -35,4 +35,5 @@ for python in "$LORA_OLD_PEFT_PYTHON" "$LORA_PEFT_PYTHON"; do
 done
 if [ $# -eq 0 ]; then
   PYTHONPATH="" "$LORA_PEFT_PYTHON" -W ignore "$here/settings.py" "$build/objects/peft_settings"
+  PYTHONPATH="" "$LORA_PEFT_PYTHON" -W ignore "$here/names.py" "$build/objects/peft_names"
 fi

@@ -22,6 +22,29 @@ using lora_test::TemporaryFolder;
 using Kinds = lora::AdapterKinds<ShiftConfig, NormsConfig>;
 using Net = lora::Mlp<lora::Linear<double>, lora::Tanh>;
 
+template <class S>
+struct Asking;
+
+/// Notes whether it is made from a packed weight.
+struct AskingConfig {
+  double strength = 1;
+  template <class S>
+  using Kind = Asking<S>;
+  static void settings(auto& self, auto&& f) { f("strength", self.strength); }
+};
+
+template <class S>
+struct Asking : lora_test::Shift<S> {
+  using Config = AskingConfig;
+  static inline bool packed = false;
+  Asking(const lora::FrozenBase auto& base, const AskingConfig& config, lora::Rng& rng)
+      : lora_test::Shift<S>(base, {config.strength}, rng) {
+    if constexpr (requires { base.template as<lora::Frozen<S>>(); }) {
+      packed = base.template as<lora::Frozen<S>>() != nullptr;
+    }
+  }
+};
+
 Net new_net() {
   lora::Rng rng(1);
   return Net({5, 6, 3}, rng);
@@ -115,4 +138,19 @@ TEST_CASE("A file of LORA goes through the same call; what is of no known kind, 
   CHECK_THROWS_WITH(lora::save_adapter(mixed, folder / "mixed"),
                     "save_adapter: layer \"fc1\" has an adapter of kind SHIFT, layer \"fc2\" one of kind NORMS; a file "
                     "has one kind");
+}
+
+TEST_CASE("A layer that is not frozen is packed once it is frozen, not also to construct the adapter of a file") {
+  const TemporaryFolder folder;
+  lora::Rng rng(4);
+  Net net = new_net(), fresh = new_net();
+  lora::attach(net, AskingConfig{}, {.modules = {"fc1"}}, rng);
+  CHECK(Asking<double>::packed);
+  lora::save_adapter(net, folder / "a");
+  lora::load_adapter(fresh, folder / "a", lora::AdapterKinds<AskingConfig>());
+  CHECK_FALSE(Asking<double>::packed);
+  CHECK(fresh.layers()[0].base().as<lora::Frozen<double>>() != nullptr);
+
+  lora::load_adapter(fresh, folder / "a", lora::AdapterKinds<AskingConfig>(), "again");  // the base that is there
+  CHECK(Asking<double>::packed);
 }

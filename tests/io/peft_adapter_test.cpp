@@ -267,6 +267,23 @@ TEST_CASE("Names of layers that PEFT itself uses in keys") {
   }
 }
 
+TEST_CASE(
+    "A layer trained in full that PEFT would look for among its own parts is refused before anything is written") {
+  const TemporaryFolder folder;
+  lora::Rng rng(4);
+  const lora::LinearShape shape{.in = 3, .out = 3};
+  for (const auto& [name, part] : {std::pair("out", "lora_dropout"), std::pair("layer", "base_layer")}) {
+    Layers<float> model({{"fc", shape}, {name, shape}}, rng);
+    lora::attach(model, {.rank = 1}, {.modules = {"fc"}, .modules_to_save = {name}}, rng);
+    CHECK_THAT(message_of<lora::NameError>([&] { lora::save_adapter(model, folder / "a"); }),
+               contains("would take its own \"" + std::string(part) + "\" for it, and fail; rename the layer"));
+    CHECK_FALSE(lora_test::fs::exists(folder / "a"));
+  }
+  Layers<float> fine({{"fc", shape}, {"net.out", shape}}, rng);
+  lora::attach(fine, {.rank = 1}, {.modules = {"fc"}, .modules_to_save = {"out"}}, rng);
+  CHECK_NOTHROW(lora::save_adapter(fine, folder / "a"));
+}
+
 TEST_CASE("Adapters by name are in sub-directories, and switched after loading") {
   const TemporaryFolder folder;
   auto model = adapted_model<float>({.rank = 2}, {.modules = {"fc2"}});

@@ -528,3 +528,76 @@ TEST_CASE("F5: extents that no byte bounds, through every entry that has a model
   }
   CHECK(refusals >= 7 * 3);
 }
+
+TEST_CASE("bias all, and modules_to_save with a module that contains layers: PEFT stores their biases three times") {
+  const TemporaryFolder folder;
+  const auto net = [] {
+    lora::Rng rng(1);
+    return Layers<float>({{"a.q", {.in = 4, .out = 3}}, {"m.pooler.dense", {.in = 3, .out = 4}}}, rng);
+  };
+  const std::string settings = R"("target_modules": ["q"], "bias": "all", "modules_to_save": ["pooler"])";
+  const lora::Vector<float> base_bias = *net()["m.pooler.dense"].bias(), q_bias = numbers(3, 1, 17);
+  const std::string prefix = "base_model.model.m.pooler.";
+  const auto tensors = [&](const lora::Vector<float>& copy, const lora::Vector<float>& original) {
+    return Tensors{{"base_model.model.a.q.lora_A.weight", A},
+                   {"base_model.model.a.q.lora_B.weight", B},
+                   {"base_model.model.a.q.base_layer.bias", q_bias},
+                   {prefix + "dense.weight", pre},
+                   {prefix + "dense.bias", pre_bias},
+                   {prefix + "modules_to_save.default.dense.bias", copy},
+                   {prefix + "original_module.dense.bias", original}};
+  };
+  auto model = net();
+  REQUIRE(refused(model, write_adapter(folder, settings, tensors(pre_bias, base_bias))).empty());
+  CHECK(model["m.pooler.dense"].merged() == pre);
+  CHECK(model["m.pooler.dense"].merged_bias() == pre_bias);
+  CHECK(model["a.q"].merged_bias() == q_bias);
+
+  auto other = net();
+  CHECK_THAT(
+      refused(other, write_adapter(folder, settings, tensors(2 * pre_bias, base_bias))),
+      contains("m.pooler.modules_to_save.default.dense.bias: it is not what base_model.model.m.pooler.dense.bias "
+               "is, expected a copy of it"));
+  lora::Vector<float> changed = base_bias;
+  changed(2) += 1;
+  // a vector has one number for a place
+  CHECK_THAT(
+      refused(other, write_adapter(folder, settings, tensors(pre_bias, changed))),
+      contains("m.pooler.original_module.dense.bias\" (4), of the base, differs from the model's at 2, where it "));
+}
+
+TEST_CASE("A module of modules_to_save inside of another is refused with what to do") {
+  const TemporaryFolder folder;
+  auto model = distilbert();
+  auto tensors = distilbert_tensors();
+  tensors.emplace_back("base_model.model.classifier.modules_to_save.default.deep.dense.weight", last);
+  CHECK_THAT(
+      refused(model, write_adapter(folder, R"("target_modules": ["q"], "modules_to_save": ["classifier"])", tensors)),
+      contains("of a module inside of another that modules_to_save names; if it names both, leave the inner one") &&
+          !contains("ignore_tensors"));
+}
+
+TEST_CASE("A config that gives no layer an adapter is refused, as PEFT refuses it, also beside an empty file") {
+  const TemporaryFolder folder;
+  auto model = distilbert();
+  for (const char* settings : {R"("target_modules": ".*k")", R"("target_modules": ["q"], "exclude_modules": ["q"])",
+                               R"("target_modules": ["q"], "modules_to_save": ["a"])"}) {
+    INFO(settings);
+    CHECK_THAT(refused(model, write_adapter(folder, settings, {})),
+               contains("it gives no layer of the model an adapter; a.q, for example: "));
+  }
+}
+
+TEST_CASE("Factors of a layer that receives none, or that is not there, are refused with the reason") {
+  const TemporaryFolder folder;
+  auto model = distilbert();
+  const std::string settings = R"("target_modules": ["q"], "modules_to_save": ["classifier"])";
+  for (const auto& [layer, why] :
+       {std::pair("pre_classifier",
+                  ", of the layer \"pre_classifier\", which receives no adapter: modules_to_save has"),
+        std::pair("decoder.q", ", of \"decoder.q\", which is no layer of the model that takes adapters")}) {
+    auto tensors = distilbert_tensors();
+    tensors.emplace_back("base_model.model." + std::string(layer) + ".lora_A.weight", A);
+    CHECK_THAT(refused(model, write_adapter(folder, settings, tensors)), contains(why) && !contains("ignore_tensors"));
+  }
+}

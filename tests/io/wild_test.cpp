@@ -40,7 +40,7 @@ const std::vector<Fixture> fixtures{
     {"0.4.0/bert_bias_lora_only", 5},
     {"0.4.0/gpt2_bias_all", 8, "h.0.ln_1.bias\" (8), of the base, differs from the model's"},
     // It gives "wo" factors for target_modules "o"; today's PEFT drops them without a word.
-    {"0.4.0/t5_ends", 16, "DenseReluDense.wo.lora_A.weight\" (2, 12), and the model lists no "},
+    {"0.4.0/t5_ends", 16, "DenseReluDense.wo.lora_A.weight\" (2, 12), of the layer \"decoder.block.0.layer.2."},
     {"0.7.1/gpt2_bias_all", 8, "h.0.ln_1.bias\" (8), of the base, differs from the model's"},
     {"0.7.1/llama_layer", 3},
     {"0.7.1/t5_regex", 8},
@@ -223,6 +223,24 @@ TEST_CASE("In the wild: tensors of the base that were trained are read into the 
     CHECK(refused(model, files).empty());
     check_outputs(model.linear, files);
   }
+}
+
+TEST_CASE(
+    "In the wild: the ends of names within words that PEFT 0.4 took are added to target_modules, as the message says") {
+  const Files files("0.4.0/t5_ends");
+  Model<float> model(files);
+  CHECK_THAT(
+      refused(model, files),
+      contains("which receives no adapter: target_modules does not have it; PEFT up to 0.4 took \"o\" for the end "
+               "of it, also within a word: add \"wo\" to target_modules") &&
+          !contains("ignore_tensors"));
+  const TemporaryFolder folder;
+  fs::copy(files.adapter, folder / "mended");
+  std::string config = lora_test::read_file(folder / "mended" / "adapter_config.json");
+  config.replace(config.find("\"o\""), 3, "\"o\", \"wo\"");
+  lora_test::write_file(folder / "mended" / "adapter_config.json", config);
+  lora::load_adapter(model, folder / "mended");
+  check_outputs(model.linear, files);
 }
 
 TEST_CASE("In the wild: a model of linear layers alone leaves out the tensors of embeddings and norms by name") {

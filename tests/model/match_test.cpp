@@ -139,22 +139,36 @@ TEST_CASE("Blocks are picked by their number") {
   CHECK(paths(model, {}, {.modules = {"model.layers.0.mlp.1", "out"}, .blocks = {2}}) == Names{"model.layers.0.mlp.1"});
 }
 
-TEST_CASE("The last number in a name counts, and not in the first two segments") {
-  // what Python's re.match(r".*\.[^.]*\.(\d+)\.", name) captures
+TEST_CASE("The first number in a name counts, but not in the first two segments") {
+  // what Python's re.match(r".*?\.[^.]*\.(\d+)\.", name) captures
   const auto number = [](const char* path) { return lora::detail::BlockNumber({}, "test").of(path).value_or(-1); };
   CHECK(number("transformer.h.3.attn.c_attn") == 3);
-  CHECK(number("a.h.3.b.5.c") == 5);
+  CHECK(number("a.h.3.b.5.c") == 3);
   CHECK(number("a.h.3.b.5") == 3);
   CHECK(number("h.3.attn") == -1);
+  CHECK(number("h.3.b.5.c") == 5);
   CHECK(number("3.attn") == -1);
   CHECK(number("a.1.2.x") == 2);
   CHECK(number("a.b.x3.c") == -1);
   CHECK(number("a.b.3") == -1);
   CHECK(number("") == -1);
+  // and re.match(r"(?:^|.*?\.)h\.(\d+)\.", name)
   const auto in_h = [](const char* path) { return lora::detail::BlockNumber({"h"}, "test").of(path).value_or(-1); };
   CHECK(in_h("a.h.3.b.5.c") == 3);
+  CHECK(in_h("a.b.3.h.5.c") == 5);
   CHECK(in_h("a.xh.3.b") == -1);
-  CHECK(in_h("h.3.b") == -1);
+  CHECK(in_h("h.3.b") == 3);
+}
+
+TEST_CASE("modules_to_save spares layers from adapters that differ from its names at a dot, as in PEFT") {
+  lora::detail::ModelPaths model;
+  for (const char* path : {"v.wo.3", "v.wo_3", "v.wo4"}) model.layers.push_back({path, false});
+  const auto matches = lora::detail::match_modules(model, lora::LoraConfig(), {.modules_to_save = {"v.wo.3"}}, "attach",
+                                                   lora::detail::TargetWords());
+  CHECK(at(matches, "v.wo.3").role == Role::full);
+  CHECK(at(matches, "v.wo_3").role == Role::nothing);
+  CHECK(at(matches, "v.wo_3").reason == "modules_to_save has \"v.wo.3\", in which PEFT takes a dot for any character");
+  CHECK(at(matches, "v.wo4").role == Role::adapter);
 }
 
 TEST_CASE("Ranks and alphas of their own: the first pattern that matches") {
@@ -216,6 +230,8 @@ TEST_CASE("Contradictions, and names and patterns that match nothing, are refuse
         "attach: blocks (layers_to_transform) goes with a list of modules, not with a pattern");
   CHECK(refused({}, {.block_names = {"h"}}) ==
         "attach: block_names (layers_pattern) is given without blocks (layers_to_transform)");
+  CHECK(refused({}, {.blocks = {1}, .block_names = {"h|layers"}}) ==
+        "attach: block_names (layers_pattern) has \"h|layers\", expected (h|layers), or several names");
   CHECK(refused({}, {.modules = "(a"}) == "attach: the pattern \"(a\" has an unmatched opening bracket");
   CHECK(refused({.rank_pattern = {{"a)(b", 2}}}) == "attach: the pattern \"a)(b\" has an unmatched closing bracket");
   CHECK(refused({.rank_pattern = {{"fc9", 2}}}) ==
@@ -277,7 +293,7 @@ TEST_CASE("F5: all patterns of a config have a bound together, not only each of 
   soon_refused({.rank_pattern = {{costly + "b", 2}}}, {});
   const std::vector<lora::detail::ModelPaths::Layer> layers = model.layers;
   for (std::size_t k = 0; k < layers.size(); ++k) model.layers[k].path = "m." + name + "." + std::to_string(k) + ".q";
-  soon_refused({}, {.modules = {"q"}, .blocks = {1}, .block_names = {costly + "b|layers"}});
+  soon_refused({}, {.modules = {"q"}, .blocks = {1}, .block_names = {"(" + costly + "b|layers)"}});
   model.layers = layers;
 
   // Plain names, of which a config may have many, cost none of it; and there they match as patterns do.

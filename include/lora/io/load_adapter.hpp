@@ -41,6 +41,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -112,9 +113,12 @@ PeftPlan plan_layer(const L& layer, const ModuleMatch& match, const PeftConfig& 
     plan.transposed = config.fan_in_fan_out && weight != nullptr && weight->shape == std::vector{in, out};
     check.want(key, plan.transposed ? std::vector{in, out} : std::vector{out, in});
     if (config.lora.bias == Bias::all && plan.bias != nullptr) {
-      // PEFT also writes these two: the same bias again, and the base's.
-      check.allow(peft_key(path, "modules_to_save.bias"), {out});
-      check.allow(peft_key(path, "original_module.bias"), {out});
+      // PEFT writes it twice: under the name of the copy, too, in a layer or in a module that contains it.
+      check.allow_copy(peft_key(path, "modules_to_save.bias"), peft_key(path, "bias"));
+      for (std::size_t dot = path.find('.'); dot != path.npos; dot = path.find('.', dot + 1)) {
+        check.allow_copy(peft_key(path.substr(0, dot) + ".modules_to_save.default" + path.substr(dot), "bias"),
+                         peft_key(path, "bias"));
+      }
     }
   }
   if (plan.bias != nullptr && plan.stored_bias) check.want(peft_key(path, plan.bias), {out});
@@ -230,9 +234,13 @@ PeftConfig load_lora(T& model, const PeftFiles& files, const LoadAdapterOptions&
     plans.push_back(plan_layer(layer, matches[plans.size()], config, files, no_bias_stored, check));
   });
   std::optional<BaseTensors> base;  // only if something asks for it
+  std::map<std::string_view, const ModuleMatch*> by_path;
+  for (const ModuleMatch& match : matches) by_path.emplace(match.path, &match);
   check.finish(files.weights_path, options.ignore_tensors, [&](const StoredTensor& tensor) {
     if (!base) base.emplace(std::as_const(model), files.weights);
-    return base->difference(tensor);
+    const auto path = path_of_factor(tensor.name);
+    return path && !base->has(base_path(tensor.name)) ? why_no_factors(*path, by_path, config.targets)
+                                                      : base->difference(tensor);
   });
 
   std::vector<std::function<void()>> changes;

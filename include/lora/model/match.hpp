@@ -10,7 +10,9 @@
 ///      compared, also within a word: "classifier" is "pre_classifier", too.
 ///   2. exclude: no adapter.
 ///   3. modules: a list of names or a pattern; empty means all.
-///   4. blocks: a layer that a list matches only by suffix must be in a block with one of these numbers.
+///   4. blocks: a layer that a list matches only by suffix must be in a block with one of these numbers: the first
+///      number in its name, after two segments or one of block_names.
+/// A layer that differs from a name in modules_to_save at a dot alone ("fc_1" from "fc.1") receives nothing.
 ///
 /// Source: peft 0.21.2, check_target_module_exists, get_pattern_key and _set_trainable in tuners/tuners_utils.py and
 /// utils/other.py.
@@ -30,6 +32,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace lora::inline LORA_ABI {
@@ -222,41 +225,55 @@ class PatternTable {
   PatternWork work_;
 };
 
-/// The number of the block that contains a layer: the last segment of digits which is neither the path's end nor one of
-/// its first two segments, with a name before it that matches one of `names` (any name if there are none).
+/// Calls f(before, number) for every segment of digits in a path that has another after it, from the first on, until it
+/// returns true: before is the path up to the number, without the dot.
+inline void for_each_number(std::string_view path, auto&& f) {
+  for (std::size_t dot = path.find('.'); dot != path.npos; dot = path.find('.', dot + 1)) {
+    const std::size_t end = path.find('.', dot + 1);
+    if (end == path.npos) return;
+    const std::string_view digits = path.substr(dot + 1, end - dot - 1);
+    const bool number = !digits.empty() && digits.size() < 10 &&
+                        std::all_of(digits.begin(), digits.end(), [](char c) { return c >= '0' && c <= '9'; });
+    if (!number) continue;
+    Index value = 0;
+    for (const char c : digits) value = 10 * value + (c - '0');
+    if (f(path.substr(0, dot), value)) return;
+  }
+}
+
+/// The number of the block that contains a layer: the first segment of digits which is not the path's end, with a name
+/// before it that matches one of `names`; if there are none, any name, but two segments.
 class BlockNumber {
  public:
   BlockNumber(const std::vector<std::string>& names, const Caller& who) {
     for (const std::string& name : names) {
-      Pattern(name, who);
-      before_.emplace_back(".*\\.(?:" + name + ")", who);
+      if (Pattern(name, who).has_alternatives()) {
+        // PEFT puts it between others without brackets, which then belong to one of the alternatives.
+        fail<ConfigError>(
+            who, "block_names (layers_pattern) has " + in_quotes(name) + ", expected (" + name + "), or several names");
+      }
+      before_.emplace_back("(?:.*\\.)?(?:" + name + ")", who);
     }
   }
 
   std::optional<Index> of(std::string_view path) const {
     work_.add_layer();
-    if (before_.empty()) return last(path, [](std::string_view before) { return before.find('.') != before.npos; });
+    if (before_.empty()) return first(path, [](std::string_view before) { return before.find('.') != before.npos; });
     for (const Pattern& pattern : before_) {
       const auto fits = [&](std::string_view before) { return work_.matches(pattern, before); };
-      if (auto number = last(path, fits)) return number;
+      if (auto number = first(path, fits)) return number;
     }
     return std::nullopt;
   }
 
  private:
-  static std::optional<Index> last(std::string_view path, auto&& allows) {
-    for (std::size_t end = path.rfind('.'); end != path.npos && end > 0; end = path.rfind('.', end - 1)) {
-      const std::size_t dot = path.rfind('.', end - 1);
-      if (dot == path.npos) return std::nullopt;
-      const std::string_view digits = path.substr(dot + 1, end - dot - 1);
-      const bool number = !digits.empty() && digits.size() < 10 &&
-                          std::all_of(digits.begin(), digits.end(), [](char c) { return c >= '0' && c <= '9'; });
-      if (!number || !allows(path.substr(0, dot))) continue;
-      Index value = 0;
-      for (const char c : digits) value = 10 * value + (c - '0');
-      return value;
-    }
-    return std::nullopt;
+  static std::optional<Index> first(std::string_view path, auto&& allows) {
+    std::optional<Index> found;
+    for_each_number(path, [&](std::string_view before, Index value) {
+      if (allows(before)) found = value;
+      return found.has_value();
+    });
+    return found;
   }
 
   std::vector<Pattern> before_;
@@ -346,6 +363,9 @@ std::vector<ModuleMatch> match_layers(const ModelPaths& model, const C& config, 
   const ModuleMatcher included(words.modules, targets.modules, who);
   const ModuleMatcher excluded(words.exclude, targets.exclude, who);
   const Bias bias = bias_of(config);
+  std::vector<std::pair<std::string, bool>> saved_names;
+  for (const std::string& name : targets.modules_to_save) saved_names.emplace_back(name, true);
+  const PatternTable<bool> sparing(saved_names, who);
 
   const auto match_one = [&](const ModelPaths::Layer& layer) {
     ModuleMatch match;
@@ -370,20 +390,23 @@ std::vector<ModuleMatch> match_layers(const ModelPaths& model, const C& config, 
       adapted = why.empty();
       if (!adapted) reason = std::move(why);
     }
-    const std::string* saved = nullptr;
-    bool whole_word = false;
-    for (const std::string& name : targets.modules_to_save) {
-      if (!is_part_of(name, match.path)) continue;
-      if (saved == nullptr) saved = &name;
-      whole_word = whole_word || fits_part(name, match.path, is_end_of);
+    const std::string *saved = nullptr, *spared = nullptr;
+    for (std::size_t k = 0; k < targets.modules_to_save.size(); ++k) {
+      const std::string& name = targets.modules_to_save[k];
+      if (saved == nullptr && is_part_of(name, match.path)) saved = &name;
+      const auto fits = [&](std::string_view, std::string_view module) { return sparing.matches(k, module); };
+      if (spared == nullptr && fits_part(name, match.path, fits)) spared = &name;
     }
-    if (saved != nullptr && adapted && !whole_word) {
+    if (saved != nullptr && adapted && spared == nullptr) {
       // PEFT spares the layers that modules_to_save names by whole words from its adapters, and fails at the others.
       fail<NameError>(who, "the layer " + match.path + " is to receive an adapter, because " + reason + ", and to be " +
                                "trained in full, because modules_to_save has " + in_quotes(*saved) +
                                ", with which it ends; expected one of both");
     }
     if (saved != nullptr) return decide(ModuleMatch::Role::full, "modules_to_save has " + in_quotes(*saved));
+    if (adapted && spared != nullptr) {
+      return rest("modules_to_save has " + in_quotes(*spared) + ", in which PEFT takes a dot for any character");
+    }
     return adapted ? decide(ModuleMatch::Role::adapter, std::move(reason)) : rest(std::move(reason));
   };
   std::vector<ModuleMatch> matches;

@@ -29,6 +29,9 @@ class Pattern {
   Pattern(std::string text, detail::Caller who)
       : text_(std::move(text)), who_(who), root_(detail::PatternReader(text_, who).read()) {}
 
+  /// Whether it is several alternatives, a|b, outside of all brackets.
+  bool has_alternatives() const { return root_.parts.size() > 1; }
+
   /// Whether the whole name matches: Python's re.fullmatch. Throws ConfigError if deciding it takes too long.
   bool matches(std::string_view name) const {
     std::size_t left = most_work;

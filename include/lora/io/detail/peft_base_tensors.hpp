@@ -11,6 +11,7 @@
 ///
 /// Source: peft 0.21.2, get_peft_model_state_dict in utils/save_and_load.py.
 
+#include "lora/core/finite.hpp"
 #include "lora/core/visit.hpp"
 #include "lora/io/detail/peft_files.hpp"
 #include "lora/io/detail/product_error.hpp"
@@ -110,8 +111,8 @@ class BaseTensors {
         for (Index row = 0; row < mine.rows(); ++row) {
           if (numbers(row, col) == mine(row, col)) continue;
           if (first.empty()) {
-            first = "differs from the model's at (" + std::to_string(row) + ", " + std::to_string(col) +
-                    "), where it is " + text_of(static_cast<double>(numbers(row, col))) + ", not " +
+            first = "differs from the model's " + shown_place({row, col}, vector) + ", where it is " +
+                    text_of(static_cast<double>(numbers(row, col))) + ", not " +
                     text_of(static_cast<double>(mine(row, col)));
           }
           return false;

@@ -15,6 +15,7 @@
 #include <cstddef>
 #include <limits>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -147,6 +148,16 @@ inline std::string pattern_for(const std::vector<std::string>& names) {
   return pattern;
 }
 
+/// The part of a layer with factors that PEFT would take for a layer of this name: it compares the ends of the names of
+/// all modules, also of those that it has added. Null if there is none.
+inline const char* part_of_peft(std::string_view path) {
+  for (const char* own : {"base_layer", "lora_dropout", "lora_A", "lora_B", "lora_A.default", "lora_embedding_A",
+                          "lora_embedding_B", "lora_magnitude_vector"}) {
+    if (std::string_view(own).ends_with(path)) return own;
+  }
+  return nullptr;
+}
+
 /// Sets the part of a config that says what each layer has. modules: the names of all modules of the model.
 inline void describe_layers(const std::vector<PeftLayer>& layers, const std::vector<std::string>& modules,
                             LoraConfig& config, Targets& targets, const Caller& who) {
@@ -171,6 +182,14 @@ inline void describe_layers(const std::vector<PeftLayer>& layers, const std::vec
   }
   if (adapted.empty()) {
     fail<ConfigError>(who, "the adapter has factors in no layer, and PEFT knows no adapter without target_modules");
+  }
+  for (const std::string& name : full) {
+    const char* const own = part_of_peft(name);
+    if (own == nullptr) continue;
+    fail<NameError>(who,
+                    "layer " + in_quotes(name) +
+                        " is trained in full, and PEFT, which only compares the ends of names, would take its own " +
+                        in_quotes(own) + " for it, and fail; rename the layer");
   }
   for (const std::string& module : modules) {
     for (const std::string& name : full) {

@@ -42,6 +42,16 @@ inline std::string peft_key(std::string_view path, std::string_view part) {
   return std::string(peft_prefix) + std::string(path) + "." + std::string(part);
 }
 
+/// The path of a layer, if the key is that of one of its factors.
+inline std::optional<std::string_view> path_of_factor(std::string_view key) {
+  if (!key.starts_with(peft_prefix)) return std::nullopt;
+  key.remove_prefix(peft_prefix.size());
+  for (const std::string_view part : {".lora_A.weight", ".lora_B.weight"}) {
+    if (key.ends_with(part)) return key.substr(0, key.size() - part.size());
+  }
+  return std::nullopt;
+}
+
 /// The folder of the adapter `name` in the folder given to save or load.
 inline std::filesystem::path peft_folder(const std::filesystem::path& folder, std::string_view name,
                                          const Caller& who) {

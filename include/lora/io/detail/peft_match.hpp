@@ -13,6 +13,7 @@
 #include "lora/model/match.hpp"
 
 #include <algorithm>
+#include <map>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -35,50 +36,49 @@ class BlockNames {
  public:
   BlockNames(const Targets& targets, const Caller& who) {
     for (const std::string& name : targets.block_names) {
-      patterns_.push_back({Pattern("(?:.*\\.)?(?:" + name + ")", who), Pattern(".*\\.(?:" + name + ")", who)});
+      // Alternatives without brackets mean to PEFT what nobody meant.
+      const bool clear = !Pattern(name, who).has_alternatives();
+      patterns_.push_back({Pattern("(?:.*\\.)?(?:" + name + ")", who), Pattern(".*\\.(?:" + name + ")", who), clear});
     }
   }
   /// Whether a number after `before` may be that of a block; clears `every` if not for all releases.
   bool allow(std::string_view before, bool& every) const {
     work_.add_layer();
     bool allowed = patterns_.empty() && before.find('.') != before.npos;
-    for (const auto& [today, always] : patterns_) {
+    for (const auto& [today, always, clear] : patterns_) {
       if (!work_.matches(today, before)) continue;
       allowed = true;
-      every = every && work_.matches(always, before);
+      every = every && clear && work_.matches(always, before);
     }
     return allowed;
   }
 
  private:
-  std::vector<std::pair<Pattern, Pattern>> patterns_;
+  struct Name {
+    Pattern today, always;
+    bool clear;
+  };
+  std::vector<Name> patterns_;
   PatternWork work_;
 };
 
 inline InBlocks in_blocks(std::string_view path, const Targets& targets, const BlockNames& names) {
   bool some = false, every = true, found = false;
-  for (std::size_t dot = path.find('.'); dot != path.npos; dot = path.find('.', dot + 1)) {
-    const std::size_t end = path.find('.', dot + 1);
-    if (end == path.npos) break;  // the last segment is never a block number
-    const std::string_view digits = path.substr(dot + 1, end - dot - 1);
-    const bool number = !digits.empty() && digits.size() < 10 &&
-                        std::all_of(digits.begin(), digits.end(), [](char c) { return c >= '0' && c <= '9'; });
-    if (!number) continue;
-    if (!names.allow(path.substr(0, dot), every)) continue;
-    Index value = 0;
-    for (const char c : digits) value = 10 * value + (c - '0');
+  for_each_number(path, [&](std::string_view before, Index value) {
+    if (!names.allow(before, every)) return false;
     const bool in = std::find(targets.blocks.begin(), targets.blocks.end(), value) != targets.blocks.end();
     some = some || in;
     every = every && in;
     found = true;
-  }
+    return false;
+  });
   return !some ? InBlocks::never : every && found ? InBlocks::always : InBlocks::sometimes;
 }
 
 /// What the config gives to every layer that takes adapters, in listing order. has_factors(path) tells whether the file
 /// has factors of a layer, and decides if the config does not: for a null target_modules, or where releases differ.
 /// has_parameter(path) tells whether it has the values of a parameter that belongs to no layer, such as an embedding.
-/// Throws NameError if the config names no layer at all, and what match_layers throws.
+/// Throws NameError if the config gives no layer an adapter, and what match_layers throws.
 template <class C>
 std::vector<ModuleMatch> match_peft(const ModelPaths& model, const C& config, const Targets& targets, const Caller& who,
                                     FunctionRef<bool(const std::string& path)> has_factors,
@@ -109,7 +109,26 @@ std::vector<ModuleMatch> match_peft(const ModelPaths& model, const C& config, co
   if (!targets.blocks.empty() && !some_adapted) {
     fail<NameError>(who, "layers_to_transform leaves no layer of the model");
   }
+  if (!targets.modules.empty() && !some_adapted) {
+    const auto& any = matches.front();
+    fail<NameError>(who, "it gives no layer of the model an adapter; " + any.path + ", for example: " + any.reason);
+  }
   return matches;
+}
+
+/// Why no factors of the layer `path` are expected, and what to do, for a file that has them.
+inline std::string why_no_factors(std::string_view path, const std::map<std::string_view, const ModuleMatch*>& matches,
+                                  const Targets& targets) {
+  const auto match = matches.find(path);
+  if (match == matches.end()) return ", of " + in_quotes(path) + ", which is no layer of the model that takes adapters";
+  std::string why = ", of the layer " + in_quotes(path) + ", which receives no adapter: " + match->second->reason;
+  for (const std::string& name : targets.modules.names()) {
+    if (!path.ends_with(name) || is_end_of(name, path)) continue;
+    const std::size_t dot = path.rfind('.', path.size() - name.size());
+    return why + "; PEFT up to 0.4 took " + in_quotes(name) + " for the end of it, also within a word: add " +
+           in_quotes(path.substr(dot == path.npos ? 0 : dot + 1)) + " to target_modules";
+  }
+  return why;
 }
 
 }  // namespace lora::inline LORA_ABI::detail

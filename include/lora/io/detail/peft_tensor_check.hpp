@@ -5,6 +5,7 @@
 #include "lora/io/mismatch.hpp"
 #include "lora/io/safetensors.hpp"
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -29,10 +30,14 @@ class PeftTensorCheck {
       compare(*tensor, shape, remark);
     }
   }
-  /// As want, for a tensor that may be missing.
-  void allow(const std::string& key, const std::vector<std::uint64_t>& shape) {
+  /// Allows the file to have the tensor `of` a second time, under the name `key`.
+  void allow_copy(const std::string& key, const std::string& of) {
     wanted_.insert(key);
-    if (const StoredTensor* tensor = weights_.find(key)) compare(*tensor, shape, {});
+    const StoredTensor *copy = weights_.find(key), *tensor = weights_.find(of);
+    if (copy == nullptr || tensor == nullptr) return;
+    const bool same = copy->dtype == tensor->dtype && copy->shape == tensor->shape &&
+                      std::equal(copy->bytes.begin(), copy->bytes.end(), tensor->bytes.begin(), tensor->bytes.end());
+    if (!same) misshapen_.push_back(copy->name + ": it is not what " + of + " is, expected a copy of it");
   }
 
   /// Throws MismatchError with three lists, each of which shows its first entries. Tensors that `ignored` has do not
@@ -95,6 +100,11 @@ class PeftTensorCheck {
     }
     if (name.starts_with("lora_unet_") || name.starts_with("lora_te") || has(".lora_down.") || has(".lora_up.")) {
       return ", of kohya's sd-scripts, whose names do not tell the layers apart; convert it with diffusers and PEFT";
+    }
+    if (has(".modules_to_save.")) {
+      return ", of a module inside of another that modules_to_save names; if it names both, leave the inner one out of "
+             "it, "
+             "and save again";
     }
     if (name.find("lora_magnitude_vector") != name.npos) return ", of DoRA; merge the adapter first";
     if (name.find("lora_embedding_") != name.npos) return ", of an embedding, which takes no adapters here";
