@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Feeds the readers of files with what libFuzzer thinks of, under AddressSanitizer and UndefinedBehaviorSanitizer.
 #   tests/fuzz/run.sh [--seconds N] [NAME...]     N seconds (default 20) for each tests/fuzz/NAME.cpp (default all)
-#   tests/fuzz/run.sh --total N [NAME...]         N seconds for all of them together
+#   tests/fuzz/run.sh --total N [NAME...]         N seconds for all of them together, of one processor
 #   tests/fuzz/run.sh --seeds                     writes those seeds in corpus/ that the library itself can write
 # Prints the number of executions. Fails when an input crashes, takes longer than 1 s, or holds more than 256 MB of the heap
 # beyond its own size; the input is kept in build/fuzz. What it finds that is new stays in build/fuzz/NAME.corpus, beside the
@@ -59,18 +59,28 @@ cmake --build "$build/objects" -j "$jobs" >"$build/compile.log" || { tail -n 30 
 # For speed: short stacks of allocations, little freed memory kept; and no entropic schedule, which takes three quarters of
 # the time once the corpus is large.
 export ASAN_OPTIONS=malloc_context_size=2:quarantine_size_mb=8
+# Each keeps one processor busy, so as many run at a time as there are.
+fuzz() {
+  mkdir -p "$build/$1.corpus"
+  "$build/objects/$1" "$build/$1.corpus" "$here/corpus/$1" -dict="$here/json.dict" -max_total_time="$seconds" \
+    -entropic=0 -max_len=4096 -timeout=1 -rss_limit_mb=2048 -malloc_limit_mb=256 -print_final_stats=1 \
+    -artifact_prefix="$build/$1." >"$build/$1.log" 2>&1 || touch "$build/$1.failed"
+}
+rm -f "$build"/*.failed
+for name in "${names[@]}"; do
+  while [ "$(jobs -rp | wc -l)" -ge "$jobs" ]; do wait -n; done
+  fuzz "$name" &
+done
+wait
+
 executions=0
 for name in "${names[@]}"; do
-  mkdir -p "$build/$name.corpus"
-  log="$build/$name.log"
-  if ! "$build/objects/$name" "$build/$name.corpus" "$here/corpus/$name" -dict="$here/json.dict" -max_total_time="$seconds" \
-    -entropic=0 -max_len=4096 -timeout=1 -rss_limit_mb=2048 -malloc_limit_mb=256 -print_final_stats=1 \
-    -artifact_prefix="$build/$name." >"$log" 2>&1; then
-    tail -n 40 "$log"
+  if [ -e "$build/$name.failed" ]; then
+    tail -n 40 "$build/$name.log"
     say "$name: failed; the input is in $build"
     exit 1
   fi
-  runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
+  runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$build/$name.log")
   echo "$name: $runs executions, no failure"
   executions=$((executions + runs))
 done

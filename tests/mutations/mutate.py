@@ -138,9 +138,9 @@ def choose(mutants, options):
         mutants = [mutant for mutant in mutants if mutant.folder == options.folder]
     if options.since is not False:
         mutants = since(options.since, mutants)
-    if options.some and len(mutants) > 4:
-        first = int(datetime.date.today().strftime("%j")) * 4
-        mutants = [mutants[(first + k) % len(mutants)] for k in range(4)]
+    if options.some and len(mutants) > 2:
+        first = int(datetime.date.today().strftime("%j")) * 2
+        mutants = [mutants[(first + k) % len(mutants)] for k in range(2)]
     return mutants
 
 
@@ -244,7 +244,7 @@ def main():
     parser.add_argument("--since", nargs="?", default=False, metavar="COMMIT",
                         help="those whose files, test or record have changed since COMMIT (default the last tag, "
                              "or if there is none, all)")
-    parser.add_argument("--some", action="store_true", help="four of them, others every day")
+    parser.add_argument("--some", action="store_true", help="two of them, others every day")
     parser.add_argument("--check", action="store_true", help="only see whether all can be made, chosen or not")
     options = parser.parse_args()
 
