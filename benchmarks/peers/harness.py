@@ -93,12 +93,21 @@ def interleaved(functions, repetitions=11, seconds=60.0, before=None):
     return {name: statistics.median(values) for name, values in times.items()}, results
 
 
+def processor():
+    """Its name, where the system tells it."""
+    try:
+        with open("/proc/cpuinfo") as file:
+            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
 class Report:
     """Numbers for NAME_peer.json, and the same as Markdown tables, printed as they come."""
 
     def __init__(self, name, packages, protocol=""):
         self.name = name
-        self.json = {"processor": platform.processor() or platform.machine(), "threads": 1, "clock": "processor time",
+        self.json = {"processor": processor(), "threads": 1, "clock": "processor time",
                      "packages": {package: version(package) for package in packages}}
         self.markdown = [", ".join(f"{package} {version(package)}" for package in packages)
                          + f"; one thread, medians of processor time, all sides in turns in one process{protocol}."]

@@ -3,11 +3,11 @@
 from math import log10
 
 COLOURS = ("#0b6e4f", "#2a9d8f", "#4a7fb5", "#7b5ea7", "#c05780", "#d1781f")
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 760, 400, 62, 150, 52, 52
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 760, 420, 62, 150, 72, 52
 
 
-def chart(rows):
-    """rows: of square layers, with d, n and ratio."""
+def chart(rows, conditions):
+    """rows: of square layers, with d, n and ratio. conditions: a line about processor, versions and date."""
     sizes = sorted({row["d"] for row in rows})
     samples = sorted({row["n"] for row in rows})
     top = max(10.0, max(row["ratio"] for row in rows))
@@ -25,7 +25,9 @@ def chart(rows):
     parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
              'font-family="Helvetica, Arial, sans-serif" font-size="13" fill="#333">',
              f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
-             text(LEFT, 28, "A LoRA training step: time of PyTorch with PEFT / time of lora", 'font-size="16"')]
+             text(LEFT, 28, "A LoRA training step: time of PyTorch with PEFT / time of lora",
+                  'font-size="16" font-weight="bold"'),
+             text(LEFT, 48, conditions, 'font-size="12" fill="#777"')]
     for tick in (1, 2, 5, 10, 20, 50, 100, 200, 500):
         if low <= tick <= top * 1.05:
             parts.append(f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(tick):.1f}" y2="{y(tick):.1f}" '

@@ -5,6 +5,7 @@ input, of A and of B, and AdamW; that of the network ends in softmax cross-entro
 Before it is timed, each case is compared: outputs and gradients of the first step, the adapters after the third.
 """
 
+import datetime
 import json
 import sys
 import time
@@ -244,7 +245,9 @@ def main():
     (chosen.out / "peer.json").write_text(json.dumps(run.rows, indent=2) + "\n")
     grid = [row for row in run.rows
             if row["case"] == "linear" and row["d"] == row["k"] and row["r"] == 8 and row["copies"] == 1]
-    (chosen.out / "peer.svg").write_text(chart(grid))
+    versions = ", ".join(f"{name} {number}" for name, number in report.json["packages"].items())
+    conditions = f"rank 8, float, one thread of {report.json['processor']}; {versions}; {datetime.date.today()}"
+    (chosen.out / "peer.svg").write_text(chart(grid, conditions))
     print("and peer.json, the rows alone, and peer.svg")
 
 
