@@ -1,11 +1,14 @@
 #include "lora/nn/activations.hpp"
 
+#include <array>
 #include <cmath>
 #include <limits>
 #include <type_traits>
 #include <vector>
 
+#include "lora/nn/softmax.hpp"
 #include "lora/testing/dual.hpp"
+#include "optim/reference.hpp"
 #include "support/catch.hpp"
 
 using lora::Index;
@@ -139,4 +142,36 @@ TEMPLATE_TEST_CASE("An activation's backward is the derivative of its forward", 
     TestType::forward(narrow, narrow_y);
     CHECK((narrow_y.cast<double>() - y).cwiseAbs().maxCoeff() < 1e-6);
   }
+}
+
+namespace {
+
+/// Compares y and dx with what PyTorch computes; x and dy are those of reference.py.
+template <class Activation, class S>
+void check_against_torch(const std::array<double, 20>& y_expected, const std::array<double, 20>& dx_expected) {
+  using M = lora::Matrix<S>;
+  const M x =
+      M::NullaryExpr(4, 5, [](Index i, Index j) { return S(static_cast<double>((9 * i + 5 * j) % 19 - 9) / 2); });
+  const M dy =
+      M::NullaryExpr(4, 5, [](Index i, Index j) { return S(static_cast<double>((4 * i + 7 * j) % 9 - 4) / 3); });
+  M y, dx;
+  Activation::forward(x, y);
+  Activation::backward(x, y, dy, dx);
+  const Eigen::Map<const Eigen::MatrixXd> y_theirs(y_expected.data(), 4, 5), dx_theirs(dx_expected.data(), 4, 5);
+  const double bound = 4 * static_cast<double>(Eigen::NumTraits<S>::epsilon());
+  CHECK((y.template cast<double>() - y_theirs).cwiseAbs().maxCoeff() <= bound * y_theirs.cwiseAbs().maxCoeff());
+  // f' may be the difference of 1 and a rounded y
+  CHECK((dx.template cast<double>() - dx_theirs).cwiseAbs().maxCoeff() <= bound * static_cast<double>(dy.maxCoeff()));
+}
+
+}  // namespace
+
+TEMPLATE_TEST_CASE("Activations and softmax are PyTorch's, forward and backward", "", float, double) {
+  check_against_torch<lora::Relu, TestType>(reference::relu, reference::relu_gradient);
+  check_against_torch<lora::Tanh, TestType>(reference::tanh, reference::tanh_gradient);
+  check_against_torch<lora::Sigmoid, TestType>(reference::sigmoid, reference::sigmoid_gradient);
+  check_against_torch<lora::Silu, TestType>(reference::silu, reference::silu_gradient);
+  check_against_torch<lora::Gelu, TestType>(reference::gelu, reference::gelu_gradient);
+  check_against_torch<lora::GeluTanh, TestType>(reference::gelu_tanh, reference::gelu_tanh_gradient);
+  check_against_torch<lora::Softmax, TestType>(reference::softmax, reference::softmax_gradient);
 }
