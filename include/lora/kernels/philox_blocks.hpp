@@ -10,8 +10,10 @@
 #include <cstdint>
 #include <cstring>
 
-#if defined(__SSE2__)
+#if defined(__AVX2__)
 #include <immintrin.h>
+#elif defined(__SSE2__)
+#include <emmintrin.h>  // the other takes half a second to compile
 #endif
 
 namespace lora::inline LORA_ABI::detail {
