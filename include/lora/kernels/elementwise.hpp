@@ -8,13 +8,29 @@
 #include "lora/kernels/packet.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
+#include <cstring>
 #include <type_traits>
 
 namespace lora::inline LORA_ABI::detail {
 
 template <class S>
 inline constexpr bool has_packets = std::is_same_v<S, float> || std::is_same_v<S, double>;
+
+/// Copies fewer elements than Lanes: in pieces of fixed sizes, which is faster than a loop or a call.
+template <int Lanes, class S>
+EIGEN_ALWAYS_INLINE void copy_few(const S* from, Index count, S* to) {
+  if constexpr (Lanes > 1) {
+    constexpr int half = Lanes / 2;
+    if ((count & half) != 0) {
+      std::memcpy(to, from, half * sizeof(S));
+      from += half;
+      to += half;
+    }
+    copy_few<half>(from, count, to);
+  }
+}
 
 /// F::packet<V>(packets...) for the elements 0, ..., lanes - 1, lanes, ... of whole packets. `to` may be one of `from`.
 template <class F, class V, class... From>
@@ -31,12 +47,12 @@ void map_elements(Index count, typename V::Scalar* to, const From*... from) {
   if (rest == 0) return;
   const auto padded = [&](const S* some) {
     std::array<S, std::size_t(V::lanes)> packet{};
-    std::copy_n(some + whole, rest, packet.begin());
+    copy_few<V::lanes>(some + whole, rest, packet.data());
     return packet;
   };
   std::array<S, std::size_t(V::lanes)> last;
   map_packets<F, V>(V::lanes, last.data(), padded(from).data()...);
-  std::copy_n(last.begin(), rest, to + whole);
+  copy_few<V::lanes>(last.data(), rest, to + whole);
 }
 
 /// Whether elements next to each other in a column, or in a row if RowMajor, are so in memory.

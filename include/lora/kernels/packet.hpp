@@ -54,6 +54,7 @@ struct Simd {
   static constexpr bool fused = false;
 #endif
   using Scalar = S;
+  using Narrower = Simd<S, Halvings + 1>;  ///< the same if there is no smaller packet
 
   EIGEN_ALWAYS_INLINE static Packet zero() { return Eigen::internal::pset1<Packet>(S(0)); }
   EIGEN_ALWAYS_INLINE static Packet constant(S value) { return Eigen::internal::pset1<Packet>(value); }
@@ -100,6 +101,10 @@ struct Simd {
   /// a AND mask, bit by bit.
   EIGEN_ALWAYS_INLINE static Packet masked(const Packet& a, const Packet& mask) {
     return Eigen::internal::pand(a, mask);
+  }
+  /// a AND NOT mask.
+  EIGEN_ALWAYS_INLINE static Packet cleared(const Packet& a, const Packet& mask) {
+    return Eigen::internal::pandnot(a, mask);
   }
   /// The sum of the lanes.
   EIGEN_ALWAYS_INLINE static S sum(const Packet& a) { return Eigen::internal::predux(a); }

@@ -63,7 +63,9 @@ struct MathConstants<float> {
   static constexpr float linear = 0x1.988p0F, linear_low = 0x1.14cf5p-14F;
   static constexpr float cubic = 0x1.2444f2p-4F, cubic_low = 0x1.49b16ap-29F;
 
-  // From here on the result is 0 or, of tanh, 1. Up to there, 2^(n + bias) is a normal number.
+  /// exp(-vanishing), and what the other functions make of it, is 0.
+  static constexpr float vanishing = 112;
+  // No argument beyond is needed; up to there, 2^(n + bias) is a normal number.
   static constexpr float far_exp = 120, far_tanh = 10, far_gelu = 15, far_gelu_tanh = 11;
   static constexpr int bias = 64;
 };
@@ -100,6 +102,7 @@ struct MathConstants<double> {
   static constexpr double linear = 0x1.988453p0, linear_low = 0x1.ea1b284687e5ap-27;  ///< 26 bits
   static constexpr double cubic = 0x1.2444f2a4d8b4bp-4, cubic_low = -0x1.6c843a29d1c7p-61;
 
+  static constexpr double vanishing = 756;
   static constexpr double far_exp = 760, far_tanh = 20, far_gelu = 39, far_gelu_tanh = 22;
   static constexpr int bias = 512;
 };
@@ -213,10 +216,13 @@ class PacketMath {
     const Packet square = V::multiply(r, r);
     return {V::as_exponent(shifted), V::multiply_add(square, polynomial(r, square, Constants::exponential), r)};
   }
+  /// exp(x + low) 2^bias. Where the result of every function is 0, so is this: a number that becomes 0 by underflow can
+  /// cost a hundred cycles, and scores that are masked by -infinity are common.
   template <class... Low>
   EIGEN_ALWAYS_INLINE static Packet biased_exp(const Packet& x, const Low&... low) {
     const Exponential e = exponential<Constants::bias>(x, low...);
-    return V::multiply(V::add(e.above_one, V::constant(1)), e.power);
+    const Packet power = V::cleared(e.power, V::at_most(x, V::constant(-Constants::vanishing)));
+    return V::multiply(V::add(e.above_one, V::constant(1)), power);
   }
 
   /// a b = high + low, but for the last bits of low.

@@ -16,38 +16,39 @@
 
 namespace lora::inline LORA_ABI::detail {
 
+/// The sum of the lanes, each half added to the other until one is left.
+template <class V>
+typename V::Scalar folded(const typename V::Packet& sums) {
+  using S = typename V::Scalar;
+  using Half = typename V::Narrower;
+  std::array<S, static_cast<std::size_t>(V::lanes)> lanes;
+  V::store(lanes.data(), sums);
+  if constexpr (Half::lanes < V::lanes) {
+    return folded<Half>(Half::add(Half::load(lanes.data()), Half::load(lanes.data() + Half::lanes)));
+  } else {
+    for (std::size_t half = lanes.size() / 2; half > 0; half /= 2) {
+      for (std::size_t k = 0; k < half; ++k) lanes[k] += lanes[k + half];
+    }
+    return lanes[0];
+  }
+}
+
 /// Sums of as many lanes as a cache line has elements.
 template <class V>
 struct LineSums {
-  using S = typename V::Scalar;
   using Packet = typename V::Packet;
   static constexpr int packets = static_cast<int>(V::line) / V::lanes;
-  using Line = std::array<S, static_cast<std::size_t>(V::line)>;
 
   Packet sums[packets];
 
   EIGEN_ALWAYS_INLINE LineSums() {
     for (Packet& sum : sums) sum = V::zero();
   }
-  /// Writes exp(x_i - largest) of a line and adds it.
-  EIGEN_ALWAYS_INLINE void add_exponentials(const S* x, const Packet& largest, S* to) {
-    for (int p = 0; p < packets; ++p) {
-      const Packet e = PacketMath<V>::exp(V::subtract(V::load(x + p * V::lanes), largest));
-      V::store(to + p * V::lanes, e);
-      sums[p] = V::add(sums[p], e);
+  typename V::Scalar total() {
+    for (int half = packets / 2; half > 0; half /= 2) {
+      for (int p = 0; p < half; ++p) sums[p] = V::add(sums[p], sums[p + half]);
     }
-  }
-  EIGEN_ALWAYS_INLINE void add_products(const S* a, const S* b) {
-    for (int p = 0; p < packets; ++p)
-      sums[p] = V::multiply_add(V::load(a + p * V::lanes), V::load(b + p * V::lanes), sums[p]);
-  }
-  S total() const {
-    Line lanes;
-    for (int p = 0; p < packets; ++p) V::store(lanes.data() + p * V::lanes, sums[p]);
-    for (std::size_t half = lanes.size() / 2; half > 0; half /= 2) {
-      for (std::size_t k = 0; k < half; ++k) lanes[k] += lanes[k + half];
-    }
-    return lanes[0];
+    return folded<V>(sums[0]);
   }
 };
 
@@ -57,17 +58,37 @@ constexpr bool is_contiguous() {
   return in_lines<Column, bool(std::remove_cvref_t<Column>::IsRowMajor)>();
 }
 
-/// The line of a column that begins with element `first`: where it lies, or a copy that is filled up with `rest`.
-template <class V>
-const typename V::Scalar* line_at(const auto& column, Index first, typename LineSums<V>::Line& copy,
-                                  typename V::Scalar rest) {
-  const Index count = std::min(V::line, column.size() - first);
+/// The elements i, i + 1, ... of a column, and `rest` beyond its end, which is further away if Whole.
+template <class V, bool Whole>
+EIGEN_ALWAYS_INLINE typename V::Packet packet_at(const auto& column, Index i, typename V::Scalar rest) {
+  const Index count = std::min<Index>(V::lanes, column.size() - i);
   if constexpr (is_contiguous<decltype(column)>()) {
-    if (count == V::line) return column.data() + first;
+    if (Whole || count == V::lanes) return V::load(column.data() + i);
   }
+  std::array<typename V::Scalar, static_cast<std::size_t>(V::lanes)> copy;
   copy.fill(rest);
-  for (Index k = 0; k < count; ++k) copy[static_cast<std::size_t>(k)] = column.coeff(first + k);
-  return copy.data();
+  if constexpr (is_contiguous<decltype(column)>()) {
+    copy_few<V::lanes>(column.data() + i, count, copy.data());
+  } else {
+    for (Index k = 0; k < count; ++k) copy[static_cast<std::size_t>(k)] = column.coeff(i + k);
+  }
+  return V::load(copy.data());
+}
+
+/// Writes them, as far as the column goes.
+template <class V, bool Whole>
+EIGEN_ALWAYS_INLINE void put_packet(auto& column, Index i, const typename V::Packet& packet) {
+  const Index count = std::min<Index>(V::lanes, column.size() - i);
+  if constexpr (is_contiguous<decltype(column)>()) {
+    if (Whole || count == V::lanes) return V::store(column.data() + i, packet);
+  }
+  std::array<typename V::Scalar, static_cast<std::size_t>(V::lanes)> copy;
+  V::store(copy.data(), packet);
+  if constexpr (is_contiguous<decltype(column)>()) {
+    copy_few<V::lanes>(copy.data(), count, column.data() + i);
+  } else {
+    for (Index k = 0; k < count; ++k) column.coeffRef(i + k) = copy[static_cast<std::size_t>(k)];
+  }
 }
 
 /// Returns the sum of exp(x_i - largest), largest at least every x_i, and writes these numbers to *y unless y is null;
@@ -85,23 +106,20 @@ typename X::Scalar exponentials(const X& x, const typename X::Scalar& largest, Y
     }
     return sum;
   } else {
-    LineSums<V> sums;
-    typename LineSums<V>::Line copy, result;
+    LineSums<V> line;
     const auto shift = V::constant(largest);
-    for (Index first = 0; first < x.size(); first += V::line) {
-      const S* const from = line_at<V>(x, first, copy, -std::numeric_limits<S>::infinity());
-      const Index count = std::min(V::line, x.size() - first);
-      if constexpr (is_contiguous<Y>()) {
-        if (y != nullptr && count == V::line) {
-          sums.add_exponentials(from, shift, y->data() + first);
-          continue;
-        }
-      }
-      sums.add_exponentials(from, shift, result.data());
-      if (y == nullptr) continue;
-      for (Index k = 0; k < count; ++k) y->coeffRef(first + k) = result[static_cast<std::size_t>(k)];
+    const auto add = [&](auto whole, auto& sum, Index i) {
+      constexpr S none = -std::numeric_limits<S>::infinity();
+      const auto e = PacketMath<V>::exp(V::subtract(packet_at<V, whole>(x, i, none), shift));
+      if (y != nullptr) put_packet<V, whole>(*y, i, e);
+      sum = V::add(sum, e);
+    };
+    Index first = 0;
+    for (; first + V::line <= x.size(); first += V::line) {
+      for (int p = 0; p < line.packets; ++p) add(std::true_type(), line.sums[p], first + p * V::lanes);
     }
-    return sums.total();
+    for (int p = 0; first + p * V::lanes < x.size(); ++p) add(std::false_type(), line.sums[p], first + p * V::lanes);
+    return line.total();
   }
 }
 
@@ -114,11 +132,16 @@ typename A::Scalar sum_of_products(const A& a, const B& b) {
     for (Index i = 0; i < a.size(); ++i) sum = sum + a.coeff(i) * b.coeff(i);
     return sum;
   } else {
-    LineSums<V> sums;
-    typename LineSums<V>::Line copy_a, copy_b;
-    for (Index first = 0; first < a.size(); first += V::line)
-      sums.add_products(line_at<V>(a, first, copy_a, S(0)), line_at<V>(b, first, copy_b, S(0)));
-    return sums.total();
+    LineSums<V> line;
+    const auto add = [&](auto whole, auto& sum, Index i) {
+      sum = V::multiply_add(packet_at<V, whole>(a, i, S(0)), packet_at<V, whole>(b, i, S(0)), sum);
+    };
+    Index first = 0;
+    for (; first + V::line <= a.size(); first += V::line) {
+      for (int p = 0; p < line.packets; ++p) add(std::true_type(), line.sums[p], first + p * V::lanes);
+    }
+    for (int p = 0; first + p * V::lanes < a.size(); ++p) add(std::false_type(), line.sums[p], first + p * V::lanes);
+    return line.total();
   }
 }
 
