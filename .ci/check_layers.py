@@ -18,7 +18,7 @@ BELOW = {
     "nn": ["adapters"],
     "model": ["nn"],
     "io": ["model"],
-    "losses": ["core"],
+    "losses": ["kernels"],
     "optim": ["core"],
     "parallel": ["core"],
     "testing": ["model", "losses", "optim"],

@@ -52,6 +52,7 @@
 #include "lora/nn/linear.hpp"       // the layer of a model
 #include "lora/nn/lora_linear.hpp"  // one frozen matrix with LoRA
 #include "lora/nn/activations.hpp"
+#include "lora/nn/softmax.hpp"
 #include "lora/nn/mlp.hpp"
 
 // Losses and optimizers.

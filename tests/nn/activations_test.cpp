@@ -1,10 +1,14 @@
 #include "lora/nn/activations.hpp"
 
+#include <array>
 #include <cmath>
+#include <limits>
 #include <type_traits>
 #include <vector>
 
+#include "lora/nn/softmax.hpp"
 #include "lora/testing/dual.hpp"
+#include "optim/reference.hpp"
 #include "support/catch.hpp"
 
 using lora::Index;
@@ -51,12 +55,16 @@ TEST_CASE("Activations have their documented values") {
   CHECK(std::abs(slope_at<lora::Tanh>(1) - (1 - 0.761594155955765 * 0.761594155955765)) < 1e-15);
   CHECK(std::abs(value_at<lora::Gelu>(1.0) - 0.841344746068543) < 1e-15);
   CHECK(std::abs(value_at<lora::GeluTanh>(1.0) - 0.841191990608277) < 1e-15);
+  CHECK(std::abs(value_at<lora::Sigmoid>(1.0) - 0.731058578630005) < 1e-15);
+  CHECK(std::abs(slope_at<lora::Sigmoid>(1) - 0.731058578630005 * 0.268941421369995) < 1e-15);
+  CHECK(std::abs(value_at<lora::Silu>(1.0) - 0.731058578630005) < 1e-15);
+  CHECK(std::abs(value_at<lora::Silu>(-1.0) + 0.268941421369995) < 1e-15);
   CHECK(value_at<lora::Identity>(-1.5) == -1.5);
   CHECK(slope_at<lora::Identity>(-1.5) == 1);
 }
 
 TEMPLATE_TEST_CASE("field, awkward: every activation passes NaN on, forward and backward, as torch does", "",
-                   lora::Relu, lora::Tanh, lora::Gelu, lora::GeluTanh, lora::Identity) {
+                   lora::Relu, lora::Tanh, lora::Sigmoid, lora::Silu, lora::Gelu, lora::GeluTanh, lora::Identity) {
   for (Index size = 1; size < 19; ++size) {  // each place in a vector register
     lora::Matrix<float> x = lora::Matrix<float>::Constant(size, 1, 0.5F), y(size, 1), dx(size, 1);
     const lora::Matrix<float> dy = lora::Matrix<float>::Ones(size, 1);
@@ -78,6 +86,17 @@ TEMPLATE_TEST_CASE("field, awkward: every activation passes NaN on, forward and 
   }
 }
 
+TEMPLATE_TEST_CASE("field, awkward: an activation of an infinite x is the limit, and so is its derivative", "",
+                   lora::Silu, lora::Gelu, lora::GeluTanh) {
+  const double infinity = std::numeric_limits<double>::infinity();
+  for (const double x : {infinity, std::numeric_limits<double>::max()}) {
+    CHECK(value_at<TestType>(x) == x);
+    CHECK(slope_at<TestType>(x) == 1);
+    CHECK(value_at<TestType>(-x) == 0);
+    CHECK(slope_at<TestType>(-x) == 0);
+  }
+}
+
 TEST_CASE("Gelu keeps x where it is large and drops it where it is small") {
   CHECK(value_at<lora::Gelu>(0.0) == 0);
   CHECK(value_at<lora::Gelu>(10.0) == 10);
@@ -90,8 +109,8 @@ TEST_CASE("Gelu keeps x where it is large and drops it where it is small") {
   CHECK(std::abs(value_at<lora::GeluTanh>(0.7) - value_at<lora::GeluTanh>(-0.7) - 0.7) < 1e-15);
 }
 
-TEMPLATE_TEST_CASE("An activation's backward is the derivative of its forward", "", lora::Relu, lora::Tanh, lora::Gelu,
-                   lora::GeluTanh, lora::Identity) {
+TEMPLATE_TEST_CASE("An activation's backward is the derivative of its forward", "", lora::Relu, lora::Tanh,
+                   lora::Sigmoid, lora::Silu, lora::Gelu, lora::GeluTanh, lora::Identity) {
   const auto x = points();
   lora::Matrix<double> y(3, 5), dy(3, 5), dx(3, 5);
   for (Index k = 0; k < dy.size(); ++k) dy(k) = 1.5 - 0.3 * static_cast<double>(k);
@@ -103,8 +122,7 @@ TEMPLATE_TEST_CASE("An activation's backward is the derivative of its forward", 
     const double h = 1e-5;
     const double numeric = (value_at<TestType>(x(k) + h) - value_at<TestType>(x(k) - h)) / (2 * h);
     CHECK(std::abs(dx(k) - dy(k) * numeric) <= 1e-7 * dx.cwiseAbs().maxCoeff());
-    // Eigen may compute a whole packet by another formula than a single number
-    CHECK(std::abs(y(k) - value_at<TestType>(x(k))) <= 4 * Eigen::NumTraits<double>::epsilon() * std::abs(y(k)));
+    CHECK(y(k) == value_at<TestType>(x(k)));
   }
 
   SECTION("dual numbers agree to rounding") {
@@ -124,4 +142,36 @@ TEMPLATE_TEST_CASE("An activation's backward is the derivative of its forward", 
     TestType::forward(narrow, narrow_y);
     CHECK((narrow_y.cast<double>() - y).cwiseAbs().maxCoeff() < 1e-6);
   }
+}
+
+namespace {
+
+/// Compares y and dx with what PyTorch computes; x and dy are those of reference.py.
+template <class Activation, class S>
+void check_against_torch(const std::array<double, 20>& y_expected, const std::array<double, 20>& dx_expected) {
+  using M = lora::Matrix<S>;
+  const M x =
+      M::NullaryExpr(4, 5, [](Index i, Index j) { return S(static_cast<double>((9 * i + 5 * j) % 19 - 9) / 2); });
+  const M dy =
+      M::NullaryExpr(4, 5, [](Index i, Index j) { return S(static_cast<double>((4 * i + 7 * j) % 9 - 4) / 3); });
+  M y, dx;
+  Activation::forward(x, y);
+  Activation::backward(x, y, dy, dx);
+  const Eigen::Map<const Eigen::MatrixXd> y_theirs(y_expected.data(), 4, 5), dx_theirs(dx_expected.data(), 4, 5);
+  const double bound = 4 * static_cast<double>(Eigen::NumTraits<S>::epsilon());
+  CHECK((y.template cast<double>() - y_theirs).cwiseAbs().maxCoeff() <= bound * y_theirs.cwiseAbs().maxCoeff());
+  // f' may be the difference of 1 and a rounded y
+  CHECK((dx.template cast<double>() - dx_theirs).cwiseAbs().maxCoeff() <= bound * static_cast<double>(dy.maxCoeff()));
+}
+
+}  // namespace
+
+TEMPLATE_TEST_CASE("Activations and softmax are PyTorch's, forward and backward", "", float, double) {
+  check_against_torch<lora::Relu, TestType>(reference::relu, reference::relu_gradient);
+  check_against_torch<lora::Tanh, TestType>(reference::tanh, reference::tanh_gradient);
+  check_against_torch<lora::Sigmoid, TestType>(reference::sigmoid, reference::sigmoid_gradient);
+  check_against_torch<lora::Silu, TestType>(reference::silu, reference::silu_gradient);
+  check_against_torch<lora::Gelu, TestType>(reference::gelu, reference::gelu_gradient);
+  check_against_torch<lora::GeluTanh, TestType>(reference::gelu_tanh, reference::gelu_tanh_gradient);
+  check_against_torch<lora::Softmax, TestType>(reference::softmax, reference::softmax_gradient);
 }

@@ -1,4 +1,4 @@
-"""Writes reference.hpp: what PyTorch and Transformers compute, as literals for the tests of losses and optimizers.
+"""Writes reference.hpp: what PyTorch and Transformers compute, as literals for the tests of optimizers, losses, activations.
 
     pip install torch==2.13.0 transformers==5.23.0
     python tests/optim/reference.py > tests/optim/reference.hpp
@@ -126,6 +126,29 @@ def losses():
     array("squared_error_gradient", y.grad.flatten().tolist())
 
 
+def activations():
+    """y and dx, feature by feature and then sample by sample: column-major (features, samples)."""
+    features, samples = 4, 5
+    x = torch.tensor([[((9 * i + 5 * j) % 19 - 9) / 2 for i in range(features)] for j in range(samples)])
+    dy = torch.tensor([[((4 * i + 7 * j) % 9 - 4) / 3 for i in range(features)] for j in range(samples)])
+    f = torch.nn.functional
+    functions = {
+        "relu": f.relu,
+        "tanh": torch.tanh,
+        "sigmoid": torch.sigmoid,
+        "silu": f.silu,
+        "gelu": f.gelu,
+        "gelu_tanh": lambda x: f.gelu(x, approximate="tanh"),
+        "softmax": lambda x: torch.softmax(x, dim=1),
+    }
+    for name, function in functions.items():
+        argument = x.clone().requires_grad_()
+        y = function(argument)
+        y.backward(dy)
+        array(name, y.detach().flatten().tolist())
+        array(name + "_gradient", argument.grad.flatten().tolist())
+
+
 def written():
     """The whole of reference.hpp."""
     text = io.StringIO()
@@ -137,6 +160,7 @@ def written():
         optimizers()
         schedules()
         losses()
+        activations()
         print("\n}  // namespace reference")
     return text.getvalue()
 

@@ -4,11 +4,14 @@
 #include "lora/core/buffer.hpp"
 #include "lora/core/pass.hpp"
 #include "lora/core/random.hpp"
+#include "lora/kernels/philox_blocks.hpp"
 
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
+#include <tuple>
 
 namespace lora::inline LORA_ABI {
 
@@ -19,7 +22,7 @@ namespace lora::inline LORA_ABI {
 class DropoutMask {
  public:
   DropoutMask(double probability, std::uint64_t stream, const Pass& pass)
-      : drop_below_(static_cast<std::uint64_t>(std::ldexp(probability, 32))),
+      : drop_below_(static_cast<std::uint32_t>(std::ldexp(probability, 32))),
         keep_(1.0 / (1.0 - probability)),
         first_sample_(static_cast<std::uint64_t>(pass.first_sample)) {
     const auto key =
@@ -31,13 +34,20 @@ class DropoutMask {
   template <class Derived>
   void fill(Eigen::MatrixBase<Derived>& mask, Index first) const {
     using S = typename Derived::Scalar;
+    constexpr auto most = static_cast<Index>(std::tuple_size_v<detail::PhiloxBits>);
+    const auto keep = static_cast<S>(keep_);
+    detail::PhiloxBits bits;
     for (Index j = 0; j < mask.cols(); ++j) {
       const std::uint64_t sample = first_sample_ + static_cast<std::uint64_t>(first + j);
-      for (Index i = 0; i < mask.rows(); i += 4) {
-        const auto block = static_cast<std::uint64_t>(i / 4);
-        const auto bits = philox4x32({low(block), high(block), low(sample), high(sample)}, key_);
-        for (Index k = i; k < mask.rows() && k < i + 4; ++k) {
-          mask(k, j) = bits[static_cast<std::size_t>(k - i)] < drop_below_ ? S(0) : S(keep_);
+      for (Index i = 0; i < mask.rows(); i += most) {
+        const Index count = std::min(most, mask.rows() - i);
+        detail::philox_blocks(static_cast<std::uint64_t>(i / 4), static_cast<std::size_t>(count + 3) / 4, sample, key_,
+                              bits);
+        const auto entry = [&](Index k) { return bits[static_cast<std::size_t>(k)] < drop_below_ ? S(0) : keep; };
+        if (count == most) {  // in vector registers
+          for (Index k = 0; k < most; ++k) mask.coeffRef(i + k, j) = entry(k);
+        } else {
+          for (Index k = 0; k < count; ++k) mask.coeffRef(i + k, j) = entry(k);
         }
       }
     }
@@ -47,7 +57,7 @@ class DropoutMask {
   static constexpr std::uint32_t low(std::uint64_t word) { return static_cast<std::uint32_t>(word); }
   static constexpr std::uint32_t high(std::uint64_t word) { return static_cast<std::uint32_t>(word >> 32); }
 
-  std::uint64_t drop_below_;
+  std::uint32_t drop_below_;
   double keep_;
   std::uint64_t first_sample_;
   std::array<std::uint32_t, 2> key_{};

@@ -28,6 +28,17 @@ namespace lora::inline LORA_ABI {
 static_assert(std::numeric_limits<double>::is_iec559 && std::numeric_limits<float>::is_iec559,
               "lora: random numbers need IEEE 754 arithmetic to have the same bits everywhere");
 
+namespace detail {
+
+struct PhiloxConstants {
+  static constexpr std::uint64_t multiplier0 = 0xD2511F53, multiplier1 = 0xCD9E8D57;
+  static constexpr std::uint32_t weyl0 = 0x9E3779B9;  ///< the golden ratio's fraction times 2^32
+  static constexpr std::uint32_t weyl1 = 0xBB67AE85;  ///< sqrt(3) - 1, times 2^32
+  static constexpr int rounds = 10;
+};
+
+}  // namespace detail
+
 /// Philox4x32-10: 128 random bits as a bijection of the 128-bit counter, chosen by the 64-bit key.
 ///
 /// One round multiplies two of the counter's words to 64 bits each and mixes the halves,
@@ -36,18 +47,14 @@ static_assert(std::numeric_limits<double>::is_iec559 && std::numeric_limits<floa
 /// Source: Salmon et al. 2011.
 constexpr std::array<std::uint32_t, 4> philox4x32(std::array<std::uint32_t, 4> counter,
                                                   std::array<std::uint32_t, 2> key) noexcept {
-  constexpr std::uint64_t multiplier0 = 0xD2511F53;
-  constexpr std::uint64_t multiplier1 = 0xCD9E8D57;
-  constexpr std::uint32_t weyl0 = 0x9E3779B9;  // the golden ratio's fraction times 2^32
-  constexpr std::uint32_t weyl1 = 0xBB67AE85;  // sqrt(3) - 1, times 2^32
-  constexpr int rounds = 10;
-  for (int round = 0; round < rounds; ++round) {
-    const std::uint64_t product0 = multiplier0 * counter[0];
-    const std::uint64_t product1 = multiplier1 * counter[2];
+  using Philox = detail::PhiloxConstants;
+  for (int round = 0; round < Philox::rounds; ++round) {
+    const std::uint64_t product0 = Philox::multiplier0 * counter[0];
+    const std::uint64_t product1 = Philox::multiplier1 * counter[2];
     counter = {static_cast<std::uint32_t>(product1 >> 32) ^ counter[1] ^ key[0], static_cast<std::uint32_t>(product1),
                static_cast<std::uint32_t>(product0 >> 32) ^ counter[3] ^ key[1], static_cast<std::uint32_t>(product0)};
-    key[0] += weyl0;
-    key[1] += weyl1;
+    key[0] += Philox::weyl0;
+    key[1] += Philox::weyl1;
   }
   return counter;
 }

@@ -9,9 +9,13 @@
 
 #include "lora/core/scalar.hpp"
 
+#include <array>
 #include <bit>
 #include <complex>
+#include <cstddef>
+#include <cstdint>
 #include <cstring>
+#include <limits>
 #include <type_traits>
 #include <utility>
 
@@ -43,8 +47,17 @@ struct Simd {
   static constexpr int lanes = Eigen::internal::unpacket_traits<Packet>::size;
   static constexpr int registers = EIGEN_ARCH_DEFAULT_NUMBER_OF_REGISTERS;
   static constexpr Index line = 64 / static_cast<Index>(sizeof(S));  ///< elements in a cache line
+  /// Whether multiply_add rounds once.
+#if defined(EIGEN_VECTORIZE_FMA) || (defined(EIGEN_VECTORIZE_NEON) && defined(__ARM_FEATURE_FMA))
+  static constexpr bool fused = true;
+#else
+  static constexpr bool fused = false;
+#endif
+  using Scalar = S;
+  using Narrower = Simd<S, Halvings + 1>;  ///< the same if there is no smaller packet
 
   EIGEN_ALWAYS_INLINE static Packet zero() { return Eigen::internal::pset1<Packet>(S(0)); }
+  EIGEN_ALWAYS_INLINE static Packet constant(S value) { return Eigen::internal::pset1<Packet>(value); }
   EIGEN_ALWAYS_INLINE static Packet load(const S* from) { return Eigen::internal::ploadu<Packet>(from); }
   EIGEN_ALWAYS_INLINE static void store(S* to, const Packet& from) { Eigen::internal::pstoreu(to, from); }
   EIGEN_ALWAYS_INLINE static Packet add(const Packet& a, const Packet& b) { return Eigen::internal::padd(a, b); }
@@ -52,9 +65,46 @@ struct Simd {
   EIGEN_ALWAYS_INLINE static Packet multiply_add(const Packet& a, const Packet& b, const Packet& c) {
     return Eigen::internal::pmadd(a, b, c);
   }
+  EIGEN_ALWAYS_INLINE static Packet subtract(const Packet& a, const Packet& b) { return Eigen::internal::psub(a, b); }
+  EIGEN_ALWAYS_INLINE static Packet multiply(const Packet& a, const Packet& b) { return Eigen::internal::pmul(a, b); }
+  EIGEN_ALWAYS_INLINE static Packet divide(const Packet& a, const Packet& b) { return Eigen::internal::pdiv(a, b); }
+  EIGEN_ALWAYS_INLINE static Packet negated(const Packet& a) { return Eigen::internal::pnegate(a); }
+  EIGEN_ALWAYS_INLINE static Packet absolute(const Packet& a) { return Eigen::internal::pabs(a); }
+  /// -|a|
+  EIGEN_ALWAYS_INLINE static Packet negative(const Packet& a) { return Eigen::internal::por(a, constant(S(-0.0))); }
+  /// |a| with the sign of b
+  EIGEN_ALWAYS_INLINE static Packet with_sign(const Packet& a, const Packet& b) {
+    return Eigen::internal::por(absolute(a), masked(b, constant(S(-0.0))));
+  }
+  /// If a is NaN, so is the result.
+  EIGEN_ALWAYS_INLINE static Packet minimum(const Packet& a, const Packet& b) { return Eigen::internal::pmin(a, b); }
+  EIGEN_ALWAYS_INLINE static Packet maximum(const Packet& a, const Packet& b) { return Eigen::internal::pmax(a, b); }
+  /// Lane by lane, all bits set where a < b, where a <= b; for masked and select.
+  EIGEN_ALWAYS_INLINE static Packet less(const Packet& a, const Packet& b) { return Eigen::internal::pcmp_lt(a, b); }
+  EIGEN_ALWAYS_INLINE static Packet at_most(const Packet& a, const Packet& b) { return Eigen::internal::pcmp_le(a, b); }
+  EIGEN_ALWAYS_INLINE static Packet select(const Packet& mask, const Packet& a, const Packet& b) {
+    return Eigen::internal::pselect(mask, a, b);
+  }
+  /// The bits of the significand shifted up into sign and exponent.
+  EIGEN_ALWAYS_INLINE static Packet as_exponent(const Packet& a) {
+    using Bits = std::conditional_t<sizeof(S) == 4, std::uint32_t, std::uint64_t>;
+    constexpr int places = std::numeric_limits<S>::digits - 1;
+#if defined(__GNUC__)
+    typedef Bits Lanes __attribute__((vector_size(sizeof(Packet))));
+    return std::bit_cast<Packet>(std::bit_cast<Lanes>(a) << places);
+#else
+    auto bits = std::bit_cast<std::array<Bits, std::size_t(lanes)>>(a);
+    for (Bits& lane : bits) lane <<= places;
+    return std::bit_cast<Packet>(bits);
+#endif
+  }
   /// a AND mask, bit by bit.
   EIGEN_ALWAYS_INLINE static Packet masked(const Packet& a, const Packet& mask) {
     return Eigen::internal::pand(a, mask);
+  }
+  /// a AND NOT mask.
+  EIGEN_ALWAYS_INLINE static Packet cleared(const Packet& a, const Packet& mask) {
+    return Eigen::internal::pandnot(a, mask);
   }
   /// The sum of the lanes.
   EIGEN_ALWAYS_INLINE static S sum(const Packet& a) { return Eigen::internal::predux(a); }

@@ -13,6 +13,7 @@
 /// of -100. With a weight w_j for each sample, such as 1 over the number of samples of its user, w_j replaces 1/n; a
 /// normalizer replaces n, for the parts of a batch: loss_options.hpp.
 
+#include "lora/kernels/softmax.hpp"
 #include "lora/losses/detail/derivative.hpp"
 #include "lora/losses/labels.hpp"
 #include "lora/losses/loss_options.hpp"
@@ -115,16 +116,15 @@ typename Logits::Scalar softmax_cross_entropy(const Eigen::MatrixBase<Logits>& l
       if (dlogits != nullptr) dlogits->col(j).setZero();
       continue;
     }
-    const auto column = z.col(j).array();
+    const auto column = z.col(j);
     const S largest = column.maxCoeff();
     Wide<S> own(largest - column(label));
     if (dlogits == nullptr) {
-      own += Wide<S>(log((column - largest).exp().sum()));
+      own += Wide<S>(log(detail::exponentials(column, largest, static_cast<decltype(dlogits->col(j))*>(nullptr))));
     } else {
       const auto weight = S(own_weight / normalizer);
-      auto derivative = dlogits->col(j).array();
-      derivative = (column - largest).exp();
-      const S sum = derivative.sum();
+      auto derivative = dlogits->col(j);
+      const S sum = detail::exponentials(column, largest, &derivative);
       own += Wide<S>(log(sum));
       derivative *= weight / sum;
       derivative(label) -= weight;

@@ -12,8 +12,8 @@
 
 namespace lora::inline LORA_ABI {
 
-/// Layer_: Linear<S>, or any other Layer. Activation: Relu, Gelu, GeluTanh, Tanh, Identity. The layers are named fc1,
-/// fc2, ...
+/// Layer_: Linear<S>, or any other Layer. Activation: Relu, Gelu, GeluTanh, Silu, Sigmoid, Tanh, Identity. The layers
+/// are named fc1, fc2, ...
 ///
 /// ```cpp
 /// #include <lora/lora.hpp>
