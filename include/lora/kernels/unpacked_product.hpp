@@ -95,6 +95,13 @@ class UnpackedSample {
   }
 };
 
+/// Copies a column of a whole panel.
+template <class S, int... K>
+EIGEN_ALWAYS_INLINE S* copy_column(const S* from, S* to, std::integer_sequence<int, K...>) {
+  (Simd<S>::store(to + K * Simd<S>::lanes, Simd<S>::load(from + K * Simd<S>::lanes)), ...);
+  return to + Blocking<S>::mr;
+}
+
 /// y = W x on this thread. If several tiles of samples read a panel, it is packed first: columns a power of two apart
 /// evict each other. If W is larger than L2, the next rows of each column are prefetched, which the hardware prefetcher
 /// does not do: up to the cache line in which they end; the line in which they begin is loaded already.
@@ -117,7 +124,8 @@ void unpacked_product_part(const Columns<S>& W, const Columns<S>& x, MutableColu
     for (Index col = 0; col < width; ++col) {
       const S* const column = from + col * W.outerStride();
       for (Index k = 0; large && k < height; k += Simd<S>::line) Simd<S>::template prefetch<2>(column + next + k);
-      end = std::copy_n(column, height, end);
+      end = height == Layout::mr ? copy_column(column, end, counted<Blocking<S>::mr_packets>)
+                                 : std::copy_n(column, height, end);
     }
     std::fill_n(end, beyond, S(0));
     return {copy, height, 0, nullptr};
