@@ -54,8 +54,10 @@ TEST_CASE("progress: on a terminal one line is drawn again") {
   CHECK_THAT(plain, contains("\rLoRA  ████████████████████████  100 %  0."));
   CHECK(plain.find('m') == std::string::npos);  // no color
   CHECK_THAT(drawn(true, 80, hours(0)), contains("\rLoRA  \x1b[36m█\x1b[90m░"));
-  CHECK_THAT(drawn(false, 43, hours(0)), contains("  4 %  los\x1b[K\r"));   // 42 characters: the last column stays free
-  CHECK_THAT(drawn(false, 44, hours(0)), contains("  4 %  losß\x1b[K\r"));  // a character is kept or dropped whole
+  // The last column stays free. First the bar gives way, down to 8 characters, then the note.
+  CHECK_THAT(drawn(false, 33, hours(0)), contains("\rLoRA  ░░░░░░░░░    4 %  losß 0.5\x1b[K\r"));
+  CHECK_THAT(drawn(false, 27, hours(0)), contains("\rLoRA  ░░░░░░░░    4 %  los\x1b[K\r"));
+  CHECK_THAT(drawn(false, 28, hours(0)), contains("  4 %  losß\x1b[K\r"));  // a character is kept or dropped whole
   CHECK_THAT(drawn(false, 10, hours(0)), contains("  4 %  \x1b[K\r"));
   CHECK(count(drawn(false, 80, hours(1)), '\r') == 2);  // the first and the last
 }

@@ -113,6 +113,14 @@ TEST_CASE("line chart: what cannot be drawn leaves a gap") {
   CHECK(count(log, "<polyline") == 1);
   CHECK(count(log, "<circle") == 2);  // the end of the line, and the single point
 
+  LineChart cut = diagonal();
+  cut.y_low = 0.0;
+  cut.y_high = 1.0;
+  cut.series[0] = {"in, out and in again", {0, 1, 2, 3}, {0.5, -0.5, -0.5, 0.5}};
+  CHECK_THAT(line_chart(cut), contains("points=\"72.00,224.00 176.00,364.00\""));   // it leaves half way
+  CHECK_THAT(line_chart(cut), contains("points=\"592.00,364.00 696.00,224.00\""));  // and comes back half way
+  CHECK(count(line_chart(cut), "<circle") == 1);                                    // the end alone
+
   const auto drawn = [](LineChart c) {
     const std::string svg = line_chart(c);
     return well_formed(svg) && svg.find("nan") == std::string::npos && svg.find("inf") == std::string::npos;
