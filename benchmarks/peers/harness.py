@@ -63,11 +63,12 @@ def wait_for_idle(limit=60):
     return busy
 
 
-def interleaved(functions, repetitions=11, seconds=60.0, before=None):
+def interleaved(functions, repetitions=11, seconds=60.0, before=None, spreads=None):
     """Median seconds of processor time of each function, all threads counted. The functions run in turns in an order
     that changes, so that a slow moment of the machine hits them alike. Fewer repetitions, at least three, if they would
     take longer than `seconds`; once, if a single round takes that long. before[name] runs ahead of each repetition of
-    functions[name], outside its time. Returns the times and what the functions returned."""
+    functions[name], outside its time. spreads[name], if asked for, is the interquartile range over the median. Returns
+    the times and what the functions returned."""
     results, first = {}, {}
     begin = time.process_time()
     for name, function in functions.items():
@@ -90,7 +91,12 @@ def interleaved(functions, repetitions=11, seconds=60.0, before=None):
             start = time.process_time()
             functions[name]()
             times[name].append(time.process_time() - start)
-    return {name: statistics.median(values) for name, values in times.items()}, results
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    if spreads is not None:
+        for name, values in times.items():
+            low, _, high = statistics.quantiles(values, n=4)
+            spreads[name] = (high - low) / medians[name]
+    return medians, results
 
 
 def processor():
