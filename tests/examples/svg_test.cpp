@@ -107,6 +107,7 @@ TEST_CASE("line chart: what cannot be drawn leaves a gap") {
   chart.series[0] = {"gap", {0, 1, 2, 3, 4, 5}, {0.1, 0.2, std::nan(""), 0.4, 0.5, 0.6}, true};
   CHECK(count(line_chart(chart), "<polyline") == 2);
   chart.y_low.reset();
+  chart.y_high.reset();
   chart.log_y = true;
   chart.series[0].y = {0, -1, 1, 2, 0, 3};
   const std::string log = line_chart(chart);
