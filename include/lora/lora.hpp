@@ -21,6 +21,7 @@
 #include "lora/core/function_ref.hpp"    // a function as an argument
 #include "lora/core/executor.hpp"        // parallel loops
 #include "lora/core/adapter_handle.hpp"  // the adapter of a pass
+#include "lora/core/sequences.hpp"       // which columns belong together
 #include "lora/core/pass.hpp"            // the options of a pass: training, seed, step, adapter, executor
 #include "lora/core/layer_pass.hpp"      // common to the passes of all layers
 #include "lora/core/denormals.hpp"       // flushed to zero
