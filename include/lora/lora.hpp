@@ -55,6 +55,8 @@
 #include "lora/nn/activations.hpp"
 #include "lora/nn/softmax.hpp"
 #include "lora/nn/mlp.hpp"
+#include "lora/nn/layer_norm.hpp"
+#include "lora/nn/rms_norm.hpp"
 
 // Losses and optimizers.
 #include "lora/losses/labels.hpp"        // classes, as integers of any type

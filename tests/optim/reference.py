@@ -1,4 +1,4 @@
-"""Writes reference.hpp: what PyTorch and Transformers compute, as literals for the tests of optimizers, losses, activations.
+"""Writes reference.hpp: what PyTorch and Transformers compute, as literals for the tests of optimizers, losses, layers.
 
     pip install torch==2.13.0 transformers==5.23.0
     python tests/optim/reference.py > tests/optim/reference.hpp
@@ -149,6 +149,24 @@ def activations():
         array(name + "_gradient", argument.grad.flatten().tolist())
 
 
+def norms():
+    """As activations()."""
+    features, samples = 6, 5
+    x = torch.tensor([[((9 * i + 5 * j) % 19 - 9) / 2 for i in range(features)] for j in range(samples)])
+    dy = torch.tensor([[((4 * i + 7 * j) % 9 - 4) / 3 for i in range(features)] for j in range(samples)])
+    for name, norm in {"layer_norm": torch.nn.LayerNorm(features), "rms_norm": torch.nn.RMSNorm(features, eps=1e-6)}.items():
+        norm.weight.data = torch.tensor([(i - 2) / 2 for i in range(features)])
+        if name == "layer_norm":
+            norm.bias.data = torch.tensor([3 * i % 4 - 1.0 for i in range(features)])
+        argument = x.clone().requires_grad_()
+        y = norm(argument)
+        y.backward(dy)
+        array(name, y.detach().flatten().tolist())
+        array(name + "_gradient", argument.grad.flatten().tolist())
+        for part, parameter in norm.named_parameters():
+            array(f"{name}_{part}", parameter.grad.tolist())
+
+
 def written():
     """The whole of reference.hpp."""
     text = io.StringIO()
@@ -161,6 +179,7 @@ def written():
         schedules()
         losses()
         activations()
+        norms()
         print("\n}  // namespace reference")
     return text.getvalue()
 
