@@ -57,6 +57,7 @@
 #include "lora/nn/mlp.hpp"
 #include "lora/nn/layer_norm.hpp"
 #include "lora/nn/rms_norm.hpp"
+#include "lora/nn/attention.hpp"    // exact, within each sequence of a batch
 
 // Losses and optimizers.
 #include "lora/losses/labels.hpp"        // classes, as integers of any type

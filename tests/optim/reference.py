@@ -167,6 +167,30 @@ def norms():
             array(f"{name}_{part}", parameter.grad.tolist())
 
 
+def attention():
+    """Two sequences of 3 and 5 tokens, each on its own; token by token: column-major (features, tokens)."""
+
+    def pattern(rows, a, b, most):
+        return torch.tensor([[((a * i + b * j) % most - most // 2) / 4 for i in range(rows)] for j in range(8)])
+
+    heads, key_heads, head_dim = 4, 2, 3
+    d_o = pattern(heads * head_dim, 3, 8, 11)
+    for name, causal in {"attention": False, "causal_attention": True}.items():
+        q = pattern(heads * head_dim, 5, 7, 17).requires_grad_()
+        k = pattern(key_heads * head_dim, 4, 9, 19).requires_grad_()
+        v = pattern(key_heads * head_dim, 7, 3, 13).requires_grad_()
+        outputs = []
+        for first, last in (0, 3), (3, 8):
+            parts = [x[first:last].unflatten(1, (-1, head_dim)).transpose(0, 1) for x in (q, k, v)]
+            o = torch.nn.functional.scaled_dot_product_attention(*parts, is_causal=causal, enable_gqa=True)
+            outputs.append(o.transpose(0, 1).flatten(1))
+        o = torch.cat(outputs)
+        o.backward(d_o)
+        array(name, o.detach().flatten().tolist())
+        for part, x in {"q": q, "k": k, "v": v}.items():
+            array(f"{name}_{part}", x.grad.flatten().tolist())
+
+
 def written():
     """The whole of reference.hpp."""
     text = io.StringIO()
@@ -180,6 +204,7 @@ def written():
         losses()
         activations()
         norms()
+        attention()
         print("\n}  // namespace reference")
     return text.getvalue()
 
