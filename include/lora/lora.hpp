@@ -55,9 +55,11 @@
 #include "lora/nn/activations.hpp"
 #include "lora/nn/softmax.hpp"
 #include "lora/nn/mlp.hpp"
+#include "lora/nn/embedding.hpp"
 #include "lora/nn/layer_norm.hpp"
 #include "lora/nn/rms_norm.hpp"
 #include "lora/nn/attention.hpp"    // exact, within each sequence of a batch
+#include "lora/nn/multi_head_attention.hpp"
 
 // Losses and optimizers.
 #include "lora/losses/labels.hpp"        // classes, as integers of any type

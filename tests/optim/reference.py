@@ -191,6 +191,16 @@ def attention():
             array(f"{name}_{part}", x.grad.flatten().tolist())
 
 
+def embedding():
+    """y token by token: column-major (features, tokens). The gradient row by row, as the table lies."""
+    table = torch.tensor([[((9 * j + 5 * i) % 19 - 9) / 2 for j in range(4)] for i in range(5)]).requires_grad_()
+    dy = torch.tensor([[((4 * i + 7 * j) % 9 - 4) / 3 for i in range(4)] for j in range(5)])
+    y = torch.nn.functional.embedding(torch.tensor([3, 0, 4, 3, 3]), table)
+    y.backward(dy)
+    array("embedding", y.detach().flatten().tolist())
+    array("embedding_weight", table.grad.flatten().tolist())
+
+
 def written():
     """The whole of reference.hpp."""
     text = io.StringIO()
@@ -205,6 +215,7 @@ def written():
         activations()
         norms()
         attention()
+        embedding()
         print("\n}  // namespace reference")
     return text.getvalue()
 
