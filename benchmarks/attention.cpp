@@ -2,9 +2,9 @@
 ///
 ///   attention [--out DIR] [--quick]
 ///
-/// Useful multiply-adds only: forward 2 head_dim for each pair of a query and a key that it sees, backward 5. One thread;
-/// medians of this thread's processor time, of runs in turns, and the peak of the same run. Another compiler or kind of
-/// processor:
+/// Useful multiply-adds only: forward 2 head_dim for each pair of a query and a key that it sees, backward 5. One
+/// thread; medians of this thread's processor time, of runs in turns, and the peak of the same run. Another compiler or
+/// kind of processor:
 ///
 ///   CXX=clang++ LORA_ARCH=x86-64-v3 benchmarks/run.sh attention
 
