@@ -21,6 +21,7 @@
 #include "lora/core/function_ref.hpp"    // a function as an argument
 #include "lora/core/executor.hpp"        // parallel loops
 #include "lora/core/adapter_handle.hpp"  // the adapter of a pass
+#include "lora/core/sequences.hpp"       // which columns belong together
 #include "lora/core/pass.hpp"            // the options of a pass: training, seed, step, adapter, executor
 #include "lora/core/layer_pass.hpp"      // common to the passes of all layers
 #include "lora/core/denormals.hpp"       // flushed to zero
@@ -54,6 +55,11 @@
 #include "lora/nn/activations.hpp"
 #include "lora/nn/softmax.hpp"
 #include "lora/nn/mlp.hpp"
+#include "lora/nn/embedding.hpp"
+#include "lora/nn/layer_norm.hpp"
+#include "lora/nn/rms_norm.hpp"
+#include "lora/nn/attention.hpp"    // exact, within each sequence of a batch
+#include "lora/nn/multi_head_attention.hpp"
 
 // Losses and optimizers.
 #include "lora/losses/labels.hpp"        // classes, as integers of any type

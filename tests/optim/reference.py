@@ -1,4 +1,4 @@
-"""Writes reference.hpp: what PyTorch and Transformers compute, as literals for the tests of optimizers, losses, activations.
+"""Writes reference.hpp: what PyTorch and Transformers compute, as literals for the tests of optimizers, losses, layers.
 
     pip install torch==2.13.0 transformers==5.23.0
     python tests/optim/reference.py > tests/optim/reference.hpp
@@ -149,6 +149,58 @@ def activations():
         array(name + "_gradient", argument.grad.flatten().tolist())
 
 
+def norms():
+    """As activations()."""
+    features, samples = 6, 5
+    x = torch.tensor([[((9 * i + 5 * j) % 19 - 9) / 2 for i in range(features)] for j in range(samples)])
+    dy = torch.tensor([[((4 * i + 7 * j) % 9 - 4) / 3 for i in range(features)] for j in range(samples)])
+    for name, norm in {"layer_norm": torch.nn.LayerNorm(features), "rms_norm": torch.nn.RMSNorm(features, eps=1e-6)}.items():
+        norm.weight.data = torch.tensor([(i - 2) / 2 for i in range(features)])
+        if name == "layer_norm":
+            norm.bias.data = torch.tensor([3 * i % 4 - 1.0 for i in range(features)])
+        argument = x.clone().requires_grad_()
+        y = norm(argument)
+        y.backward(dy)
+        array(name, y.detach().flatten().tolist())
+        array(name + "_gradient", argument.grad.flatten().tolist())
+        for part, parameter in norm.named_parameters():
+            array(f"{name}_{part}", parameter.grad.tolist())
+
+
+def attention():
+    """Two sequences of 3 and 5 tokens, each on its own; token by token: column-major (features, tokens)."""
+
+    def pattern(rows, a, b, most):
+        return torch.tensor([[((a * i + b * j) % most - most // 2) / 4 for i in range(rows)] for j in range(8)])
+
+    heads, key_heads, head_dim = 4, 2, 3
+    d_o = pattern(heads * head_dim, 3, 8, 11)
+    for name, causal in {"attention": False, "causal_attention": True}.items():
+        q = pattern(heads * head_dim, 5, 7, 17).requires_grad_()
+        k = pattern(key_heads * head_dim, 4, 9, 19).requires_grad_()
+        v = pattern(key_heads * head_dim, 7, 3, 13).requires_grad_()
+        outputs = []
+        for first, last in (0, 3), (3, 8):
+            parts = [x[first:last].unflatten(1, (-1, head_dim)).transpose(0, 1) for x in (q, k, v)]
+            o = torch.nn.functional.scaled_dot_product_attention(*parts, is_causal=causal, enable_gqa=True)
+            outputs.append(o.transpose(0, 1).flatten(1))
+        o = torch.cat(outputs)
+        o.backward(d_o)
+        array(name, o.detach().flatten().tolist())
+        for part, x in {"q": q, "k": k, "v": v}.items():
+            array(f"{name}_{part}", x.grad.flatten().tolist())
+
+
+def embedding():
+    """y token by token: column-major (features, tokens). The gradient row by row, as the table lies."""
+    table = torch.tensor([[((9 * j + 5 * i) % 19 - 9) / 2 for j in range(4)] for i in range(5)]).requires_grad_()
+    dy = torch.tensor([[((4 * i + 7 * j) % 9 - 4) / 3 for i in range(4)] for j in range(5)])
+    y = torch.nn.functional.embedding(torch.tensor([3, 0, 4, 3, 3]), table)
+    y.backward(dy)
+    array("embedding", y.detach().flatten().tolist())
+    array("embedding_weight", table.grad.flatten().tolist())
+
+
 def written():
     """The whole of reference.hpp."""
     text = io.StringIO()
@@ -161,6 +213,9 @@ def written():
         schedules()
         losses()
         activations()
+        norms()
+        attention()
+        embedding()
         print("\n}  // namespace reference")
     return text.getvalue()
 

@@ -1,0 +1,116 @@
+#pragma once
+/// A table of vectors, one for each id.
+
+#include "lora/core/error.hpp"
+#include "lora/core/parameter.hpp"
+#include "lora/core/random.hpp"
+#include "lora/kernels/packed_product.hpp"
+
+#include <span>
+#include <string>
+#include <utility>
+
+namespace lora::inline LORA_ABI {
+
+/// y(., t) = W(id_t, .)
+///
+///   W (vocabulary, features)   y, dy (features, tokens)   ids: one for each token, 0 to vocabulary - 1
+///   dW(id_t, .) += dy(., t)
+///
+/// ```cpp
+/// #include <lora/nn/embedding.hpp>
+/// #include <vector>
+///
+/// int main() {
+///   lora::Rng rng(1);
+///   const lora::Embedding<float> words({.vocabulary = 100, .features = 8}, rng);
+///   const std::vector<int> ids = {7, 0, 7};
+///   const Eigen::MatrixXf y = words(ids);
+///   return y.cols() == 3 && y.col(0) == y.col(2) ? 0 : 1;
+/// }
+/// ```
+///
+/// W is row-major, as PyTorch has it and files hold it: a row is a vector, read in one piece. "weight" is listed under
+/// PyTorch's name, and frozen until it is made trainable; its gradient is then as large as W. A pass keeps nothing; the
+/// caller keeps the ids. forward is const and may run on many threads. Cost: a copy of y.
+template <class S>
+class Embedding {
+  using Columns = detail::Columns<S>;
+  using MutableColumns = detail::MutableColumns<S>;
+
+ public:
+  using Scalar = S;
+
+  struct Shape {
+    Index vocabulary = 0;
+    Index features = 0;
+    double deviation = 0.02;  ///< of the numbers of a new table: BERT's and GPT-2's initializer_range
+  };
+
+  /// A new table of normal numbers. Throws ShapeError if a size is below 1.
+  Embedding(const Shape& shape, Rng& rng) {
+    detail::check_not_empty("Embedding", "the weight", shape.vocabulary, shape.features);
+    weight_.value.resize(shape.vocabulary, shape.features);
+    for (Index k = 0; k < weight_.value.size(); ++k) {
+      weight_.value.data()[k] = S(shape.deviation) * rng.template normal<S>();
+    }
+    weight_.trainable = false;
+  }
+  /// A given table. Throws ShapeError if it is empty.
+  explicit Embedding(RowMajorMatrix<S> weight) : weight_(std::move(weight)) {
+    detail::check_not_empty("Embedding", "the weight", vocabulary(), features());
+    weight_.trainable = false;
+  }
+
+  /// Writes y (features, tokens). Throws ShapeError if y has another size, ValueError for an id that is not in the
+  /// table, and changes nothing then.
+  void forward(std::span<const int> ids, MutableColumns y) const {
+    check("Embedding::forward", ids, "y", y);
+    for (Index t = 0; t < y.cols(); ++t) y.col(t) = row(ids, t);
+  }
+  /// y += the same: for the sum of several embeddings, as of words and positions. Throws as forward does.
+  void add(std::span<const int> ids, MutableColumns y) const {
+    check("Embedding::add", ids, "y", y);
+    for (Index t = 0; t < y.cols(); ++t) y.col(t) += row(ids, t);
+  }
+  /// y as a new matrix.
+  Matrix<S> operator()(std::span<const int> ids) const {
+    Matrix<S> y(features(), static_cast<Index>(ids.size()));
+    forward(ids, y);
+    return y;
+  }
+
+  /// The gradient of the table accumulates, in the order of the tokens; nothing happens if it is frozen. ids are those
+  /// of the forward pass. Throws as forward does, and changes nothing then.
+  void backward(std::span<const int> ids, const Columns& dy) {
+    check("Embedding::backward", ids, "dy", dy);
+    if (!weight_.trainable) return;
+    auto& gradient = weight_.gradient();
+    for (Index t = 0; t < dy.cols(); ++t) gradient.row(ids[std::size_t(t)]) += dy.col(t).transpose();
+  }
+
+  /// W (vocabulary, features). Set `trainable` to train it.
+  RowMajorParameter<S>& weight() & { return weight_; }
+  const RowMajorParameter<S>& weight() const& { return weight_; }
+  const RowMajorParameter<S>& weight() const&& = delete;
+  Index vocabulary() const { return weight_.value.rows(); }
+  Index features() const { return weight_.value.cols(); }
+
+  static void visit(auto& self, auto&& f) { f("weight", self.weight_); }
+
+ private:
+  void check(const detail::Caller& who, std::span<const int> ids, const char* name, const auto& matrix) const {
+    detail::check_rows(who, name, matrix.rows(), "features", features());
+    detail::check_cols(who, name, matrix.cols(), "the number of ids", static_cast<Index>(ids.size()));
+    for (std::size_t t = 0; t < ids.size(); ++t) {
+      if (ids[t] >= 0 && ids[t] < vocabulary()) continue;
+      detail::fail<ValueError>(who, "id " + std::to_string(t) + " is " + std::to_string(ids[t]) +
+                                        ", expected 0 to vocabulary - 1 = " + std::to_string(vocabulary() - 1));
+    }
+  }
+  auto row(std::span<const int> ids, Index t) const { return weight_.value.row(ids[std::size_t(t)]).transpose(); }
+
+  RowMajorParameter<S> weight_;
+};
+
+}  // namespace lora::inline LORA_ABI
