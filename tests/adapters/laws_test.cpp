@@ -53,6 +53,7 @@ void check_adapter(const Shape& shape, Index rank, Index samples) {
   auto second = layer;
   lora::testing::fill_parameters(second, rng);
   check(lora::testing::check_sum(layer, second, x));
+  check(lora::testing::check_weighted(layer, x));
 }
 
 }  // namespace

@@ -15,7 +15,10 @@
 #include "lora/kernels/softmax.hpp"
 #include "lora/kernels/split.hpp"
 
+#include <algorithm>
+#include <array>
 #include <cmath>
+#include <cstddef>
 #include <type_traits>
 
 namespace lora::inline LORA_ABI::detail {
@@ -25,6 +28,7 @@ template <class S>
 struct OneLane {
   using Scalar = S;
   using Packet = S;
+  using Narrower = OneLane;
   static constexpr int lanes = 1;
   static constexpr Index line = 1;
   static Packet zero() { return S(0); }
@@ -39,13 +43,27 @@ struct OneLane {
 template <class S>
 using NormSimd = std::conditional_t<has_packets<S>, Simd<S>, OneLane<S>>;
 
+/// A cache line of a column.
+template <class V>
+using Line = std::array<typename V::Scalar, static_cast<std::size_t>(V::line)>;
+
+/// The line of a column that begins with element `first`: where it lies, or a copy that is filled up with `rest`.
+template <class V>
+const typename V::Scalar* line_at(const auto& column, Index first, Line<V>& copy, typename V::Scalar rest) {
+  const Index count = std::min(V::line, column.size() - first);
+  if (count == V::line) return column.data() + first;
+  copy.fill(rest);
+  std::copy_n(column.data() + first, count, copy.begin());
+  return copy.data();
+}
+
 /// Columns, g and b are contiguous; moments (moment_count, samples) has m, mean - m and s of each column, or s alone.
 template <class S, bool Centered>
 class Norms {
   using V = NormSimd<S>;
   using Packet = typename V::Packet;
   using Sums = LineSums<V>;
-  using Line = typename Sums::Line;
+  using Line = detail::Line<V>;
 
  public:
   static constexpr Index moment_count = Centered ? 3 : 1;
@@ -188,7 +206,10 @@ class Norms {
     } else {
       for (Index first = 0; first < x.size(); first += V::line) {
         const S* const from = line_at<V>(x, first, copy, S(0));
-        squares.add_products(from, from);
+        for (int p = 0; p < Sums::packets; ++p) {
+          const Packet some = V::load(from + p * V::lanes);
+          squares.sums[p] = V::multiply_add(some, some, squares.sums[p]);
+        }
       }
       variance = squares.total() / size;
     }

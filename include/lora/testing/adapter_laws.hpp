@@ -5,6 +5,7 @@
 ///   off          disabled equals the base to the bit, and enabling again restores the first output
 ///   merge        merged() x equals forward(x) to rounding; merged() is the exact sum, rounded once
 ///   sum          adapters active together add up, each with its weight
+///   weighted     with a weight, backward and merge have it, too; a parameter that is not trained gets no gradient
 ///   accumulates  a second backward pass doubles the gradients
 ///   copy         a copy is complete and independent
 ///   no heap      after the first pass nothing allocates
@@ -19,6 +20,7 @@
 #include "lora/testing/law.hpp"
 
 #include <cstddef>
+#include <string>
 #include <string_view>
 #include <thread>
 #include <utility>
@@ -179,6 +181,57 @@ LawResult check_sum(const Adapted<Base, A>& first, const Adapted<Base, A>& secon
   const double bound = merge_constant * std::sqrt(static_cast<double>(first.in_features())) * detail::epsilon<S>();
   if (difference == 0 && (a.norm() == 0 || b.norm() == 0)) return nothing_checked("sum", "a delta", bound);
   return judge("sum", difference / scale, bound);
+}
+
+/// With the weight 1/4, an adapter gives a quarter of what it gives with 1, within 8 epsilon: its gradients, its part
+/// of dx, its delta. And a parameter that is not trained gets no gradient. Takes the layer by value.
+template <class Base, AdditiveAdapter A>
+LawResults check_weighted(Adapted<Base, A> layer, const Matrix<typename A::Scalar>& x) {
+  using S = typename A::Scalar;
+  constexpr auto weight = S(0.25);
+  const double bound = 8 * detail::epsilon<S>();
+  const Pass pass{.training = true, .seed = 1};
+  A& adapter = layer.adapter();
+  const Matrix<S> dy = Matrix<S>::Ones(layer.out_features(), x.cols());
+
+  // The gradients of all parameters, then the adapter's part of dx, then its delta.
+  const auto given = [&](S by) {
+    typename A::template Kept<Dynamic> kept;
+    typename A::template Scratch<Dynamic> scratch;
+    std::vector<Matrix<S>> all;
+    Matrix<S> y = Matrix<S>::Zero(layer.out_features(), x.cols()), dx = Matrix<S>::Zero(x.rows(), x.cols());
+    visit_parameters(adapter, [](const Path&, auto& parameter) { parameter.grad.setZero(); });
+    adapter.add(x, y, kept, scratch, pass, by);
+    adapter.add_backward(x, dy, dx, kept, scratch, pass);
+    visit_parameters(adapter, [&](const Path&, auto& parameter) { all.push_back(parameter.grad); });
+    all.push_back(dx);
+    Matrix<S> delta = Matrix<S>::Zero(layer.out_features(), layer.in_features());
+    std::as_const(adapter).add_delta(delta, 0, layer.base(), by);
+    all.push_back(delta);
+    return all;
+  };
+  std::vector<std::string> names;
+  visit_parameters(adapter, [&](const Path& path, auto&) { names.push_back("weighted: gradient of " + path.str()); });
+  names.insert(names.end(), {"weighted: dx", "weighted: delta"});
+  const auto whole = given(S(1)), part = given(weight);
+  LawResults results;
+  for (std::size_t k = 0; k < names.size(); ++k) {
+    if (whole[k].size() == 0) continue;  // of a parameter that is not trained
+    const double size = static_cast<double>(weight * whole[k].norm());
+    const double difference = static_cast<double>((part[k] - weight * whole[k]).norm());
+    if (size == 0 && difference == 0) {
+      results.push_back(nothing_checked(names[k], "what it gives", bound));
+    } else {
+      results.push_back(judge(names[k], size == 0 ? difference : difference / size, bound));
+    }
+  }
+
+  visit_parameters(adapter, [](const Path&, auto& parameter) { parameter.trainable = false; });
+  const auto frozen = given(S(1));
+  double written = 0;
+  for (std::size_t k = 0; k + 2 < frozen.size(); ++k) written += static_cast<double>(frozen[k].norm());
+  results.push_back(judge("weighted: no gradient of what is not trained", written, 0));
+  return results;
 }
 
 /// Gradients accumulate: a second backward pass after the same forward pass doubles every one of them, within 8
