@@ -325,6 +325,15 @@ TEST_CASE("Attention: nothing allocates after the largest batch") {
           compute(large, r, scratch);
           for (std::size_t k = 0; k < smaller.size(); ++k) compute(smaller[k], results[k], scratch);
         }) == 0);
+
+  // A panel of a shorter sequence has more queries, and in narrow heads it is most of the memory.
+  const AttentionShape narrow{.heads = 1, .head_dim = 2};
+  const Problem<float> longer(narrow, Sequences({300}), Sequences({300}), rng);
+  const Problem<float> shorter(narrow, Sequences({250}), Sequences({250}), rng);
+  auto r_longer = compute(longer), r_shorter = compute(shorter);
+  lora::Scratch own;
+  compute(longer, r_longer, own);
+  CHECK(lora_test::heap_allocations_in([&] { compute(shorter, r_shorter, own); }) == 0);
 }
 
 TEST_CASE("Attention: large scores, and numbers that are none") {
