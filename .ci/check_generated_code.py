@@ -5,8 +5,8 @@ tiles one packet high, which need one more, and those of a single sample, which 
 
   .ci/check_generated_code.py [ARCH...]     as -march names them, x86-64-v3 if none; the compiler is CXX, or c++
 
-Reads the assembly of Packed<float> and Packed<double> at -O3, and fails as well if it finds fewer loops than there are
-tiles. For x86-64 only: elsewhere it says so and passes.
+Reads the assembly of Packed<float> and Packed<double> at -O3, and fails as well if it finds fewer than eight such tiles.
+For x86-64 only: elsewhere it says so and passes.
 """
 import os
 import pathlib

@@ -127,13 +127,12 @@ template <class S>
 struct Panel {
   const S* elements;
   Index step;
-  Index apart;    ///< from here to the panel below, if both are whole
   const S* next;  ///< what to prefetch; null: nothing
 };
 
-/// panel_product of a single sample.
+/// panel_product of a single sample. panels_at(row, first_col): where the panels from there on lie.
 template <class S>
-void sample_product(const PanelLayout<S>& layout, auto&& panel_at, const S* x, S* y, const LowRankTerm<S>& term,
+void sample_product(const PanelLayout<S>& layout, auto&& panels_at, const S* x, S* y, const LowRankTerm<S>& term,
                     Interval rows, bool add) {
   constexpr Index mr = Blocking<S>::mr;
   rows.last = std::min(rows.last, layout.rows);
@@ -146,8 +145,9 @@ void sample_product(const PanelLayout<S>& layout, auto&& panel_at, const S* x, S
     const auto multiply = [&](Index row, Index count) {
       SampleSum<S> sums[2];
       if (depth > 0) {
-        const Panel<S> panel = panel_at(row, first_col);
-        sums[0] = {panel.elements, panel.apart, panel.step, x + first_col, depth};
+        sums[0] = panels_at(row, first_col);
+        sums[0].scalars = x + first_col;
+        sums[0].steps = depth;
       }
       alignas(64) S edge[LowRankTerm<S>::block * mr];  // columns of U, padded at its edge
       if (ranks > 0) {
@@ -166,13 +166,13 @@ void sample_product(const PanelLayout<S>& layout, auto&& panel_at, const S* x, S
   }
 }
 
-/// panel_at(row, first_col): the panel that begins there. rows: from and to panel boundaries. add: y += instead of y =.
+/// For two samples or more. panel_at(row, first_col): the panel that begins there. rows: from and to panel boundaries.
+/// add: y += instead of y =.
 template <class S>
 void panel_product(const PanelLayout<S>& layout, auto&& panel_at, const Columns<S>& x, MutableColumns<S>& y,
                    const LowRankTerm<S>& term, Interval rows, bool add = false) {
   using Tiles = ProductTiles<S>;
   constexpr Index lanes = Simd<S>::lanes;
-  if (x.cols() == 1) return sample_product(layout, panel_at, x.data(), y.data(), term, rows, add);
   const Index blocks = (layout.cols + Blocking<S>::kc - 1) / Blocking<S>::kc;
   const Index passes = std::max(blocks, term.passes());
   const Index prefetching = Tiles::prefetching_tiles(x.cols());
@@ -231,27 +231,27 @@ void panel_product(const PanelLayout<S>& layout, auto&& panel_at, const Columns<
 template <class S>
 void packed_product_part(const PanelLayout<S>& layout, const S* panels, const Columns<S>& x, MutableColumns<S> y,
                          const LowRankTerm<S>& term, Interval rows, bool add = false) {
+  if (x.cols() == 1) {
+    const auto panels_at = [&](Index row, Index first_col) -> SampleSum<S> {
+      const Index height = layout.panel_rows(row);
+      return {panels + layout.offset(row, first_col), height * layout.block_cols(first_col), height};
+    };
+    return sample_product(layout, panels_at, x.data(), y.data(), term, rows, add);
+  }
   const bool large = layout.large();
   const auto panel_at = [&](Index row, Index first_col) -> Panel<S> {
     const S* const panel = panels + layout.offset(row, first_col);
     const Index height = layout.panel_rows(row);
-    const Index elements = height * layout.block_cols(first_col);
-    return {panel, height, elements, large ? panel + elements : nullptr};
+    return {panel, height, large ? panel + height * layout.block_cols(first_col) : nullptr};
   };
-  if (x.cols() == 1) return sample_product(layout, panel_at, x.data(), y.data(), term, rows, add);
   constexpr Index max_samples = Blocking<S>::nc * 3 / 2;  // a short last chunk would stream all of W0 for few samples
-  Index sample = 0;
-  for (Index left = x.cols(); left >= max_samples;) {
-    const Index samples = ProductTiles<S>::boundary(left, Blocking<S>::nc);
+  for (Index sample = 0; sample < x.cols();) {
+    const Index left = x.cols() - sample;
+    const Index samples = left < max_samples ? left : ProductTiles<S>::boundary(left, Blocking<S>::nc);
     MutableColumns<S> some_y = y.middleCols(sample, samples);
     panel_product<S>(layout, panel_at, x.middleCols(sample, samples), some_y, term.from(sample), rows, add);
     sample += samples;
-    left -= samples;
   }
-  if (sample == 0) return panel_product<S>(layout, panel_at, x, y, term, rows, add);
-  const Index left = x.cols() - sample;
-  MutableColumns<S> some_y = y.middleCols(sample, left);
-  panel_product<S>(layout, panel_at, x.middleCols(sample, left), some_y, term.from(sample), rows, add);
 }
 
 /// The multiply-adds of a product with W0. Fewer than four samples are memory-bound and take as long as four.

@@ -5,8 +5,8 @@
 ///     columns 0, 2, 4, ... add to one half         a multiply-add waits for the one before it on the same register, so
 ///     columns 1, 3, 5, ... to the other            each sum has two; they are added at the end of a block of columns
 ///
-/// Every row has its own sums, so how many panels are in a tile changes no bit of the result: a weight in rows of any
-/// length, packed or not, is added up in the same order.
+/// Every row has its own sums, so how many panels are in a tile changes no bit of the result, and a weight that is not
+/// packed is added up in the same order.
 
 #include "lora/kernels/panel_layout.hpp"
 

@@ -25,8 +25,8 @@ class UnpackedSample {
     if (W.outerStride() >= Blocking<S>::far_apart) {
       for (Index row = 0; row < whole; row += max_rows) walk(W, row, std::min(max_rows, whole - row), x, y);
     } else if (whole > 0) {
-      const auto in_place = [&](Index row, Index first_col) -> Panel<S> {
-        return {W.data() + row + first_col * W.outerStride(), W.outerStride(), Blocking<S>::mr, nullptr};
+      const auto in_place = [&](Index row, Index first_col) -> SampleSum<S> {
+        return {W.data() + row + first_col * W.outerStride(), Blocking<S>::mr, W.outerStride()};
       };
       sample_product<S>({W.rows(), W.cols()}, in_place, x, y, {}, {0, whole}, false);
     }
@@ -119,7 +119,7 @@ void unpacked_product_part(const Columns<S>& W, const Columns<S>& x, MutableColu
     const S* const from = W.data() + row + first_col * W.outerStride();
     const bool once = x.cols() <= ProductTiles<S>::columns;
     if (once && height == ProductTiles<S>::packets(height) * Simd<S>::lanes)
-      return {from, W.outerStride(), height, large ? from + next : nullptr};
+      return {from, W.outerStride(), large ? from + next : nullptr};
     S* end = copy;
     for (Index col = 0; col < width; ++col) {
       const S* const column = from + col * W.outerStride();
@@ -128,7 +128,7 @@ void unpacked_product_part(const Columns<S>& W, const Columns<S>& x, MutableColu
                                  : std::copy_n(column, height, end);
     }
     std::fill_n(end, beyond, S(0));
-    return {copy, height, 0, nullptr};
+    return {copy, height, nullptr};
   };
   panel_product<S>(layout, panel_at, x, y, {}, {});
 }
