@@ -40,12 +40,12 @@
   LORA_DETAIL_INSTANCE std::unique_ptr<AnyAdapter<S>::Interface> AnyAdapter<S>::hold(NoAdapter<S>);                    \
   LORA_DETAIL_INSTANCE void attention<S>(                                                                              \
       const detail::Columns<S>&, const detail::Columns<S>&, const detail::Columns<S>&, const AttentionShape&,          \
-      const Sequences&, const Sequences&, detail::MutableColumns<S>, detail::MutableColumns<S>*, Scratch&, Executor*); \
+      const Sequences&, const Sequences&, detail::MutableColumns<S>, detail::MutableColumns<S>*, Scratch&, const Pass&); \
   LORA_DETAIL_INSTANCE void attention_backward<S>(                                                                     \
       const detail::Columns<S>&, const detail::Columns<S>&, const detail::Columns<S>&, const AttentionShape&,          \
       const Sequences&, const Sequences&, const detail::Columns<S>&, const detail::Columns<S>&,                        \
       const detail::Columns<S>&, detail::MutableColumns<S>, detail::MutableColumns<S>, detail::MutableColumns<S>,      \
-      Scratch&, Executor*);                                                                                            \
+      Scratch&, const Pass&);                                                                                            \
   LORA_DETAIL_INSTANCE class Linear<S>;                                                                                \
   LORA_DETAIL_INSTANCE class BasicAdam<S, true>;
 

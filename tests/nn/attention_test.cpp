@@ -55,9 +55,9 @@ struct Results {
 template <class S>
 void compute(const Problem<S>& p, Results<S>& r, lora::Scratch& scratch, lora::Executor* executor = nullptr) {
   lora::detail::MutableColumns<S> lse(r.lse);
-  lora::attention<S>(p.q, p.k, p.v, p.shape, p.queries, p.keys, r.o, &lse, scratch, executor);
+  lora::attention<S>(p.q, p.k, p.v, p.shape, p.queries, p.keys, r.o, &lse, scratch, {.executor = executor});
   lora::attention_backward<S>(p.q, p.k, p.v, p.shape, p.queries, p.keys, r.o, r.lse, p.d_o, r.dq, r.dk, r.dv, scratch,
-                              executor);
+                              {.executor = executor});
 }
 
 template <class S>

@@ -11,20 +11,23 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <tuple>
 
 namespace lora::inline LORA_ABI {
 
 /// Entry (i, j) of a mask is 0 with probability p, else 1 / (1 - p), so that the expected value of mask .* x is x.
 ///
-/// It depends on (seed, stream, step, i, first_sample + j) alone: backward recomputes the mask of forward, in blocks of
-/// any size. `stream` tells the layers of a model apart.
+/// It depends on (seed, stream, step, i, sample of column j) alone: backward recomputes the mask of forward, in blocks
+/// of any size. `stream` tells the layers of a model apart. Column j is sample first_sample + j of the pass, or
+/// first_sample + columns[j]; those must live as long as this object.
 class DropoutMask {
  public:
   DropoutMask(double probability, std::uint64_t stream, const Pass& pass)
       : drop_below_(static_cast<std::uint32_t>(std::ldexp(probability, 32))),
         keep_(1.0 / (1.0 - probability)),
-        first_sample_(static_cast<std::uint64_t>(pass.first_sample)) {
+        first_sample_(static_cast<std::uint64_t>(pass.first_sample)),
+        columns_(pass.columns) {
     const auto key =
         philox4x32({low(stream), high(stream), low(pass.step), high(pass.step)}, {low(pass.seed), high(pass.seed)});
     key_ = {key[0], key[1]};
@@ -38,7 +41,8 @@ class DropoutMask {
     const auto keep = static_cast<S>(keep_);
     detail::PhiloxBits bits;
     for (Index j = 0; j < mask.cols(); ++j) {
-      const std::uint64_t sample = first_sample_ + static_cast<std::uint64_t>(first + j);
+      const Index column = columns_.empty() ? first + j : columns_[static_cast<std::size_t>(first + j)];
+      const std::uint64_t sample = first_sample_ + static_cast<std::uint64_t>(column);
       for (Index i = 0; i < mask.rows(); i += most) {
         const Index count = std::min(most, mask.rows() - i);
         detail::philox_blocks(static_cast<std::uint64_t>(i / 4), static_cast<std::size_t>(count + 3) / 4, sample, key_,
@@ -60,6 +64,7 @@ class DropoutMask {
   std::uint32_t drop_below_;
   double keep_;
   std::uint64_t first_sample_;
+  std::span<const Index> columns_;
   std::array<std::uint32_t, 2> key_{};
 };
 

@@ -6,8 +6,10 @@
 #include "lora/core/sequences.hpp"
 #include "lora/nn/detail/attention_panels.hpp"
 
+#include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <cstdint>
 #include <optional>
 #include <string>
 
@@ -26,6 +28,8 @@ struct AttentionShape {
   std::optional<double> scale = {};  ///< default: 1 / sqrt(head_dim)
   AttentionMask mask = AttentionMask::none;
   Index window = 0;  ///< of causal attention: how many keys a query sees at most, itself included; 0: no bound
+  double dropout = 0;         ///< probability that a training pass drops a p_k
+  std::uint64_t stream = 0;   ///< of head 0; each head has its own, stream + head (adapters/dropout.hpp)
 
   Index key_heads_or_heads() const { return key_heads > 0 ? key_heads : heads; }
   Index query_rows() const { return heads * head_dim; }
@@ -47,6 +51,9 @@ inline void validate(const AttentionShape& shape, const detail::Caller& who) {
   }
   if (!std::isfinite(shape.scale_or_default())) {
     refuse("scale is " + detail::text_of(shape.scale_or_default()) + ", expected a finite number");
+  }
+  if (!(shape.dropout >= 0 && shape.dropout < 1)) {
+    refuse("dropout is " + detail::text_of(shape.dropout) + ", expected at least 0 and below 1");
   }
   if (shape.window < 0) refuse("window is " + std::to_string(shape.window) + ", expected at least 0");
   if (shape.window > 0 && shape.mask != AttentionMask::causal) {
@@ -77,6 +84,32 @@ void check_attention(const Caller& who, const Columns<S>& q, const Columns<S>& k
                               " queries and " + std::to_string(keys[s].count) +
                               " keys, expected at least as many keys for a causal mask");
   }
+}
+
+/// Throws ShapeError for a segment that cuts a sequence: the tokens of one text have one adapter.
+inline void check_segments(const Caller& who, const Pass& pass, const Sequences& sequences) {
+  const auto starts = sequences.starts();
+  for (const Segment& segment : pass.segments) {
+    for (const Index edge : {segment.first, segment.first + segment.count}) {
+      if (std::binary_search(starts.begin(), starts.end(), edge)) continue;
+      fail<ShapeError>(who, "the segment with the columns " + std::to_string(segment.first) + " to " +
+                                std::to_string(segment.first + segment.count - 1) +
+                                " cuts a sequence, expected all of its columns or none");
+    }
+  }
+}
+
+/// The dropout masks of a sequence of queries, if the pass drops.
+inline std::optional<AttentionMasks> masks_of(const AttentionShape& shape, const Pass& pass,
+                                              const Sequences::Columns& own) {
+  if (!pass.training || shape.dropout <= 0) return std::nullopt;
+  AttentionMasks masks{shape.dropout, shape.stream, pass, own.first};
+  for (const Segment& segment : pass.segments) {
+    if (own.first < segment.first || own.first >= segment.first + segment.count) continue;
+    masks.pass = pass_of(pass, segment);
+    masks.first = own.first - segment.first;
+  }
+  return masks;
 }
 
 /// Calls head(sequence, key head, memory) for all of them, on the threads of an executor if there is one. Each thread
@@ -124,35 +157,41 @@ double attention_work(const AttentionShape& shape, const Sequences& queries, con
 /// order, or the number of threads. With a causal mask, finite numbers at later positions change nothing. Cost:
 /// 2 heads head_dim multiply-adds for each pair of query and key; with a causal mask, about half.
 ///
-/// Throws ConfigError for the shape, ShapeError for matrices that do not fit it and the sequences.
+/// With shape.dropout, a training pass multiplies each p_k by an entry of a mask that depends on the head, the position
+/// of the key in its sequence and the sample of the query's column. A segment covers whole sequences.
+///
+/// Throws ConfigError for the shape, ShapeError for matrices that do not fit it and the sequences, or for a segment that
+/// cuts one.
 /// Sources: Vaswani et al. 2017, arXiv:1706.03762; grouped keys: Ainslie et al. 2023, arXiv:2305.13245; lse in place of
 /// the probabilities: Dao et al. 2022, arXiv:2205.14135, whose online softmax is not needed here.
 template <class S>
 void attention(const detail::Columns<S>& q, const detail::Columns<S>& k, const detail::Columns<S>& v,
                const AttentionShape& shape, const Sequences& queries, const Sequences& keys,
                detail::MutableColumns<S> o, detail::MutableColumns<S>* lse, Scratch& scratch,
-               Executor* executor = nullptr);
+               const Pass& pass = {});
 
 /// Writes dq, dk and dv, given those of the forward pass and d_o (heads head_dim, n):
 ///
 ///   e_k = v_k . d_o - o . d_o    dq = s sum of p_k e_k k_k    dk_k = s sum of p_k e_k q    dv_k = sum of p_k d_o
 ///
-/// the last two over the queries, and query heads, that see the key. p is computed again from lse. Cost: 5 heads
+/// the last two over the queries, and query heads, that see the key. p is computed again from lse, and so are masks m:
+/// then e_k = m_k v_k . d_o - o . d_o, dv_k = sum of m_k p_k d_o. pass is that of forward. Cost: 5 heads
 /// head_dim multiply-adds for each pair. Throws as attention does.
 template <class S>
 void attention_backward(const detail::Columns<S>& q, const detail::Columns<S>& k, const detail::Columns<S>& v,
                         const AttentionShape& shape, const Sequences& queries, const Sequences& keys,
                         const detail::Columns<S>& o, const detail::Columns<S>& lse, const detail::Columns<S>& d_o,
                         detail::MutableColumns<S> dq, detail::MutableColumns<S> dk, detail::MutableColumns<S> dv,
-                        Scratch& scratch, Executor* executor = nullptr);
+                        Scratch& scratch, const Pass& pass = {});
 
 template <class S>
 void attention(const detail::Columns<S>& q, const detail::Columns<S>& k, const detail::Columns<S>& v,
                const AttentionShape& shape, const Sequences& queries, const Sequences& keys,
-               detail::MutableColumns<S> o, detail::MutableColumns<S>* lse, Scratch& scratch, Executor* executor) {
+               detail::MutableColumns<S> o, detail::MutableColumns<S>* lse, Scratch& scratch, const Pass& pass) {
   using Head = detail::AttentionHead<S>;
   const detail::Caller who = "attention";
   detail::check_attention<S>(who, q, k, v, shape, queries, keys);
+  detail::check_segments(who, pass, queries);
   detail::check_rows(who, "o", o.rows(), "the rows of q", q.rows());
   detail::check_cols(who, "o", o.cols(), "the columns of q", q.cols());
   if (lse != nullptr) {
@@ -162,14 +201,16 @@ void attention(const detail::Columns<S>& q, const detail::Columns<S>& k, const d
   const Index dim = shape.head_dim, key_heads = shape.key_heads_or_heads(), group = shape.heads / key_heads;
   const S scale = S(shape.scale_or_default());
   detail::for_each_head<S>(
-      queries.count(), key_heads, Head::forward_size(dim, keys.longest()), scratch, executor,
+      queries.count(), key_heads, Head::forward_size(dim, keys.longest()), scratch, pass.executor,
       2 * detail::attention_work<S>(shape, queries, keys), [&](Index sequence, Index head, S* memory) {
         const auto own = queries[sequence], seen = keys[sequence];
         const detail::AttentionRange range{own.count, seen.count, shape.mask == AttentionMask::causal, shape.window};
         const Index row = head * group * dim;
+        auto masks = detail::masks_of(shape, pass, own);
+        if (masks) masks->stream += static_cast<std::uint64_t>(head * group);
         Head::forward(q.block(row, own.first, group * dim, own.count), k.block(head * dim, seen.first, dim, seen.count),
                       v.block(head * dim, seen.first, dim, seen.count), range, group, scale,
-                      o.block(row, own.first, group * dim, own.count),
+                      masks ? &*masks : nullptr, o.block(row, own.first, group * dim, own.count),
                       lse == nullptr ? nullptr : &(*lse)(head * group, own.first),
                       lse == nullptr ? 0 : lse->outerStride(), memory);
       });
@@ -180,10 +221,11 @@ void attention_backward(const detail::Columns<S>& q, const detail::Columns<S>& k
                         const AttentionShape& shape, const Sequences& queries, const Sequences& keys,
                         const detail::Columns<S>& o, const detail::Columns<S>& lse, const detail::Columns<S>& d_o,
                         detail::MutableColumns<S> dq, detail::MutableColumns<S> dk, detail::MutableColumns<S> dv,
-                        Scratch& scratch, Executor* executor) {
+                        Scratch& scratch, const Pass& pass) {
   using Head = detail::AttentionHead<S>;
   const detail::Caller who = "attention_backward";
   detail::check_attention<S>(who, q, k, v, shape, queries, keys);
+  detail::check_segments(who, pass, queries);
   const auto like = [&](const char* name, const auto& given, const char* rows, const char* cols, const auto& other) {
     detail::check_rows(who, name, given.rows(), rows, other.rows());
     detail::check_cols(who, name, given.cols(), cols, other.cols());
@@ -198,7 +240,7 @@ void attention_backward(const detail::Columns<S>& q, const detail::Columns<S>& k
   const Index dim = shape.head_dim, key_heads = shape.key_heads_or_heads(), group = shape.heads / key_heads;
   const S scale = S(shape.scale_or_default());
   detail::for_each_head<S>(
-      queries.count(), key_heads, Head::backward_size(dim, keys.longest()), scratch, executor,
+      queries.count(), key_heads, Head::backward_size(dim, keys.longest()), scratch, pass.executor,
       5 * detail::attention_work<S>(shape, queries, keys), [&](Index sequence, Index head, S* memory) {
         const auto own = queries[sequence], seen = keys[sequence];
         const detail::AttentionRange range{own.count, seen.count, shape.mask == AttentionMask::causal, shape.window};
@@ -206,7 +248,10 @@ void attention_backward(const detail::Columns<S>& q, const detail::Columns<S>& k
           return matrix.block(head * group * dim, own.first, group * dim, own.count);
         };
         const auto of_keys = [&](auto& matrix) { return matrix.block(head * dim, seen.first, dim, seen.count); };
-        Head::backward(of_queries(q), of_keys(k), of_keys(v), range, group, scale, of_queries(o),
+        auto masks = detail::masks_of(shape, pass, own);
+        if (masks) masks->stream += static_cast<std::uint64_t>(head * group);
+        Head::backward(of_queries(q), of_keys(k), of_keys(v), range, group, scale, masks ? &*masks : nullptr,
+                       of_queries(o),
                        lse.data() + head * group + own.first * lse.outerStride(), lse.outerStride(), of_queries(d_o),
                        of_queries(dq), of_keys(dk), of_keys(dv), memory);
       });

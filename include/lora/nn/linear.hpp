@@ -75,8 +75,15 @@ class Linear : public detail::CachedPass<Linear<S>, S> {
   struct Piece {
     Index first = 0, count = 0;
     std::shared_ptr<const Selection<S>> choice;  ///< null: W alone
-    Pass pass;                                   ///< its seed, step and first sample
+    Pass settings;                               ///< its seed, step and first sample
+    std::vector<Index> numbers;                  ///< Pass::columns of it
     std::size_t slot = 0;                        ///< of its first adapter in Kept::adapters
+
+    Pass pass() const {
+      Pass own = settings;
+      own.columns = numbers;
+      return own;
+    }
 
     std::size_t size() const { return choice ? choice->choices.size() : 0; }
     /// Whether its adapters add to W0 x. If not, its only adapter computes the columns from W0.
@@ -392,31 +399,32 @@ void Linear<S>::forward(const Columns& x, MutableColumns y, Kept* kept, Scratch&
 template <class S>
 void Linear<S>::divide(const Pass& pass, Index samples, Kept& kept) const {
   constexpr const char* who = "Linear::forward";
-  const auto plain = [&](Piece& piece) {
-    piece.pass = pass;
-    piece.pass.segments = {};
-    piece.pass.adapter = {};
+  const auto keep = [&](Piece& piece, const Pass& own) {
+    piece.choice = choose(own.adapter);
+    piece.settings = own;
+    piece.settings.adapter = {};
+    piece.settings.columns = {};
+    piece.numbers.assign(own.columns.begin(), own.columns.end());
   };
+  if (!pass.columns.empty()) {
+    detail::check_extent(who, "the pass", static_cast<Index>(pass.columns.size()), "column numbers",
+                         "the columns of x", samples);
+  }
   kept.pieces.resize(std::max<std::size_t>(pass.segments.size(), 1));
   if (pass.segments.empty()) {
     Piece& all = kept.pieces[0];
-    plain(all);
+    keep(all, pass);
     all.first = 0;
     all.count = samples;
-    all.choice = choose(pass.adapter);
   } else if (pass.adapter) {
     detail::fail<ConfigError>(who, "the pass names an adapter and has segments, expected one of the two");
   }
   for (std::size_t k = 0; k < pass.segments.size(); ++k) {
     const Segment& segment = pass.segments[k];
     Piece& piece = kept.pieces[k];
-    plain(piece);
     piece.first = segment.first;
     piece.count = segment.count;
-    piece.choice = choose(segment.adapter);
-    piece.pass.seed = segment.seed.value_or(pass.seed);
-    piece.pass.step = segment.step.value_or(pass.step);
-    piece.pass.first_sample = segment.first_sample.value_or(pass.first_sample + segment.first);
+    keep(piece, detail::pass_of(pass, segment));
   }
   std::sort(kept.pieces.begin(), kept.pieces.end(), [](const Piece& a, const Piece& b) { return a.first < b.first; });
   Index next = 0;
@@ -440,24 +448,25 @@ template <class S>
 void Linear<S>::forward_frozen(const Columns& x, MutableColumns& y, Kept& kept, Scratch& scratch) const {
   static const Selection<S> none;
   const auto run = [&](const Piece& piece, const Columns& some_x, MutableColumns some_y, bool alone) {
+    const Pass pass = piece.pass();
     for (std::size_t k = 0; k < piece.size(); ++k) {
       const auto& [part, weight] = piece.choice->choices[k];
       detail::Slots& slot = kept.adapters[piece.slot + k];
       if (k == 0 && alone) {
-        part->adapter.forward(*base_, some_x, some_y, slot, scratch, piece.pass, S(weight));
+        part->adapter.forward(*base_, some_x, some_y, slot, scratch, pass, S(weight));
       } else {
-        part->adapter.add(some_x, some_y, slot, scratch, piece.pass, S(weight));
+        part->adapter.add(some_x, some_y, slot, scratch, pass, S(weight));
       }
     }
     add_bias(piece.choice ? *piece.choice : none, some_y);
   };
   if (kept.pieces.size() == 1) {  // the base may fuse the first adapter's term
     const Piece& all = kept.pieces[0];
-    if (all.size() == 0) base_->apply(x, y, all.pass.executor);
+    if (all.size() == 0) base_->apply(x, y, all.settings.executor);
     return run(all, x, y, true);
   }
   for_each_shared(kept, [&](Index first, Index count) {
-    base_->apply(x.middleCols(first, count), y.middleCols(first, count), kept.pieces[0].pass.executor);
+    base_->apply(x.middleCols(first, count), y.middleCols(first, count), kept.pieces[0].settings.executor);
   });
   for (const Piece& piece : kept.pieces) {
     run(piece, x.middleCols(piece.first, piece.count), y.middleCols(piece.first, piece.count), !piece.sums());
@@ -467,7 +476,7 @@ void Linear<S>::forward_frozen(const Columns& x, MutableColumns& y, Kept& kept, 
 template <class S>
 void Linear<S>::propagate(const Columns& x, const Columns& dy, MutableColumns* dx, Kept& kept, Scratch& scratch) {
   check_backward("Linear::backward", x, dy, kept);
-  Executor* const executor = kept.pieces[0].pass.executor;
+  Executor* const executor = kept.pieces[0].settings.executor;
   if (!frozen()) {
     // forward: y = W x + b   =>   dW = dy x^T, db = the sum of dy over the samples, dx = W^T dy
     if (weight_->trainable) detail::add_thin_outer(dy, x, weight_->gradient(), executor);
@@ -477,15 +486,16 @@ void Linear<S>::propagate(const Columns& x, const Columns& dy, MutableColumns* d
   }
   const auto run = [&](const Piece& piece, const Columns& some_x, const Columns& some_dy, MutableColumns* some_dx,
                        bool alone) {
+    const Pass pass = piece.pass();
     for (std::size_t k = 0; k < piece.size(); ++k) {
       const auto& [part, weight] = piece.choice->choices[k];
       detail::Slots& slot = kept.adapters[piece.slot + k];
       // forward: y += w_k (b_k - b)   =>   db_k = w_k times the sum of dy over the samples
       if (part->bias && part->bias->trainable) part->bias->gradient() += S(weight) * some_dy.rowwise().sum();
       if (k == 0 && alone) {
-        part->adapter.backward(*base_, some_x, some_dy, some_dx, slot, scratch, piece.pass);
+        part->adapter.backward(*base_, some_x, some_dy, some_dx, slot, scratch, pass);
       } else {
-        part->adapter.add_backward(some_x, some_dy, some_dx, slot, scratch, piece.pass);
+        part->adapter.add_backward(some_x, some_dy, some_dx, slot, scratch, pass);
       }
     }
   };

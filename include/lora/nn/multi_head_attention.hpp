@@ -33,6 +33,9 @@ namespace lora::inline LORA_ABI {
 /// The layers are public: adapters, files and merging work on them as on any Linear, and a model that knows them by
 /// other names lists them itself. The names here are BERT's: self.query, self.key, self.value, output.dense.
 ///
+/// In cross attention, or where only some columns are wanted, k and v come from another matrix than q: the forms with a
+/// memory (features, memory's tokens), sequence s of x attending to sequence s of memory.
+///
 /// A pass keeps q, k, v and the output of attention, which the layers' own passes read, and a number for each head and
 /// token; never the probabilities. Not a Layer (nn/layer.hpp), because forward is given the sequences; backward has the
 /// same form, because the pass keeps them.
@@ -52,9 +55,9 @@ class MultiHeadAttention : public detail::CachedPass<MultiHeadAttention<S>, S> {
     typename Linear<S>::Kept query, key, value, output;
     Buffer<S> q, k, v, o;
     Buffer<S> lse;  ///< (heads, tokens)
-    Sequences sequences;
-    Index samples = -1;  ///< -1: no pass that backward could follow
-    Executor* executor = nullptr;
+    Sequences queries, keys;
+    KeptPass pass;       ///< of the queries
+    Index samples = -1;  ///< of x; -1: no pass that backward could follow
 
     Index bytes() const {
       return query.bytes() + key.bytes() + value.bytes() + output.bytes() + q.bytes() + k.bytes() + v.bytes() +
@@ -95,20 +98,28 @@ class MultiHeadAttention : public detail::CachedPass<MultiHeadAttention<S>, S> {
   using Thin::backward;
 
   /// Writes y (features, tokens). kept: receives what backward needs; null if no backward pass follows. Throws
-  /// ShapeError unless the sequences have the columns of x, and what the layers throw.
+  /// ShapeError unless the sequences have the columns of x, or if a segment cuts one, and what the layers throw.
   void forward(const Columns& x, const Sequences& sequences, MutableColumns y, Kept* kept, Scratch& scratch,
                const Pass& pass) const {
+    forward(x, x, sequences, sequences, y, kept, scratch, pass, pass);
+  }
+  /// With keys and values from memory; memory_pass is for its columns.
+  void forward(const Columns& x, const Columns& memory, const Sequences& queries, const Sequences& keys,
+               MutableColumns y, Kept* kept, Scratch& scratch, const Pass& pass, const Pass& memory_pass) const {
     const detail::Caller who(layer_name(), "forward");
     detail::check_pass_input(who, x, in_features());
-    detail::check_cols(who, "x", x.cols(), "the columns of the sequences", sequences.total());
+    detail::check_cols(who, "x", x.cols(), "the columns of the sequences", queries.total());
+    detail::check_rows(who, "memory", memory.rows(), "in_features", key.in_features());
+    detail::check_cols(who, "memory", memory.cols(), "the columns of its sequences", keys.total());
     if (kept == nullptr) {
       const auto q = scratch.borrow<S>(), k = scratch.borrow<S>(), v = scratch.borrow<S>(), o = scratch.borrow<S>();
-      return run(x, sequences, y, {*q, *k, *v, *o}, nullptr, scratch, pass);
+      return run(x, memory, queries, keys, y, {*q, *k, *v, *o}, nullptr, scratch, pass, memory_pass);
     }
     kept->samples = -1;
-    run(x, sequences, y, {kept->q, kept->k, kept->v, kept->o}, kept, scratch, pass);
-    kept->sequences = sequences;
-    kept->executor = pass.executor;
+    run(x, memory, queries, keys, y, {kept->q, kept->k, kept->v, kept->o}, kept, scratch, pass, memory_pass);
+    kept->queries = queries;
+    kept->keys = keys;
+    kept->pass.assign(pass);
     kept->samples = x.cols();
   }
 
@@ -137,19 +148,35 @@ class MultiHeadAttention : public detail::CachedPass<MultiHeadAttention<S>, S> {
   /// Gradients accumulate; writes dx (features, tokens). x is the input of the forward pass. Throws what check_backward
   /// does.
   void backward(const Columns& x, const Columns& dy, MutableColumns dx, Kept& kept, Scratch& scratch) {
-    propagate(x, dy, &dx, kept, scratch);
+    check_backward({layer_name(), "backward"}, x, dy, kept);
+    propagate(x, x, dy, &dx, &dx, kept, scratch);
   }
   /// Without dx, goes no further down than there is something to train.
   void backward(const Columns& x, const Columns& dy, NoGradient, Kept& kept, Scratch& scratch) {
-    propagate(x, dy, nullptr, kept, scratch);
+    check_backward({layer_name(), "backward"}, x, dy, kept);
+    propagate(x, x, dy, nullptr, nullptr, kept, scratch);
+  }
+  /// With keys and values from memory: writes dx, and d_memory (features, memory's tokens).
+  void backward(const Columns& x, const Columns& memory, const Columns& dy, MutableColumns dx, MutableColumns d_memory,
+                Kept& kept, Scratch& scratch) {
+    check_backward({layer_name(), "backward"}, x, memory, dy, kept);
+    propagate(x, memory, dy, &dx, &d_memory, kept, scratch);
+  }
+  void backward(const Columns& x, const Columns& memory, const Columns& dy, NoGradient, Kept& kept, Scratch& scratch) {
+    check_backward({layer_name(), "backward"}, x, memory, dy, kept);
+    propagate(x, memory, dy, nullptr, nullptr, kept, scratch);
   }
 
   /// Throws what backward would throw, StateError or ShapeError, before any layer has added to its gradients.
   void check_backward(const detail::Caller& who, const auto& x, const auto& dy, const Kept& kept) const {
+    check_backward(who, x, x, dy, kept);
+  }
+  void check_backward(const detail::Caller& who, const auto& x, const auto& memory, const auto& dy,
+                      const Kept& kept) const {
     detail::check_pass_gradient(who, x, dy, in_features(), out_features(), kept.samples);
     query.check_backward(who, x, kept.q.view(), kept.query);  // of the sizes of the gradients
-    key.check_backward(who, x, kept.k.view(), kept.key);
-    value.check_backward(who, x, kept.v.view(), kept.value);
+    key.check_backward(who, memory, kept.k.view(), kept.key);
+    value.check_backward(who, memory, kept.v.view(), kept.value);
     output.check_backward(who, kept.o.view(), dy, kept.output);
   }
   /// Whether backward after such a pass would add to a gradient.
@@ -179,24 +206,24 @@ class MultiHeadAttention : public detail::CachedPass<MultiHeadAttention<S>, S> {
     return shape;
   }
 
-  void run(const Columns& x, const Sequences& sequences, MutableColumns& y, const Buffers& at, Kept* kept,
-           Scratch& scratch, const Pass& pass) const {
+  void run(const Columns& x, const Columns& memory, const Sequences& queries, const Sequences& keys, MutableColumns& y,
+           const Buffers& at, Kept* kept, Scratch& scratch, const Pass& pass, const Pass& memory_pass) const {
     const auto apply = [&](const Linear<S>& layer, const Columns& in, Buffer<S>& buffer,
-                           typename Linear<S>::Kept* own) {
+                           typename Linear<S>::Kept* own, const Pass& its_pass) {
       auto out = buffer.resize(layer.out_features(), in.cols());
-      layer.forward(in, out, own, scratch, pass);
+      layer.forward(in, out, own, scratch, its_pass);
       return out;
     };
-    const auto q = apply(query, x, at.q, kept == nullptr ? nullptr : &kept->query);
-    const auto k = apply(key, x, at.k, kept == nullptr ? nullptr : &kept->key);
-    const auto v = apply(value, x, at.v, kept == nullptr ? nullptr : &kept->value);
+    const auto q = apply(query, x, at.q, kept == nullptr ? nullptr : &kept->query, pass);
+    const auto k = apply(key, memory, at.k, kept == nullptr ? nullptr : &kept->key, memory_pass);
+    const auto v = apply(value, memory, at.v, kept == nullptr ? nullptr : &kept->value, memory_pass);
     auto o = at.o.resize(shape_.query_rows(), x.cols());
     if (kept == nullptr) {
-      attention<S>(q, k, v, shape_, sequences, sequences, o, nullptr, scratch, pass.executor);
+      attention<S>(q, k, v, shape_, queries, keys, o, nullptr, scratch, pass);
       output.forward(o, y, nullptr, scratch, pass);
     } else {
       MutableColumns lse = kept->lse.resize(shape_.heads, x.cols());
-      attention<S>(q, k, v, shape_, sequences, sequences, o, &lse, scratch, pass.executor);
+      attention<S>(q, k, v, shape_, queries, keys, o, &lse, scratch, pass);
       output.forward(o, y, &kept->output, scratch, pass);
     }
   }
@@ -205,8 +232,9 @@ class MultiHeadAttention : public detail::CachedPass<MultiHeadAttention<S>, S> {
     return query.trains(kept.query) || key.trains(kept.key) || value.trains(kept.value);
   }
 
-  void propagate(const Columns& x, const Columns& dy, MutableColumns* dx, Kept& kept, Scratch& scratch) {
-    check_backward({layer_name(), "backward"}, x, dy, kept);
+  /// dx, d_memory: both or none; in self-attention the same, which becomes the sum of the three parts.
+  void propagate(const Columns& x, const Columns& memory, const Columns& dy, MutableColumns* dx,
+                 MutableColumns* d_memory, Kept& kept, Scratch& scratch) {
     if (dx == nullptr && !trains_below(kept))
       return output.backward(kept.o.view(), dy, no_gradient, kept.output, scratch);
     const auto first = scratch.borrow<S>(), second = scratch.borrow<S>(), third = scratch.borrow<S>(),
@@ -214,21 +242,25 @@ class MultiHeadAttention : public detail::CachedPass<MultiHeadAttention<S>, S> {
     auto d_o = first->resize(shape_.query_rows(), x.cols());
     output.backward(kept.o.view(), dy, d_o, kept.output, scratch);
     auto dq = second->resize(shape_.query_rows(), x.cols());
-    auto dk = third->resize(shape_.key_rows(), x.cols()), dv = fourth->resize(shape_.key_rows(), x.cols());
-    attention_backward<S>(kept.q.view(), kept.k.view(), kept.v.view(), shape_, kept.sequences, kept.sequences,
-                          kept.o.view(), kept.lse.view(), d_o, dq, dk, dv, scratch, kept.executor);
+    auto dk = third->resize(shape_.key_rows(), memory.cols()), dv = fourth->resize(shape_.key_rows(), memory.cols());
+    attention_backward<S>(kept.q.view(), kept.k.view(), kept.v.view(), shape_, kept.queries, kept.keys, kept.o.view(),
+                          kept.lse.view(), d_o, dq, dk, dv, scratch, kept.pass.pass());
     if (dx == nullptr) {
       query.backward(x, dq, no_gradient, kept.query, scratch);
-      key.backward(x, dk, no_gradient, kept.key, scratch);
-      value.backward(x, dv, no_gradient, kept.value, scratch);
+      key.backward(memory, dk, no_gradient, kept.key, scratch);
+      value.backward(memory, dv, no_gradient, kept.value, scratch);
       return;
     }
     query.backward(x, dq, *dx, kept.query, scratch);
-    auto more = first->resize(x.rows(), x.cols());
-    key.backward(x, dk, more, kept.key, scratch);
-    *dx += more;
-    value.backward(x, dv, more, kept.value, scratch);
-    *dx += more;
+    auto more = first->resize(memory.rows(), memory.cols());
+    if (d_memory == dx) {
+      key.backward(memory, dk, more, kept.key, scratch);
+      *dx += more;
+    } else {
+      key.backward(memory, dk, *d_memory, kept.key, scratch);
+    }
+    value.backward(memory, dv, more, kept.value, scratch);
+    *d_memory += more;
   }
 
   AttentionShape shape_;

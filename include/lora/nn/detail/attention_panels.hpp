@@ -4,11 +4,13 @@
 ///   forward, for each panel      P = K^T Q, softmax down its columns, O = V P
 ///   backward                     P again, from the kept log of the sums;  E = P .* (V^T dO - t), t = sums of dO .* O;
 ///                                dV += dO P^T,  dQ = s K E,  dK += Q E^T
+///   with dropout, masks M        O = V (M .* P),  E = P .* (M .* V^T dO - t),  dV += dO (M .* P)^T
 ///
 /// P is (keys, queries of the panel), so softmax runs down contiguous columns; Q is scaled by s as it is copied. K, V
 /// and their transposes are copied once, in the order in which tiles read them, and a panel of P stays in L2. All sizes
 /// depend on the sequence alone, hence so do all bits.
 
+#include "lora/adapters/dropout.hpp"
 #include "lora/core/sequences.hpp"
 #include "lora/kernels/elementwise.hpp"
 #include "lora/kernels/pack_rows.hpp"
@@ -19,6 +21,7 @@
 #include <array>
 #include <cstddef>
 #include <limits>
+#include <optional>
 #include <tuple>
 #include <utility>
 
@@ -269,6 +272,15 @@ struct AttentionRange {
   Index first_query(Index key) const { return causal ? std::max<Index>(0, key - keys + queries) : 0; }
 };
 
+/// The masks of the probabilities of one sequence: entry (k, c) of head h is that of key k and of the sample of query c,
+/// in stream + h.
+struct AttentionMasks {
+  double probability = 0;
+  std::uint64_t stream = 0;  ///< of the first head
+  Pass pass = {};            ///< without segments
+  Index first = 0;           ///< the column of the pass that is the first query
+};
+
 /// The queries and keys of one sequence and key head; heads: how many query heads share the key head. q, o, d_o and dq
 /// have the rows of all of them.
 template <class S>
@@ -282,16 +294,17 @@ class AttentionHead {
   /// Numbers of memory for any sequence with at most this many keys.
   static Index forward_size(Index rows, Index keys) {
     return aligned(Products::transposed_size(rows, keys)) + aligned(Products::padded(rows) * keys) +
-           2 * aligned(Products::padded(rows) * max_panel) + largest_panel(keys);
+           2 * aligned(Products::padded(rows) * max_panel) + largest_panel(keys) + aligned(keys);
   }
   static Index backward_size(Index rows, Index keys) {
     return 2 * aligned(Products::transposed_size(rows, keys)) + 3 * aligned(Products::padded(rows) * keys) +
-           3 * aligned(Products::padded(rows) * max_panel) + 2 * largest_panel(keys);
+           3 * aligned(Products::padded(rows) * max_panel) + 2 * largest_panel(keys) + aligned(keys);
   }
 
-  /// lse: null, or of the first head and query; the next query's is `lse_stride` on.
+  /// lse: null, or of the first head and query; the next query's is `lse_stride` on. masks: null without dropout.
   static void forward(const Columns<S>& q, const Columns<S>& k, const Columns<S>& v, const AttentionRange& range,
-                      Index heads, const S& scale, MutableColumns<S> o, S* lse, Index lse_stride, S* memory) {
+                      Index heads, const S& scale, const AttentionMasks* masks, MutableColumns<S> o, S* lse,
+                      Index lse_stride, S* memory) {
     const Index rows = k.rows(), keys = k.cols(), most = panel(keys), distance = Products::distance(keys);
     const Index stride = Products::padded(rows);
     S* const kt = take(memory, Products::transposed_size(rows, keys));
@@ -299,9 +312,11 @@ class AttentionHead {
     S* const Q = take(memory, stride * most);
     S* const O = take(memory, stride * most);
     S* const P = take(memory, distance * most);
+    Eigen::Map<Vector<S>> mask(take(memory, keys), keys);
     Products::copy_transposed(k, kt);
     Products::copy(v, S(1), vc);
     for (Index h = 0; h < heads; ++h) {
+      const std::optional<DropoutMask> drops = masks_of(masks, h);
       for (Index first = 0; first < range.queries; first += most) {
         const Index count = std::min(most, range.queries - first);
         const Interval seen = range.of(first, count);
@@ -311,6 +326,9 @@ class AttentionHead {
         Column largest = Column::Zero(), sums = Column::Ones();
         for (Index c = 0; c < count; ++c) {
           std::tie(largest(c), sums(c)) = Products::exponentials(P + c * distance, seen, range.of(first + c, 1));
+          if (!drops) continue;
+          drops->fill(mask, masks->first + first + c);
+          multiply(P + c * distance, mask, range.of(first + c, 1));
         }
         Products::combine(vc, rows, seen, P, distance, count, O, keys_of);
         for (Index c = 0; c < count; ++c) {
@@ -325,9 +343,9 @@ class AttentionHead {
   }
 
   static void backward(const Columns<S>& q, const Columns<S>& k, const Columns<S>& v, const AttentionRange& range,
-                       Index heads, const S& scale, const Columns<S>& o, const S* lse, Index lse_stride,
-                       const Columns<S>& d_o, MutableColumns<S> dq, MutableColumns<S> dk, MutableColumns<S> dv,
-                       S* memory) {
+                       Index heads, const S& scale, const AttentionMasks* masks, const Columns<S>& o, const S* lse,
+                       Index lse_stride, const Columns<S>& d_o, MutableColumns<S> dq, MutableColumns<S> dk,
+                       MutableColumns<S> dv, S* memory) {
     const Index rows = k.rows(), keys = k.cols(), most = panel(keys), distance = Products::distance(keys);
     const Index stride = Products::padded(rows);
     S* const kt = take(memory, Products::transposed_size(rows, keys));
@@ -340,12 +358,14 @@ class AttentionHead {
     S* const dQ = take(memory, stride * most);
     S* const P = take(memory, distance * most);
     S* const E = take(memory, distance * most);
+    Eigen::Map<Vector<S>> mask(take(memory, keys), keys);
     Products::copy_transposed(k, kt);
     Products::copy_transposed(v, vt);
     Products::copy(k, S(1), kc);
     std::fill_n(dkc, stride * keys, S(0));
     std::fill_n(dvc, stride * keys, S(0));
     for (Index h = 0; h < heads; ++h) {
+      const std::optional<DropoutMask> drops = masks_of(masks, h);
       for (Index first = 0; first < range.queries; first += most) {
         const Index count = std::min(most, range.queries - first);
         const Interval seen = range.of(first, count);
@@ -360,8 +380,13 @@ class AttentionHead {
         Products::dots(vt, rows, keys, seen, dO, count, E, distance, keys_of);
         for (Index c = 0; c < count; ++c) {
           const S t = Products::dot(dO + c * stride, dQ + c * stride, rows);
-          Products::probabilities(P + c * distance, E + c * distance, seen, range.of(first + c, 1),
-                                  lse[h + (first + c) * lse_stride], t);
+          const Interval own = range.of(first + c, 1);
+          if (drops) {
+            drops->fill(mask, masks->first + first + c);
+            multiply(E + c * distance, mask, own);
+          }
+          Products::probabilities(P + c * distance, E + c * distance, seen, own, lse[h + (first + c) * lse_stride], t);
+          if (drops) multiply(P + c * distance, mask, own);
         }
         Products::add_outer(dO, rows, count, P, distance, seen, dvc, first_query);
         Products::combine(kc, rows, seen, E, distance, count, dQ, keys_of);
@@ -377,6 +402,15 @@ class AttentionHead {
   static constexpr Index panel_size = 16384, min_panel = 16, max_panel = 64;
   static Index largest_panel(Index keys) {
     return aligned(std::max(panel_size, min_panel * keys) + Products::slack * max_panel);
+  }
+  static std::optional<DropoutMask> masks_of(const AttentionMasks* masks, Index head) {
+    if (masks == nullptr) return std::nullopt;
+    return DropoutMask(masks->probability, masks->stream + static_cast<std::uint64_t>(head), masks->pass);
+  }
+  static void multiply(S* column, const Eigen::Map<Vector<S>>& mask, Interval seen) {
+    const Index count = seen.last - seen.first;
+    Eigen::Map<Vector<S>> some(column + seen.first, count);
+    some = some.cwiseProduct(mask.segment(seen.first, count));
   }
   /// A multiple of a cache line.
   static Index aligned(Index size) { return (size + 15) / 16 * 16; }
