@@ -51,14 +51,18 @@ class Sequences {
 
   /// `count` sequences of one length. Throws as above.
   static Sequences of_one_length(Index count, Index length) {
+    Sequences made;
+    made.assign(count, length);
+    return made;
+  }
+  /// The same in place of the old; allocates only for more sequences than ever before.
+  void assign(Index count, Index length) {
     if (count < 1) detail::fail<ValueError>(name, std::to_string(count) + " sequences given, expected at least 1");
     check_length(name, 0, length);
     if (length > std::numeric_limits<Index>::max() / count) fail_too_long();
-    Sequences made;
-    made.starts_.resize(static_cast<std::size_t>(count) + 1);
-    for (Index k = 0; k <= count; ++k) made.starts_[static_cast<std::size_t>(k)] = k * length;
-    made.longest_ = length;
-    return made;
+    starts_.resize(static_cast<std::size_t>(count) + 1);
+    for (Index k = 0; k <= count; ++k) starts_[static_cast<std::size_t>(k)] = k * length;
+    longest_ = length;
   }
 
   /// Takes new lengths in place of the old; allocates only for more sequences than ever before. Throws as the
@@ -75,6 +79,19 @@ class Sequences {
     starts_.resize(lengths.size() + 1);
     for (std::size_t k = 0; k < lengths.size(); ++k) starts_[k + 1] = starts_[k] + lengths[k];
     longest_ = longest;
+  }
+
+  /// No sequences; the memory stays.
+  void clear() {
+    starts_.resize(1);
+    longest_ = 0;
+  }
+  /// One more sequence, behind the others. Throws ValueError as above, and changes nothing then.
+  void add(Index length) {
+    check_length(name, starts_.size() - 1, length);
+    if (length > std::numeric_limits<Index>::max() - total()) fail_too_long();
+    starts_.push_back(total() + length);
+    longest_ = std::max(longest_, length);
   }
 
   /// The number of sequences.

@@ -1,16 +1,41 @@
 #pragma once
 /// A table of vectors, one for each id.
 
+#include "lora/base/shared_bytes.hpp"
 #include "lora/core/error.hpp"
 #include "lora/core/parameter.hpp"
 #include "lora/core/random.hpp"
 #include "lora/kernels/packed_product.hpp"
 
+#include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <utility>
 
 namespace lora::inline LORA_ABI {
+
+namespace detail {
+
+/// A frozen table in shared memory, row-major, as a part of a listing.
+template <class S>
+class SharedTable {
+ public:
+  using View = Eigen::Map<const RowMajorMatrix<S>>;
+
+  SharedTable(const Caller& who, const SharedBytes& block, Index rows, Index cols)
+      : block_(block.as<S>(who, static_cast<std::size_t>(rows * cols))), rows_(rows), cols_(cols) {}
+
+  View dense() const { return View(block_.get(), rows_, cols_); }
+  Index rows() const { return rows_; }
+  Index cols() const { return cols_; }
+
+ private:
+  std::shared_ptr<const S> block_;
+  Index rows_, cols_;
+};
+
+}  // namespace detail
 
 /// y(., t) = W(id_t, .)
 ///
@@ -30,7 +55,8 @@ namespace lora::inline LORA_ABI {
 /// }
 /// ```
 ///
-/// W is row-major, as PyTorch has it and files hold it: a row is a vector, read in one piece. "weight" is listed under
+/// W is row-major, as PyTorch has it and files hold it: a row is a vector, read in one piece, and a frozen table can stay
+/// where it is, in a mapped file, of which only the rows that are read come into memory. "weight" is listed under
 /// PyTorch's name, and frozen until it is made trainable; its gradient is then as large as W. A pass keeps nothing; the
 /// caller keeps the ids. forward is const and may run on many threads. Cost: a copy of y.
 template <class S>
@@ -50,16 +76,20 @@ class Embedding {
   /// A new table of normal numbers. Throws ShapeError if a size is below 1.
   Embedding(const Shape& shape, Rng& rng) {
     detail::check_not_empty("Embedding", "the weight", shape.vocabulary, shape.features);
-    weight_.value.resize(shape.vocabulary, shape.features);
-    for (Index k = 0; k < weight_.value.size(); ++k) {
-      weight_.value.data()[k] = S(shape.deviation) * rng.template normal<S>();
-    }
-    weight_.trainable = false;
+    RowMajorMatrix<S> table(shape.vocabulary, shape.features);
+    for (Index k = 0; k < table.size(); ++k) table.data()[k] = S(shape.deviation) * rng.template normal<S>();
+    own(std::move(table));
   }
   /// A given table. Throws ShapeError if it is empty.
-  explicit Embedding(RowMajorMatrix<S> weight) : weight_(std::move(weight)) {
-    detail::check_not_empty("Embedding", "the weight", vocabulary(), features());
-    weight_.trainable = false;
+  explicit Embedding(RowMajorMatrix<S> weight) {
+    detail::check_not_empty("Embedding", "the weight", weight.rows(), weight.cols());
+    own(std::move(weight));
+  }
+  /// A frozen table (vocabulary, features), row-major in shared memory, such as a mapped file's. Throws ShapeError if it
+  /// is empty or the block has another size or alignment, StateError for a null block.
+  Embedding(const SharedBytes& block, Index vocabulary, Index features) {
+    detail::check_not_empty("Embedding", "the weight", vocabulary, features);
+    table_.emplace("Embedding", block, vocabulary, features);
   }
 
   /// Writes y (features, tokens). Throws ShapeError if y has another size, ValueError for an id that is not in the
@@ -84,19 +114,35 @@ class Embedding {
   /// of the forward pass. Throws as forward does, and changes nothing then.
   void backward(std::span<const int> ids, const Columns& dy) {
     check("Embedding::backward", ids, "dy", dy);
-    if (!weight_.trainable) return;
-    auto& gradient = weight_.gradient();
+    if (!trains()) return;
+    auto& gradient = weight_->gradient();
     for (Index t = 0; t < dy.cols(); ++t) gradient.row(ids[std::size_t(t)]) += dy.col(t).transpose();
   }
 
-  /// W (vocabulary, features). Set `trainable` to train it.
-  RowMajorParameter<S>& weight() & { return weight_; }
-  const RowMajorParameter<S>& weight() const& { return weight_; }
-  const RowMajorParameter<S>& weight() const&& = delete;
-  Index vocabulary() const { return weight_.value.rows(); }
-  Index features() const { return weight_.value.cols(); }
+  /// Whether backward adds to a gradient.
+  bool trains() const { return weight_ && weight_->trainable; }
 
-  static void visit(auto& self, auto&& f) { f("weight", self.weight_); }
+  /// W (vocabulary, features). Set `trainable` to train it. The first call copies a table in shared memory.
+  RowMajorParameter<S>& weight() & {
+    if (!weight_) own(table_->dense());
+    return *weight_;
+  }
+  /// W, to read.
+  typename detail::SharedTable<S>::View table() const& {
+    if (table_) return table_->dense();
+    return {weight_->value.data(), weight_->value.rows(), weight_->value.cols()};
+  }
+  typename detail::SharedTable<S>::View table() const&& = delete;
+  Index vocabulary() const { return table_ ? table_->rows() : weight_->value.rows(); }
+  Index features() const { return table_ ? table_->cols() : weight_->value.cols(); }
+
+  static void visit(auto& self, auto&& f) {
+    if (self.table_) {
+      f("weight", std::as_const(*self.table_));
+    } else {
+      f("weight", *self.weight_);
+    }
+  }
 
  private:
   void check(const detail::Caller& who, std::span<const int> ids, const char* name, const auto& matrix) const {
@@ -108,9 +154,19 @@ class Embedding {
                                         ", expected 0 to vocabulary - 1 = " + std::to_string(vocabulary() - 1));
     }
   }
-  auto row(std::span<const int> ids, Index t) const { return weight_.value.row(ids[std::size_t(t)]).transpose(); }
+  void own(RowMajorMatrix<S> table) {
+    weight_.emplace(std::move(table));
+    weight_->trainable = false;
+    table_.reset();
+  }
+  /// One look at which of the two holds the rows.
+  auto row(std::span<const int> ids, Index t) const {
+    const S* const rows = table_ ? table_->dense().data() : weight_->value.data();
+    return Eigen::Map<const Vector<S>>(rows + ids[std::size_t(t)] * features(), features());
+  }
 
-  RowMajorParameter<S> weight_;
+  std::optional<RowMajorParameter<S>> weight_;       // in own memory
+  std::optional<detail::SharedTable<S>> table_;      // or shared
 };
 
 }  // namespace lora::inline LORA_ABI

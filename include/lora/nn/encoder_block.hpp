@@ -13,6 +13,13 @@
 
 namespace lora::inline LORA_ABI {
 
+/// Of the two branches of a block, apart from that of attention's probabilities (AttentionShape).
+struct EncoderDropout {
+  double attention = 0;
+  double feed_forward = 0;
+  std::uint64_t stream = 0;  ///< of the first; the second has stream + 1 (adapters/dropout.hpp)
+};
+
 /// h = N1(x + drop(attention(x))),   y = N2(h + drop(feed_forward(h)))
 ///
 ///   x, y (features, tokens)
@@ -38,8 +45,7 @@ class EncoderBlock {
   LayerNorm<S> attention_norm;
   FeedForward<S> feed_forward;
   LayerNorm<S> output_norm;
-  double dropout = 0;        ///< of both branches
-  std::uint64_t stream = 0;  ///< of the first; the second has stream + 1 (adapters/dropout.hpp)
+  EncoderDropout dropout;
 
   struct Kept {
     typename MultiHeadAttention<S>::Kept attention;
@@ -59,13 +65,12 @@ class EncoderBlock {
 
   /// Throws ShapeError if they do not fit.
   EncoderBlock(MultiHeadAttention<S> its_attention, LayerNorm<S> its_attention_norm, FeedForward<S> its_feed_forward,
-               LayerNorm<S> its_output_norm, double its_dropout = 0, std::uint64_t its_stream = 0)
+               LayerNorm<S> its_output_norm, const EncoderDropout& its_dropout = {})
       : attention(std::move(its_attention)),
         attention_norm(std::move(its_attention_norm)),
         feed_forward(std::move(its_feed_forward)),
         output_norm(std::move(its_output_norm)),
-        dropout(its_dropout),
-        stream(its_stream) {
+        dropout(its_dropout) {
     const auto check = [&](const char* part, Index given) {
       detail::check_extent(layer_name(), part, given, "features", "the inputs of attention", in_features());
     };
@@ -169,13 +174,13 @@ class EncoderBlock {
     auto sum = (kept == nullptr ? *first : kept->first_sum).resize(x.rows(), x.cols());
     attention.forward(x, memory, queries, keys, sum, kept == nullptr ? nullptr : &kept->attention, scratch, pass,
                       memory_pass);
-    detail::drop<S>(sum, dropout, stream, pass, scratch);
+    detail::drop<S>(sum, dropout.attention, dropout.stream, pass, scratch);
     sum += x;
     auto h = second->resize(x.rows(), x.cols());
     attention_norm.forward(sum, h, kept == nullptr ? nullptr : &kept->attention_norm, scratch, pass);
     auto top = (kept == nullptr ? *third : kept->second_sum).resize(x.rows(), x.cols());
     feed_forward.forward(h, top, kept == nullptr ? nullptr : &kept->feed_forward, scratch, pass);
-    detail::drop<S>(top, dropout, stream + 1, pass, scratch);
+    detail::drop<S>(top, dropout.feed_forward, dropout.stream + 1, pass, scratch);
     top += h;
     output_norm.forward(top, y, kept == nullptr ? nullptr : &kept->output_norm, scratch, pass);
   }
@@ -185,15 +190,14 @@ class EncoderBlock {
     const bool down = dx != nullptr || trains_below(kept);
     if (!down && !trains(kept)) return;
     const Pass pass = kept.pass.pass();
-    const bool drops = pass.training && dropout > 0;
     const auto sum_gradient = scratch.borrow<S>(), masked = scratch.borrow<S>(), h_gradient = scratch.borrow<S>(),
                input = scratch.borrow<S>();
     // The gradient of a branch: of drop(branch) if there is dropout, else that of the sum itself.
-    const auto of_branch = [&](auto& gradient, std::uint64_t its_stream) {
-      if (!drops) return gradient;
+    const auto of_branch = [&](auto& gradient, double probability, std::uint64_t stream) {
+      if (!pass.training || probability <= 0) return gradient;
       auto some = masked->resize(gradient.rows(), gradient.cols());
       some = gradient;
-      detail::drop<S>(some, dropout, its_stream, pass, scratch);
+      detail::drop<S>(some, probability, stream, pass, scratch);
       return some;
     };
     // forward: y = N2(t), t = drop(feed_forward(h)) + h
@@ -205,7 +209,7 @@ class EncoderBlock {
                              {.executor = pass.executor});
     }
     const Columns h = reads_h ? input->view() : kept.first_sum.view();  // if it is not read, of its size
-    const auto of_feed_forward = of_branch(dt, stream + 1);
+    const auto of_feed_forward = of_branch(dt, dropout.feed_forward, dropout.stream + 1);
     if (!down) return feed_forward.backward(h, of_feed_forward, no_gradient, kept.feed_forward, scratch);
     auto dh = h_gradient->resize(dy.rows(), dy.cols());
     feed_forward.backward(h, of_feed_forward, dh, kept.feed_forward, scratch);
@@ -213,7 +217,7 @@ class EncoderBlock {
     // forward: h = N1(s), s = drop(attention(x)) + x
     auto& ds = dt;
     attention_norm.backward(kept.first_sum.view(), dh, ds, kept.attention_norm, scratch);
-    const auto of_attention = of_branch(ds, stream);
+    const auto of_attention = of_branch(ds, dropout.attention, dropout.stream);
     if (kept.columns.empty()) {
       if (dx == nullptr) return attention.backward(x, of_attention, no_gradient, kept.attention, scratch);
       attention.backward(x, of_attention, *dx, kept.attention, scratch);

@@ -1,0 +1,102 @@
+#pragma once
+/// BERT under the names of Hugging Face transformers: as a plain model, to classify texts, and to classify tokens.
+///
+/// Source: Devlin et al. 2018, arXiv:1810.04805; transformers 5.23.0, models/bert.
+
+#include "lora/model/targets.hpp"
+#include "lora/transformers/sequence_classifier.hpp"
+#include "lora/transformers/text_encoder.hpp"
+#include "lora/transformers/token_classifier.hpp"
+
+#include <string>
+#include <vector>
+
+namespace lora::inline LORA_ABI {
+
+/// What makes an encoder BERT: its names, and what differs from its relatives.
+struct BertType {
+  struct Paths {
+    static constexpr const char* word = "embeddings.word_embeddings";
+    static constexpr const char* position = "embeddings.position_embeddings";
+    static constexpr const char* type = "embeddings.token_type_embeddings";
+    static constexpr const char* norm = "embeddings.LayerNorm";
+    static constexpr const char* blocks = "encoder.layer";
+    static constexpr const char* query = "attention.self.query";
+    static constexpr const char* key = "attention.self.key";
+    static constexpr const char* value = "attention.self.value";
+    static constexpr const char* attention_output = "attention.output.dense";
+    static constexpr const char* attention_norm = "attention.output.LayerNorm";
+    static constexpr const char* intermediate = "intermediate.dense";
+    static constexpr const char* output = "output.dense";
+    static constexpr const char* output_norm = "output.LayerNorm";
+    static constexpr bool drops_attention = true;  ///< the attention branch, not only its probabilities
+  };
+  static constexpr const char* model_type = "bert";
+  static constexpr const char* module = "bert";
+  static constexpr const char* root = "bert.";
+  static constexpr const char* pooler = "pooler.dense";
+  static constexpr const char* model_name = "BertModel";
+  static constexpr const char* token_classifier_name = "BertForTokenClassification";
+  static Targets default_targets() { return {.modules = {"query", "value"}}; }
+  static double token_dropout(const EncoderConfig& config) { return config.classifier_dropout_or_hidden(); }
+
+  struct SequenceHead {
+    using Activation = Tanh;
+    static constexpr const char* name = "BertForSequenceClassification";
+    static constexpr const char* dense = "bert.pooler.dense";
+    static constexpr const char* output = "classifier";
+    static constexpr bool drops_input = false;
+    static std::vector<std::string> modules_to_save() { return {"classifier"}; }
+  };
+};
+
+/// ```cpp
+/// #include <lora/transformers/bert.hpp>
+///
+/// int main() {
+///   lora::Rng rng(1);
+///   const lora::EncoderConfig config{.vocab_size = 100, .hidden_size = 32, .num_hidden_layers = 2,
+///                                    .num_attention_heads = 4, .intermediate_size = 64};
+///   const lora::BertModel<float> model(config, rng);
+///   const Eigen::MatrixXf sentences = model.sentence_embeddings({{5, 17, 3}, {42, 7}});
+///   return sentences.cols() == 2 && std::abs(sentences.col(0).norm() - 1) < 1e-5f ? 0 : 1;
+/// }
+/// ```
+///
+/// load_pretrained (io/pretrained.hpp) reads a published one.
+template <class S>
+using BertModel = TextEncoder<S, BertType>;
+
+/// ```cpp
+/// #include <lora/lora.hpp>
+/// #include <lora/transformers/bert.hpp>
+/// #include <vector>
+///
+/// int main() {
+///   lora::Rng rng(1);
+///   const lora::EncoderConfig config{.vocab_size = 100, .hidden_size = 32, .num_hidden_layers = 2,
+///                                    .num_attention_heads = 4, .intermediate_size = 64, .num_labels = 2};
+///   lora::BertForSequenceClassification<float> model(config, rng);
+///   lora::attach(model, {.rank = 4, .alpha = 8}, model.default_targets(), rng);  // query, value; classifier in full
+///   lora::BertForSequenceClassification<float>::Cache cache;
+///   lora::AdamW<float> optimizer({.lr = 1e-2});
+///   const lora::Tokens batch = {{5, 17, 3}, {42, 7}};
+///   const std::vector<int> labels = {0, 1};
+///   Eigen::MatrixXf dlogits;
+///   for (std::uint64_t step = 0; step < 40; ++step) {
+///     const auto logits = model.forward(batch, cache, {.training = true, .step = step});
+///     lora::softmax_cross_entropy(logits, labels, &dlogits);
+///     lora::zero_gradients(model);
+///     model.backward(batch, dlogits, cache);
+///     optimizer.step(model);
+///   }
+///   return lora::accuracy(model(batch), labels) == 1 ? 0 : 1;
+/// }
+/// ```
+template <class S>
+using BertForSequenceClassification = SequenceClassifier<S, BertType>;
+
+template <class S>
+using BertForTokenClassification = TokenClassifier<S, BertType>;
+
+}  // namespace lora::inline LORA_ABI

@@ -1,0 +1,95 @@
+#pragma once
+/// An encoder without a head: texts in, a vector for each token or each text out.
+
+#include "lora/nn/pooling.hpp"
+#include "lora/model/targets.hpp"
+#include "lora/transformers/detail/encoder.hpp"
+#include "lora/transformers/detail/token_pass.hpp"
+
+#include <optional>
+#include <string>
+#include <type_traits>
+
+namespace lora::inline LORA_ABI {
+
+/// y = the last hidden state, (hidden_size, tokens).   Type: a type of model, such as BertType (transformers/bert.hpp)
+///
+/// A batch is token ids without padding. Positions, attention and pooling look at the texts; to all else it is one
+/// matrix. Paths are those of the type's plain model in transformers.
+template <class S, class Type>
+class TextEncoder : public detail::TokenPass<TextEncoder<S, Type>, S> {
+  using Thin = detail::TokenPass<TextEncoder, S>;
+  using Columns = detail::Columns<S>;
+  using MutableColumns = detail::MutableColumns<S>;
+
+ public:
+  using Scalar = S;
+  using ModelType = Type;
+  /// What comes before the encoder's paths.
+  static constexpr const char* root = "";
+  static Targets default_targets()
+    requires requires { Type::default_targets(); }
+  {
+    return Type::default_targets();
+  }
+
+  using Kept = typename detail::Encoder<S, typename Type::Paths>::Kept;
+  using Cache = detail::TokenCache<S, Kept>;
+
+  detail::Encoder<S, typename Type::Paths> encoder;
+  /// Of models that have one, so that it is saved and loaded; no pass applies it.
+  std::optional<Linear<S>> pooler;
+
+  /// A new model. Throws ConfigError.
+  TextEncoder(const EncoderConfig& config, Rng& rng)
+      : TextEncoder(config, NewLayers<S>(rng, detail::checked_range(config, layer_name()))) {}
+  /// Layers of a source. Throws ConfigError, and what the source throws.
+  TextEncoder(const EncoderConfig& config, LayerSource<S>&& source) : TextEncoder(config, source) {}
+  TextEncoder(const EncoderConfig& config, LayerSource<S>& source)
+      : encoder(detail::checked(config, layer_name()), root, source), config_(config) {
+    if (Type::pooler != nullptr && source.has(Type::pooler)) {
+      pooler.emplace(source.linear(Type::pooler, {.in = config.hidden_size, .out = config.hidden_size}));
+    }
+  }
+
+  using Thin::backward;
+  using Thin::forward;
+
+  /// Writes y (hidden_size, tokens). Throws ValueError for an id that is not in the vocabulary or a text that is too
+  /// long, ShapeError.
+  void forward(const Tokens& tokens, MutableColumns y, Kept* kept, Scratch& scratch, const Pass& pass) const {
+    encoder.forward(tokens, y, kept, scratch, pass);
+  }
+  /// Gradients accumulate. tokens are those of the forward pass, dy is (hidden_size, tokens). Throws StateError,
+  /// ShapeError.
+  void backward(const Tokens& tokens, const Columns& dy, Kept& kept, Scratch& scratch) {
+    encoder.backward(tokens, dy, kept, scratch);
+  }
+
+  /// For each text the mean of its columns of y, with length 1: (hidden_size, texts). What sentence-transformers
+  /// computes with models such as all-MiniLM-L6-v2.
+  Matrix<S> sentence_embeddings(const Tokens& tokens, const Pass& pass = {}) const {
+    const Matrix<S> y = (*this)(tokens, pass);
+    Matrix<S> means(out_features(), tokens.count());
+    mean_pool<S>(y, tokens.sequences(), means);
+    normalize<S>(means, means);
+    return means;
+  }
+
+  bool trains(const Kept& kept) const { return encoder.trains(kept); }
+  const EncoderConfig& config() const& { return config_; }
+  const EncoderConfig& config() const&& = delete;
+  Index out_features() const { return config_.hidden_size; }
+  static Index out_columns(const Tokens& tokens) { return tokens.sequences().total(); }
+
+  static constexpr const char* layer_name() { return Type::model_name; }
+  static void visit(auto& self, auto&& f) {
+    std::remove_cvref_t<decltype(self.encoder)>::visit(self.encoder, f);
+    if (self.pooler) f(Type::pooler, *self.pooler);
+  }
+
+ private:
+  EncoderConfig config_;
+};
+
+}  // namespace lora::inline LORA_ABI
