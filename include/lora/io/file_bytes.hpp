@@ -74,6 +74,19 @@ class FileBytes {
 
   std::span<const std::byte> bytes() const { return bytes_; }
 
+  /// Gives the memory of a part of a mapped file back to the system, as far as it fills pages; it is read again when it
+  /// is touched. Does nothing for other bytes.
+  void release(std::span<const std::byte> part) const {
+    if (memory_ || part.empty() || part.data() < bytes_.data() || part.size() > bytes_.size() ||
+        part.data() - bytes_.data() > static_cast<std::ptrdiff_t>(bytes_.size() - part.size())) {
+      return;
+    }
+    const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+    const auto first = static_cast<std::size_t>(part.data() - bytes_.data());  // a mapping begins with a page
+    const std::size_t from = (first + page - 1) / page * page, to = (first + part.size()) / page * page;
+    if (from < to) PosixFiles::release(const_cast<std::byte*>(bytes_.data() + from), to - from);
+  }
+
  private:
   static std::string kind(mode_t mode) {
     if (S_ISDIR(mode)) return "a folder";

@@ -52,6 +52,8 @@ struct PosixFiles {
   static void* map(int descriptor, std::size_t size) {
     return ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, descriptor, 0);
   }
+  /// Gives whole pages of a mapped file back to the system; they are read again when they are touched.
+  static int release(void* address, std::size_t size) { return ::madvise(address, size, MADV_DONTNEED); }
   static int unmap(void* address, std::size_t size) { return ::munmap(address, size); }
 };
 

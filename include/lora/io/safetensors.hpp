@@ -120,6 +120,13 @@ class Safetensors {
   std::span<const std::byte> bytes(std::string_view name) const& { return at(name).bytes; }
   std::span<const std::byte> bytes(std::string_view name) const&& = delete;
 
+  /// Gives the memory of a tensor back to the system, where the file is mapped: its pages are read again when they are
+  /// touched. For a program that has copied what it needs. Throws NameError.
+  void release(std::string_view name) const {
+    const StoredTensor& tensor = at(name);
+    for (const FileBytes& file : contents_->files) file.release(tensor.bytes);
+  }
+
   /// Strict: throws DtypeError unless the tensor is stored as S (float: F32, double: F64, integers of their size and
   /// sign), ShapeError if it has more than two dimensions, NameError if there is none. No copy, see StoredMatrix.
   template <StoredScalar S>
