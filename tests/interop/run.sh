@@ -2,7 +2,8 @@
 # Hugging Face PEFT judges the adapters that this library writes, and writes adapters that it has to read: the PEFT of today and
 # 0.7.1, each in a virtual environment of its own under build/.
 #   tests/interop/run.sh [--fixtures]        --fixtures: writes tests/io/fixtures/peft anew instead
-# LORA_PEFT_PYTHON and LORA_OLD_PEFT_PYTHON name interpreters that have the packages already.
+# LORA_PEFT_PYTHON and LORA_OLD_PEFT_PYTHON name interpreters that have the packages already; LORA_BERT the folder of a
+# published BERT, which is judged too.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../../.ci/setup.sh"
 
@@ -26,7 +27,7 @@ arguments=("$@")
 if [ $# -eq 0 ]; then
   set_up eigen json
   cmake -S "$here/program" -B "$build/objects" -DCMAKE_BUILD_TYPE=Release >"$build/configure.log" || { cat "$build/configure.log" && exit 1; }
-  cmake --build "$build/objects" -j "$jobs" --target peft_layers peft_settings peft_names
+  cmake --build "$build/objects" -j "$jobs" --target peft_layers peft_settings peft_names encoder_models
   arguments=("$build/objects/peft_layers")
 fi
 for python in "$LORA_OLD_PEFT_PYTHON" "$LORA_PEFT_PYTHON"; do
@@ -36,4 +37,5 @@ done
 if [ $# -eq 0 ]; then
   PYTHONPATH="" "$LORA_PEFT_PYTHON" -W ignore "$here/settings.py" "$build/objects/peft_settings"
   PYTHONPATH="" "$LORA_PEFT_PYTHON" -W ignore "$here/names.py" "$build/objects/peft_names"
+  PYTHONPATH="" "$LORA_PEFT_PYTHON" -W ignore "$here/models.py" "$build/objects/encoder_models" ${LORA_BERT:+--model "$LORA_BERT"}
 fi

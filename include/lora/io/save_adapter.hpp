@@ -44,6 +44,7 @@ struct SaveAdapterOptions {
   /// config wherever the layers do not say otherwise, such as {.lora = the config given to attach}.
   PeftConfig config = {};
   std::optional<std::string> base_model_name_or_path = {};
+  /// Default: that of the config, else the model's T::task_type if it has one, as a published classifier does.
   std::optional<std::string> task_type = {};
   /// See PeftConfig.
   std::optional<bool> fan_in_fan_out = {};
@@ -121,6 +122,15 @@ PeftConfig peft_config_for(const T& model, const std::vector<PeftLayer>& layers,
     std::vector<std::string> modules;
     visit_modules(model, [&](const Path& path, const auto&) { modules.push_back(path.str()); });
     describe_layers(layers, modules, config.lora, config.targets, who);
+    // PEFT would wrap the module that it trains for the task, and then find none of the layers inside.
+    for (const std::string_view name : modules_of_task(config.task_type.value_or(""))) {
+      std::vector<std::string>& full = config.targets.modules_to_save;
+      const auto inside = [&](const std::string& path) { return is_part_of(name, path); };
+      const bool whole = std::all_of(layers.begin(), layers.end(), [&](const PeftLayer& layer) {
+        return !inside(layer.path) || layer.role == PeftLayer::Role::full;
+      });
+      if (whole && std::erase_if(full, inside) > 0) full.emplace_back(name);
+    }
   }
   return parse_peft_config("save_adapter", to_json(config));
 }
@@ -317,8 +327,12 @@ void save_kind(const T& model, const std::filesystem::path& path, const std::str
 /// becomes infinite in the dtype, and for a product that it cannot hold; FileError with the path and the step. Cost: a
 /// few passes over the adapter's elements.
 template <class T, class System = PosixFiles>
-void save_adapter(const T& model, const std::filesystem::path& directory, const SaveAdapterOptions& options = {}) {
+void save_adapter(const T& model, const std::filesystem::path& directory, const SaveAdapterOptions& given = {}) {
   constexpr const char* who = "save_adapter";
+  SaveAdapterOptions options = given;
+  if constexpr (requires { T::task_type; }) {
+    if (!options.task_type && !options.config.task_type) options.task_type = T::task_type;
+  }
   detail::check_has_adapter(model, who, options.name);
   const auto path = detail::peft_folder(directory, options.name, who);
   if (const std::string type = detail::other_kind(model, options.name, who); !type.empty()) {

@@ -36,7 +36,6 @@ struct DistilBertType {
   static constexpr const char* model_type = "distilbert";
   static constexpr const char* module = "distilbert";
   static constexpr const char* root = "distilbert.";
-  static constexpr const char* pooler = nullptr;
   static constexpr const char* model_name = "DistilBertModel";
   static constexpr const char* token_classifier_name = "DistilBertForTokenClassification";
   static double token_dropout(const EncoderConfig& config) { return config.hidden_dropout_prob; }

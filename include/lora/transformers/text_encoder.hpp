@@ -27,6 +27,7 @@ class TextEncoder : public detail::TokenPass<TextEncoder<S, Type>, S> {
   using ModelType = Type;
   /// What comes before the encoder's paths.
   static constexpr const char* root = "";
+  static constexpr const char* task_type = "FEATURE_EXTRACTION";
   static Targets default_targets()
     requires requires { Type::default_targets(); }
   {
@@ -47,7 +48,8 @@ class TextEncoder : public detail::TokenPass<TextEncoder<S, Type>, S> {
   TextEncoder(const EncoderConfig& config, LayerSource<S>&& source) : TextEncoder(config, source) {}
   TextEncoder(const EncoderConfig& config, LayerSource<S>& source)
       : encoder(detail::checked(config, layer_name()), root, source), config_(config) {
-    if (Type::pooler != nullptr && source.has(Type::pooler)) {
+    if constexpr (requires { Type::pooler; }) {
+      if (!source.has(Type::pooler)) return;
       pooler.emplace(source.linear(Type::pooler, {.in = config.hidden_size, .out = config.hidden_size}));
     }
   }
@@ -85,7 +87,9 @@ class TextEncoder : public detail::TokenPass<TextEncoder<S, Type>, S> {
   static constexpr const char* layer_name() { return Type::model_name; }
   static void visit(auto& self, auto&& f) {
     std::remove_cvref_t<decltype(self.encoder)>::visit(self.encoder, f);
-    if (self.pooler) f(Type::pooler, *self.pooler);
+    if constexpr (requires { Type::pooler; }) {
+      if (self.pooler) f(Type::pooler, *self.pooler);
+    }
   }
 
  private:
