@@ -1,10 +1,12 @@
 #include "lora/nn/embedding.hpp"
 
 #include <cmath>
+#include <memory>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "lora/core/parameters.hpp"
 #include "lora/testing/gradient.hpp"
 #include "optim/reference.hpp"
 #include "support/catch.hpp"
@@ -48,7 +50,7 @@ TEMPLATE_TEST_CASE("Embedding: a column is a row of the table", "", float, doubl
   CHECK((table.vocabulary() == 5 && table.features() == 7));
   const Matrix<TestType> y = table(ids);
   REQUIRE((y.rows() == 7 && y.cols() == 5));
-  for (Index t = 0; t < 5; ++t) CHECK(y.col(t).transpose() == table.weight().value.row(ids[std::size_t(t)]));
+  for (Index t = 0; t < 5; ++t) CHECK(y.col(t).transpose() == table.table().row(ids[std::size_t(t)]));
   Matrix<TestType> sum = y;
   table.add(ids, sum);
   CHECK(sum == 2 * y);
@@ -112,9 +114,9 @@ TEST_CASE("Embedding: what does not fit is refused, and nothing is half done") {
 TEST_CASE("Embedding: a new table has the deviation that was asked for") {
   lora::Rng rng(5), again(5);
   const Embedding<double> table({.vocabulary = 300, .features = 40, .deviation = 0.5}, rng);
-  CHECK(std::abs(table.weight().value.norm() / std::sqrt(12000.0) - 0.5) < 0.02);
+  CHECK(std::abs(table.table().norm() / std::sqrt(12000.0) - 0.5) < 0.02);
   const Embedding<double> same({.vocabulary = 300, .features = 40, .deviation = 0.5}, again);
-  CHECK((table.weight().value == same.weight().value));
+  CHECK((table.table() == same.table()));
 }
 
 TEST_CASE("Embedding: nothing allocates, and threads may look up at once", "[threads]") {
@@ -150,4 +152,29 @@ TEST_CASE("Embedding: as in PyTorch") {
     CHECK(y(k) == reference::embedding[std::size_t(k)]);
     CHECK(std::abs(table.weight().grad.data()[k] - reference::embedding_weight[std::size_t(k)]) <= 1e-15);
   }
+}
+
+TEST_CASE("Embedding: a table in shared memory is read there, and copied only to be trained") {
+  const auto rows = std::make_shared<lora::RowMajorMatrix<float>>(4, 3);
+  rows->setRandom();
+  lora::Embedding<float> table(lora::SharedBytes::of(rows), 4, 3);
+  CHECK(table.table().data() == rows->data());
+  CHECK((table.vocabulary() == 4 && table.features() == 3));
+  const std::vector<int> ids = {3, 0, 3};
+  const Matrix<float> y = table(ids);
+  CHECK((y.col(0) == rows->row(3).transpose() && y.col(1) == rows->row(0).transpose()));
+  table.backward(ids, y);  // frozen: nothing happens
+  CHECK_FALSE(table.trains());
+  CHECK(lora::tensor_names(table) == std::vector<std::string>{"weight"});
+  CHECK(lora::count_parameters(table).trainable == 0);
+
+  lora::Embedding<float> copy = table;
+  copy.weight().trainable = true;
+  CHECK(copy.table().data() != rows->data());
+  CHECK(copy(ids) == y);
+  copy.backward(ids, y);
+  CHECK(copy.weight().grad.row(3) == 2 * y.col(0).transpose());
+  CHECK(table.table().data() == rows->data());
+  CHECK_THROWS_WITH(lora::Embedding<float>(lora::SharedBytes::of(rows), 5, 3),
+                    "Embedding: the block has 48 bytes, expected 60");
 }

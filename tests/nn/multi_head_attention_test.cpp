@@ -14,6 +14,7 @@
 #include "support/catch.hpp"
 #include "support/heap.hpp"
 #include "support/laws.hpp"
+#include "support/with_sequences.hpp"
 
 using lora::AttentionMask;
 using lora::AttentionShape;
@@ -31,47 +32,8 @@ namespace {
 constexpr AttentionShape two_heads{.heads = 2, .head_dim = 3};
 constexpr AttentionShape grouped{.heads = 4, .key_heads = 2, .head_dim = 2, .mask = AttentionMask::causal};
 
-/// With sequences of 3, 1, 4, 3, 1, 4, ... tokens, as a Layer.
 template <class S>
-struct WithSequences : lora::detail::CachedPass<WithSequences<S>, S> {
-  using Scalar = S;
-  using Inner = MultiHeadAttention<S>;
-  using Kept = typename Inner::Kept;
-  using Cache = typename Inner::Cache;
-  template <int>
-  using CacheFor = Cache;
-  using Columns = lora::detail::Columns<S>;
-  using MutableColumns = lora::detail::MutableColumns<S>;
-  using lora::detail::CachedPass<WithSequences<S>, S>::forward;
-  using lora::detail::CachedPass<WithSequences<S>, S>::backward;
-
-  Inner inner;
-
-  explicit WithSequences(Inner attention) : inner(std::move(attention)) {}
-
-  static Sequences sequences(Index tokens) {
-    std::vector<Index> lengths;
-    for (Index left = tokens, k = 0; left > 0; ++k) {
-      lengths.push_back(std::min<Index>(left, std::array<Index, 3>{3, 1, 4}[std::size_t(k % 3)]));
-      left -= lengths.back();
-    }
-    return Sequences(lengths);
-  }
-  void forward(const Columns& x, MutableColumns y, Kept* kept, lora::Scratch& scratch, const lora::Pass& pass) const {
-    inner.forward(x, sequences(x.cols()), y, kept, scratch, pass);
-  }
-  void backward(const Columns& x, const Columns& dy, auto&& dx, Kept& kept, lora::Scratch& scratch) {
-    inner.backward(x, dy, dx, kept, scratch);
-  }
-  void check_backward(const lora::detail::Caller& who, const auto& x, const auto& dy, const Kept& kept) const {
-    inner.check_backward(who, x, dy, kept);
-  }
-  bool trains(const Kept& kept) const { return inner.trains(kept); }
-  Index in_features() const { return inner.in_features(); }
-  Index out_features() const { return inner.out_features(); }
-  static constexpr const char* layer_name() { return "WithSequences"; }
-  static void visit(auto& self, auto&& f) { f("attention", self.inner); }
-};
+using WithSequences = lora_test::WithSequences<MultiHeadAttention<S>>;
 
 static_assert(lora::Layer<WithSequences<double>>);
 
