@@ -4,6 +4,7 @@ loss, the outputs and the gradients of every trained tensor are theirs, padded o
 is the adapter after 20 steps of AdamW, which PEFT loads again. With dropout the judge takes our masks in place of torch's.
 
   models.py PROGRAM [--model FOLDER]     PROGRAM is program/encoder_models.cpp; FOLDER: a published BERT, judged in float too
+  models.py --fixtures                   writes tests/io/fixtures/models anew, for tests/io/pretrained_test.cpp
 
 Needs torch, transformers and peft of today; see run.sh."""
 
@@ -227,6 +228,26 @@ def judge(program, name, kind, settings, head, dropout):
         print(line, flush=True)
 
 
+def write_fixtures():
+    """Models, adapters and what the judge computes with them."""
+    folder = Path(__file__).resolve().parent.parent / "io" / "fixtures" / "models"
+    for name, kind, head in [("bert", "bert", "sequence"), ("roberta", "roberta", "sequence"),
+                             ("distilbert", "distilbert", "token")]:  # fmt: skip
+        at = folder / name
+        base = new_model(kind, TYPES[name][1], head)
+        base.save_pretrained(at / "model")
+        model = with_adapter(base, kind, head)
+        model.save_pretrained(at / "adapter")
+        (at / "adapter" / "README.md").unlink()
+        batch = new_batch(base, kind, head)
+        save_file(batch, at / "batch.safetensors")
+        model.eval()
+        loss, y = run(model, batch, head)
+        loss.backward()
+        expected = {"loss": loss.detach().reshape(1), "y": y.detach().contiguous()} | gradients(model)
+        save_file(expected, at / "expected.safetensors")
+
+
 def judge_published(program, folder):
     """A real model, in float on both sides."""
     with tempfile.TemporaryDirectory() as temporary:
@@ -257,10 +278,15 @@ def judge_published(program, folder):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("program")
+    parser.add_argument("program", nargs="?")
     parser.add_argument("--model")
+    parser.add_argument("--fixtures", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    if arguments.fixtures:
+        return write_fixtures()
+    if not arguments.program:
+        parser.error("PROGRAM is missing")
     for name, (kind, settings) in TYPES.items():
         for head in HEADS:
             for dropout in [False, True]:

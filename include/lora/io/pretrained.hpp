@@ -66,12 +66,10 @@ class StoredLayers : public LayerSource<S> {
   }
 
   Linear<S> linear(const std::string& path, const LinearShape& shape) override {
-    const bool head = !path.starts_with(root_) || root_.empty();
     const std::string weight = name_of(path) + ".weight", bias = name_of(path) + ".bias";
-    if (head && !in_encoder(path) && options_.num_labels && file_.find(weight) == nullptr &&
-        file_.find(bias) == nullptr) {
-      Linear<S> made = added_.linear(path, shape);
-      return made;
+    const bool head = !in_encoder(path) || path.ends_with("pooler.dense");
+    if (head && options_.num_labels && file_.find(weight) == nullptr && file_.find(bias) == nullptr) {
+      return added_.linear(path, shape);
     }
     if (!fits(weight, {shape.out, shape.in}) || (shape.bias && !fits(bias, {shape.out}))) {
       return Linear<S>(stand_in<Matrix<S>>(shape.out, shape.in), bias_if(shape, [&] { return Vector<S>::Zero(shape.out); }));
