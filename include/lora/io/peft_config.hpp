@@ -56,7 +56,7 @@ inline constexpr JsonLimits peft_config_limits{.bytes = 16'000'000, .depth = 8, 
 
 /// The keys that PEFT 0.7.1 knows, with the values of a new config.
 inline Json new_peft_settings() {
-  return Json::parse(R"({
+  return parse_json("PeftConfig", R"({
     "alpha_pattern": {}, "auto_mapping": null, "base_model_name_or_path": null, "bias": "none", "fan_in_fan_out": false,
     "inference_mode": true, "init_lora_weights": true, "layers_pattern": null, "layers_to_transform": null,
     "loftq_config": {}, "lora_alpha": 8, "lora_dropout": 0.0, "megatron_config": null, "megatron_core": "megatron.core",

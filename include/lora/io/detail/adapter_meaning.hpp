@@ -100,7 +100,7 @@ std::map<std::string, Meaning> adapter_meanings(const T& model) {
 }
 
 /// As text for the metadata of a file.
-inline std::string written(const Meaning& meaning) { return nlohmann::json(meaning).dump(); }
+inline std::string written(const Meaning& meaning) { return Json(meaning).dump(); }
 
 /// Throws FormatError if it is none.
 inline Meaning read_meaning(std::string_view who, std::string_view text) {

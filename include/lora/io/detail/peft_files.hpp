@@ -93,7 +93,7 @@ constexpr bool require_peft_layer() {
 /// name.
 inline constexpr const char* peft_meaning_name = "lora_config";
 inline std::string peft_meaning(const Json& settings) {
-  nlohmann::json by_name = settings;
+  Json by_name = sorted_by_name(settings);
   if (by_name.is_object()) {
     for (const char* key : peft_remarks) by_name.erase(key);
   }
