@@ -18,35 +18,36 @@
 #define LORA_DETAIL_INSTANCE extern template
 #endif
 
-#define LORA_DETAIL_INSTANCES(S)                                                                                       \
-  LORA_DETAIL_INSTANCE void detail::packed_product<S>(const detail::PanelLayout<S>&, const S*,                         \
-                                                      const detail::Columns<S>&, detail::MutableColumns<S>,            \
-                                                      const detail::LowRankTerm<S>&, Executor*);                       \
-  LORA_DETAIL_INSTANCE void detail::packed_transposed<S>(const detail::PanelLayout<S>&, const S*,                      \
-                                                         const detail::Columns<S>&, detail::MutableColumns<S>,         \
-                                                         const detail::LowRankTerm<S>&, Executor*);                    \
-  LORA_DETAIL_INSTANCE void detail::unpacked_product<S>(const detail::Columns<S>&, const detail::Columns<S>&,          \
-                                                        detail::MutableColumns<S>, Executor*);                         \
-  LORA_DETAIL_INSTANCE void detail::thin_product_by_tiles<S>(const detail::Columns<S>&, const detail::Columns<S>&,     \
-                                                             detail::MutableColumns<S>, Executor*);                    \
-  LORA_DETAIL_INSTANCE void detail::add_thin_outer_by_tiles<S>(const detail::Columns<S>&, const detail::Columns<S>&,   \
-                                                               detail::MutableColumns<S>, Executor*);                  \
-  LORA_DETAIL_INSTANCE void detail::add_low_rank_by_tiles<S>(const detail::Columns<S>&, const detail::Columns<S>&,     \
-                                                             detail::MutableColumns<S>, Executor*);                    \
-  LORA_DETAIL_INSTANCE std::shared_ptr<const AnyBase<S>::Interface> AnyBase<S>::hold(Packed<S>);                       \
-  LORA_DETAIL_INSTANCE std::unique_ptr<AnyAdapter<S>::Interface> AnyAdapter<S>::hold(Lora<S>);                         \
-  LORA_DETAIL_INSTANCE std::unique_ptr<AnyAdapter<S>::Interface> AnyAdapter<S>::hold(ResidualLora<S>);                 \
-  LORA_DETAIL_INSTANCE std::unique_ptr<AnyAdapter<S>::Interface> AnyAdapter<S>::hold(FullWeight<S>);                   \
-  LORA_DETAIL_INSTANCE std::unique_ptr<AnyAdapter<S>::Interface> AnyAdapter<S>::hold(NoAdapter<S>);                    \
-  LORA_DETAIL_INSTANCE void attention<S>(                                                                              \
-      const detail::Columns<S>&, const detail::Columns<S>&, const detail::Columns<S>&, const AttentionShape&,          \
-      const Sequences&, const Sequences&, detail::MutableColumns<S>, detail::MutableColumns<S>*, Scratch&, const Pass&); \
-  LORA_DETAIL_INSTANCE void attention_backward<S>(                                                                     \
-      const detail::Columns<S>&, const detail::Columns<S>&, const detail::Columns<S>&, const AttentionShape&,          \
-      const Sequences&, const Sequences&, const detail::Columns<S>&, const detail::Columns<S>&,                        \
-      const detail::Columns<S>&, detail::MutableColumns<S>, detail::MutableColumns<S>, detail::MutableColumns<S>,      \
-      Scratch&, const Pass&);                                                                                            \
-  LORA_DETAIL_INSTANCE class Linear<S>;                                                                                \
+#define LORA_DETAIL_INSTANCES(S)                                                                                     \
+  LORA_DETAIL_INSTANCE void detail::packed_product<S>(const detail::PanelLayout<S>&, const S*,                       \
+                                                      const detail::Columns<S>&, detail::MutableColumns<S>,          \
+                                                      const detail::LowRankTerm<S>&, Executor*);                     \
+  LORA_DETAIL_INSTANCE void detail::packed_transposed<S>(const detail::PanelLayout<S>&, const S*,                    \
+                                                         const detail::Columns<S>&, detail::MutableColumns<S>,       \
+                                                         const detail::LowRankTerm<S>&, Executor*);                  \
+  LORA_DETAIL_INSTANCE void detail::unpacked_product<S>(const detail::Columns<S>&, const detail::Columns<S>&,        \
+                                                        detail::MutableColumns<S>, Executor*);                       \
+  LORA_DETAIL_INSTANCE void detail::thin_product_by_tiles<S>(const detail::Columns<S>&, const detail::Columns<S>&,   \
+                                                             detail::MutableColumns<S>, Executor*);                  \
+  LORA_DETAIL_INSTANCE void detail::add_thin_outer_by_tiles<S>(const detail::Columns<S>&, const detail::Columns<S>&, \
+                                                               detail::MutableColumns<S>, Executor*);                \
+  LORA_DETAIL_INSTANCE void detail::add_low_rank_by_tiles<S>(const detail::Columns<S>&, const detail::Columns<S>&,   \
+                                                             detail::MutableColumns<S>, Executor*);                  \
+  LORA_DETAIL_INSTANCE std::shared_ptr<const AnyBase<S>::Interface> AnyBase<S>::hold(Packed<S>);                     \
+  LORA_DETAIL_INSTANCE std::unique_ptr<AnyAdapter<S>::Interface> AnyAdapter<S>::hold(Lora<S>);                       \
+  LORA_DETAIL_INSTANCE std::unique_ptr<AnyAdapter<S>::Interface> AnyAdapter<S>::hold(ResidualLora<S>);               \
+  LORA_DETAIL_INSTANCE std::unique_ptr<AnyAdapter<S>::Interface> AnyAdapter<S>::hold(FullWeight<S>);                 \
+  LORA_DETAIL_INSTANCE std::unique_ptr<AnyAdapter<S>::Interface> AnyAdapter<S>::hold(NoAdapter<S>);                  \
+  LORA_DETAIL_INSTANCE void attention<S>(const detail::Columns<S>&, const detail::Columns<S>&,                       \
+                                         const detail::Columns<S>&, const AttentionShape&, const Sequences&,         \
+                                         const Sequences&, detail::MutableColumns<S>, detail::MutableColumns<S>*,    \
+                                         Scratch&, const Pass&);                                                     \
+  LORA_DETAIL_INSTANCE void attention_backward<S>(                                                                   \
+      const detail::Columns<S>&, const detail::Columns<S>&, const detail::Columns<S>&, const AttentionShape&,        \
+      const Sequences&, const Sequences&, const detail::Columns<S>&, const detail::Columns<S>&,                      \
+      const detail::Columns<S>&, detail::MutableColumns<S>, detail::MutableColumns<S>, detail::MutableColumns<S>,    \
+      Scratch&, const Pass&);                                                                                        \
+  LORA_DETAIL_INSTANCE class Linear<S>;                                                                              \
   LORA_DETAIL_INSTANCE class BasicAdam<S, true>;
 
 namespace lora::inline LORA_ABI {

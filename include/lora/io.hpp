@@ -10,6 +10,7 @@
 // Models: base weights by name, and checkpoints.
 #include "lora/io/checkpoint.hpp"
 #include "lora/io/mismatch.hpp"
+#include "lora/io/pretrained.hpp"  // published ones, of lora/transformers/
 #include "lora/io/weights.hpp"
 
 // Safetensors, both ways.

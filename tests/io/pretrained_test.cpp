@@ -1,13 +1,14 @@
-// Published models: what transformers wrote is read, and computes what transformers and PEFT compute (interop/models.py).
+// Published models: what transformers wrote is read, and computes what transformers and PEFT compute
+// (interop/models.py).
 
 #include "lora/io/pretrained.hpp"
 
+#include "io/files.hpp"
 #include "lora/io/load_adapter.hpp"
 #include "lora/io/save_adapter.hpp"
 #include "lora/losses/softmax_cross_entropy.hpp"
 #include "lora/transformers/distilbert.hpp"
 #include "lora/transformers/roberta.hpp"
-#include "io/files.hpp"
 #include "support/catch.hpp"
 
 #include <cstdint>
@@ -83,9 +84,8 @@ void check_fixture(const char* name) {
       check_gradient(key + ".lora_A", factors->A.grad);
       check_gradient(key + ".lora_B", factors->B.grad);
     } else {
-      lora::visit_parameters(member.adapter, [&](const lora::Path&, const auto& weight) {
-        check_gradient(key + ".weight", weight.grad);
-      });
+      lora::visit_parameters(
+          member.adapter, [&](const lora::Path&, const auto& weight) { check_gradient(key + ".weight", weight.grad); });
       check_gradient(key + ".bias", member.bias->grad);
     }
   });
@@ -123,7 +123,8 @@ struct Directory {
     REQUIRE(at != text.npos);
     lora_test::write_file(path / "config.json", text.replace(at, from.size(), to));
   }
-  void weights(const std::function<std::string(const std::string&)>& rename, std::optional<lora::Dtype> dtype = {}) const {
+  void weights(const std::function<std::string(const std::string&)>& rename,
+               std::optional<lora::Dtype> dtype = {}) const {
     rewrite(fixture("bert") / "model" / "model.safetensors", path / "model.safetensors", rename, dtype);
   }
 };
@@ -159,9 +160,7 @@ TEST_CASE("pretrained: names with and without the type before them, and those of
   const Directory directory;
   const Matrix<double> expected = output(lora::load_pretrained<Bert>(directory.path));
   // A plain model: no "bert.", no classifier, which is then new.
-  directory.weights([](const std::string& name) {
-    return name.starts_with("bert.") ? name.substr(5) : std::string();
-  });
+  directory.weights([](const std::string& name) { return name.starts_with("bert.") ? name.substr(5) : std::string(); });
   const Bert plain = lora::load_pretrained<Bert>(directory.path, {.num_labels = 3, .seed = 1});
   CHECK(plain.output.out_features() == 3);
   const auto hidden = lora::load_pretrained<lora::BertModel<double>>(directory.path);
@@ -169,18 +168,21 @@ TEST_CASE("pretrained: names with and without the type before them, and those of
   // Two seeds give two heads on one encoder.
   const Bert other = lora::load_pretrained<Bert>(directory.path, {.num_labels = 3, .seed = 2});
   CHECK(output(plain) != output(other));
-  CHECK(lora::load_pretrained<Bert>(directory.path, {.num_labels = 3, .seed = 1}).output.dense() == plain.output.dense());
+  CHECK(lora::load_pretrained<Bert>(directory.path, {.num_labels = 3, .seed = 1}).output.dense() ==
+        plain.output.dense());
 
   // A plain model from the file of a classifier leaves its head out only if told to.
   directory.weights(same);
   CHECK_THROWS_WITH(lora::load_pretrained<lora::BertModel<double>>(directory.path),
                     lora_test::contains("unexpected: \"classifier.weight\""));
-  const auto headless = lora::load_pretrained<lora::BertModel<double>>(directory.path, {.ignored = {"classifier.weight", "classifier.bias"}});
+  const auto headless = lora::load_pretrained<lora::BertModel<double>>(
+      directory.path, {.ignored = {"classifier.weight", "classifier.bias"}});
   const lora::Tokens batch = {{5, 6, 7}, {8, 9}};
   CHECK(headless(batch) == hidden(batch));
 
   directory.weights([](std::string name) {
-    for (const auto& [now, once] : {std::pair{"LayerNorm.weight", "LayerNorm.gamma"}, {"LayerNorm.bias", "LayerNorm.beta"}}) {
+    for (const auto& [now, once] :
+         {std::pair{"LayerNorm.weight", "LayerNorm.gamma"}, {"LayerNorm.bias", "LayerNorm.beta"}}) {
       if (name.ends_with(now)) name = name.substr(0, name.size() - std::string(now).size()) + once;
     }
     return name;
@@ -188,7 +190,9 @@ TEST_CASE("pretrained: names with and without the type before them, and those of
   CHECK(output(lora::load_pretrained<Bert>(directory.path)) == expected);
   // Heads of pretraining are not asked for.
   directory.weights([](const std::string& name) {
-    return name == "classifier.bias" ? std::string("cls.predictions.bias") : name == "classifier.weight" ? std::string() : name;
+    return name == "classifier.bias"     ? std::string("cls.predictions.bias")
+           : name == "classifier.weight" ? std::string()
+                                         : name;
   });
   CHECK_NOTHROW(lora::load_pretrained<lora::BertModel<double>>(directory.path));
 }
@@ -207,7 +211,8 @@ TEST_CASE("pretrained: every real dtype and scalar, frozen or trainable, mapped 
   CHECK(lora::tensor_names(frozen) == lora::tensor_names(trained));
 
   using Single = lora::BertForSequenceClassification<float>;
-  for (const auto& [dtype, most] : {std::pair{lora::Dtype::f64, 1e-5}, {lora::Dtype::f32, 1e-5}, {lora::Dtype::f16, 1e-1}}) {
+  for (const auto& [dtype, most] :
+       {std::pair{lora::Dtype::f64, 1e-5}, {lora::Dtype::f32, 1e-5}, {lora::Dtype::f16, 1e-1}}) {
     directory.weights(same, dtype);
     const Single model = lora::load_pretrained<Single>(directory.path);
     const Matrix<float> y = model({{5, 6, 7}, {8, 9}});
@@ -216,12 +221,15 @@ TEST_CASE("pretrained: every real dtype and scalar, frozen or trainable, mapped 
 
   const fs::path whole = fixture("bert") / "model" / "model.safetensors";
   fs::remove(directory.path / "model.safetensors");
-  rewrite(whole, directory.path / "a.safetensors", [](const std::string& name) { return name < "bert.encoder.layer.1" ? name : ""; });
-  rewrite(whole, directory.path / "b.safetensors", [](const std::string& name) { return name < "bert.encoder.layer.1" ? "" : name; });
+  rewrite(whole, directory.path / "a.safetensors",
+          [](const std::string& name) { return name < "bert.encoder.layer.1" ? name : ""; });
+  rewrite(whole, directory.path / "b.safetensors",
+          [](const std::string& name) { return name < "bert.encoder.layer.1" ? "" : name; });
   std::string index = R"({"metadata": {}, "weight_map": {)";
   const auto all = lora::Safetensors::open(whole);
   for (const auto& tensor : all.tensors()) {
-    index += (index.back() == '{' ? "\"" : ", \"") + tensor.name + "\": \"" + (tensor.name < "bert.encoder.layer.1" ? "a" : "b") + ".safetensors\"";
+    index += (index.back() == '{' ? "\"" : ", \"") + tensor.name + "\": \"" +
+             (tensor.name < "bert.encoder.layer.1" ? "a" : "b") + ".safetensors\"";
   }
   lora_test::write_file(directory.path / "model.safetensors.index.json", index + "}}");
   CHECK(output(lora::load_pretrained<Bert>(directory.path)) == expected);
@@ -247,19 +255,23 @@ TEST_CASE("pretrained: what a config says that is not computed here is refused b
   CHECK_THAT(with("\"use_cache\"", "\"position_embedding_type\": \"relative_key\", \"use_cache\""),
              contains("position_embedding_type is \"relative_key\", expected \"absolute\", the only one"));
   CHECK(with("\"use_cache\"", "\"position_embedding_type\": \"absolute\", \"use_cache\"").empty());
-  CHECK_THAT(with("\"use_cache\"", "\"new_thing\": 1, \"use_cache\""),
-             contains("\"new_thing\" is 1, a setting that is not known; {.ignore_settings = {\"new_thing\"}} ignores it"));
+  CHECK_THAT(
+      with("\"use_cache\"", "\"new_thing\": 1, \"use_cache\""),
+      contains("\"new_thing\" is 1, a setting that is not known; {.ignore_settings = {\"new_thing\"}} ignores it"));
   CHECK(with("\"use_cache\"", "\"new_thing\": 1, \"use_cache\"", {.ignore_settings = {"new_thing"}}).empty());
   CHECK(with("\"use_cache\"", "\"new_thing\": null, \"use_cache\"").empty());
-  CHECK_THAT(with("\"hidden_size\": 16", "\"hidden_size\": \"16\""), contains("hidden_size is \"16\", expected an integer"));
+  CHECK_THAT(with("\"hidden_size\": 16", "\"hidden_size\": \"16\""),
+             contains("hidden_size is \"16\", expected an integer"));
   CHECK_THAT(with("\"num_attention_heads\": 2", "\"num_attention_heads\": 3"),
              contains("hidden_size is 16, expected a multiple of num_attention_heads = 3"));
   CHECK_THAT(with("\"hidden_dropout_prob\": 0.1", "\"hidden_dropout_prob\": 1"),
              contains("hidden_dropout_prob is 1, expected at least 0 and below 1"));
-  CHECK_THAT(with("\"layer_norm_eps\": 1e-12", "\"layer_norm_eps\": 0"), contains("layer_norm_eps is 0, expected a positive"));
+  CHECK_THAT(with("\"layer_norm_eps\": 1e-12", "\"layer_norm_eps\": 0"),
+             contains("layer_norm_eps is 0, expected a positive"));
 }
 
-TEST_CASE("pretrained: a file that does not fit is refused with all differences, and a strange config costs no memory") {
+TEST_CASE(
+    "pretrained: a file that does not fit is refused with all differences, and a strange config costs no memory") {
   const auto with = [](const std::string& from, const std::string& to) {
     const Directory directory;
     directory.settings(from, to);
@@ -274,16 +286,19 @@ TEST_CASE("pretrained: a file that does not fit is refused with all differences,
   const std::string fewer = with("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 1");
   CHECK_THAT(fewer, contains("unexpected: \"bert.encoder.layer.1.output.dense.weight\""));
   const std::string wider = with("\"intermediate_size\": 24", "\"intermediate_size\": 32");
-  CHECK_THAT(wider, contains("\"bert.encoder.layer.0.intermediate.dense.weight\" has shape (24, 16), expected (32, 16)"));
+  CHECK_THAT(wider,
+             contains("\"bert.encoder.layer.0.intermediate.dense.weight\" has shape (24, 16), expected (32, 16)"));
   CHECK_THAT(wider, contains("\"bert.encoder.layer.1.output.dense.weight\" has shape (16, 24), expected (16, 32)"));
-  for (const char* setting : {"hidden_size\": 16", "num_hidden_layers\": 2", "intermediate_size\": 24", "vocab_size\": 50",
-                              "max_position_embeddings\": 20", "type_vocab_size\": 2"}) {
+  for (const char* setting : {"hidden_size\": 16", "num_hidden_layers\": 2", "intermediate_size\": 24",
+                              "vocab_size\": 50", "max_position_embeddings\": 20", "type_vocab_size\": 2"}) {
     const std::string name = std::string(setting).substr(0, std::string(setting).find(' '));
     CHECK_THAT(with(setting, name + " 2147483646"), contains("does not fit the model"));
   }
   const Directory directory;
-  directory.weights([](const std::string& name) { return name.ends_with("layer.1.attention.self.key.bias") ? std::string() : name; });
-  CHECK_THROWS_WITH(lora::load_pretrained<Bert>(directory.path), contains("missing: \"bert.encoder.layer.1.attention.self.key.bias\""));
+  directory.weights(
+      [](const std::string& name) { return name.ends_with("layer.1.attention.self.key.bias") ? std::string() : name; });
+  CHECK_THROWS_WITH(lora::load_pretrained<Bert>(directory.path),
+                    contains("missing: \"bert.encoder.layer.1.attention.self.key.bias\""));
   fs::remove(directory.path / "model.safetensors");
   CHECK_THROWS_AS(lora::load_pretrained<Bert>(directory.path), lora::FileError);
 }
@@ -305,5 +320,6 @@ TEST_CASE("pretrained: an adapter is saved under PEFT's names, with the task") {
   Roberta other = lora::load_pretrained<Roberta>(fixture("roberta") / "model");
   lora::attach(other, {.rank = 2}, Roberta::default_targets(), rng);
   lora::save_adapter(other, folder.path() / "roberta");
-  CHECK(lora::read_peft_config(folder.path() / "roberta").targets.modules_to_save == std::vector<std::string>{"classifier"});
+  CHECK(lora::read_peft_config(folder.path() / "roberta").targets.modules_to_save ==
+        std::vector<std::string>{"classifier"});
 }

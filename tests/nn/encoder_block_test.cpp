@@ -28,9 +28,11 @@ namespace {
 template <class S>
 EncoderBlock<S> new_block(lora::Rng& rng) {
   const lora::AttentionShape shape{.heads = 2, .head_dim = 3, .dropout = 0.2, .stream = 50};
-  return {lora::MultiHeadAttention<S>(shape, 6, rng), lora::LayerNorm<S>(6),
+  return {lora::MultiHeadAttention<S>(shape, 6, rng),
+          lora::LayerNorm<S>(6),
           lora::FeedForward<S>({.in = 6, .out = 9}, {.in = 9, .out = 6}, lora::ActivationKind::gelu, rng),
-          lora::LayerNorm<S>(6), {.attention = 0.3, .feed_forward = 0.1, .stream = 70}};
+          lora::LayerNorm<S>(6),
+          {.attention = 0.3, .feed_forward = 0.1, .stream = 70}};
 }
 
 void train_norms(auto& block) {
@@ -123,8 +125,10 @@ TEST_CASE("EncoderBlock: restricted to some columns, outputs and gradients are t
                                          {.adapter = a, .first = 0, .count = 8, .seed = 9}};
   for (const bool mixed : {false, true}) {
     Pass pass = training;
-    if (mixed) pass.segments = segments;
-    else pass.adapter = a;
+    if (mixed)
+      pass.segments = segments;
+    else
+      pass.adapter = a;
     lora::Scratch scratch;
     EncoderBlock<double>::Kept kept, few;
     Matrix<double> y(6, 16), dx(6, 16), some_y(6, 5), some_dx(6, 16);
@@ -184,8 +188,9 @@ TEST_CASE("EncoderBlock: a mixed batch is its separate passes; a segment that cu
   segments[0].count = 7;
   segments[1].first = 7;
   segments[1].count = 5;
-  CHECK_THROWS_WITH(block.forward(x, sequences, y, &kept, scratch, mixed),
-                    "attention: the segment with the columns 0 to 6 cuts a sequence, expected all of its columns or none");
+  CHECK_THROWS_WITH(
+      block.forward(x, sequences, y, &kept, scratch, mixed),
+      "attention: the segment with the columns 0 to 6 cuts a sequence, expected all of its columns or none");
 }
 
 TEST_CASE("EncoderBlock: nothing allocates after the largest batch, full or restricted") {

@@ -19,7 +19,8 @@ using lora_test::check;
 
 namespace {
 
-constexpr std::array kinds = {ActivationKind::gelu, ActivationKind::gelu_tanh, ActivationKind::relu, ActivationKind::silu};
+constexpr std::array kinds = {ActivationKind::gelu, ActivationKind::gelu_tanh, ActivationKind::relu,
+                              ActivationKind::silu};
 
 template <class S>
 FeedForward<S> new_layer(ActivationKind kind, lora::Rng& rng) {
@@ -38,7 +39,8 @@ TEST_CASE("FeedForward: its layers, with the activation between them") {
     f.forward(hidden, hidden);
     return layer.output(hidden);
   };
-  const auto gelu = new_layer<double>(ActivationKind::gelu, rng), tanh = new_layer<double>(ActivationKind::gelu_tanh, rng);
+  const auto gelu = new_layer<double>(ActivationKind::gelu, rng),
+             tanh = new_layer<double>(ActivationKind::gelu_tanh, rng);
   const auto relu = new_layer<double>(ActivationKind::relu, rng), silu = new_layer<double>(ActivationKind::silu, rng);
   CHECK(gelu(x) == by_hand(gelu, lora::Gelu()));
   CHECK(tanh(x) == by_hand(tanh, lora::GeluTanh()));

@@ -75,8 +75,8 @@ double difference(const std::vector<Matrix<double>>& a, const std::vector<Matrix
   return worst;
 }
 
-/// Every parameter's gradient along a random direction, by central differences of the sum of dy .* y. Returns the number
-/// of parameters.
+/// Every parameter's gradient along a random direction, by central differences of the sum of dy .* y. Returns the
+/// number of parameters.
 template <class Model>
 int check_all_gradients(Model model, const Tokens& batch, const Pass& pass) {
   lora::Rng rng(2);
@@ -117,11 +117,12 @@ TEST_CASE("classifiers: every gradient, down to the tables, is the derivative, w
   lora::EncoderConfig config = small_config();
   for (const Pass& pass : {Pass{}, training}) {
     CHECK(check_all_gradients(new_model<Classifier>(), small_batch(), pass) == 5 + 3 * 16 + 4);
-    CHECK(check_all_gradients(new_model<lora::BertForTokenClassification<double>>(), small_batch(), pass) == 5 + 48 + 2);
+    CHECK(check_all_gradients(new_model<lora::BertForTokenClassification<double>>(), small_batch(), pass) ==
+          5 + 48 + 2);
   }
   config.first_position = 3;
-  CHECK(check_all_gradients(new_model<lora::RobertaForSequenceClassification<double>>(config), small_batch(), training) ==
-        5 + 48 + 4);
+  CHECK(check_all_gradients(new_model<lora::RobertaForSequenceClassification<double>>(config), small_batch(),
+                            training) == 5 + 48 + 4);
   config.type_vocab_size = 0;
   config.hidden_act = lora::ActivationKind::relu;
   CHECK(check_all_gradients(new_model<lora::DistilBertForSequenceClassification<double>>(config), small_batch(false),
@@ -208,7 +209,8 @@ TEST_CASE("classifiers: a batch split between texts, a mixed batch, and threads"
   const Tokens all = {{3, 7, 7, 1}, {5, 0, 19}, {2}, {4, 9, 11, 13, 6}}, first = {{3, 7, 7, 1}, {5, 0, 19}},
                second = {{2}, {4, 9, 11, 13, 6}};
   const auto dy = random_matrix(3, 4, rng);
-  const std::vector<lora::Segment> segments = {{.adapter = b, .first = 7, .count = 6}, {.adapter = a, .first = 0, .count = 7}};
+  const std::vector<lora::Segment> segments = {{.adapter = b, .first = 7, .count = 6},
+                                               {.adapter = a, .first = 0, .count = 7}};
   Pass mixed = training, of_a = training, of_b = training;
   mixed.segments = segments;
   of_a.adapter = a;
@@ -256,7 +258,8 @@ TEST_CASE("classifiers: a batch split between texts, a mixed batch, and threads"
   cut[0].first = cut[1].count = 6;
   cut[0].count = 7;
   mixed.segments = cut;
-  CHECK_THROWS_WITH(model.forward(all, cache, mixed), lora_test::contains("the segment with the columns 6 to 12 cuts a sequence"));
+  CHECK_THROWS_WITH(model.forward(all, cache, mixed),
+                    lora_test::contains("the segment with the columns 6 to 12 cuts a sequence"));
 }
 
 TEST_CASE("classifiers: nothing allocates after the largest batch") {
@@ -302,10 +305,13 @@ TEST_CASE("classifiers: bad batches, labels and passes are refused by name") {
   Classifier::Cache cache;
   const Matrix<double> dy = Matrix<double>::Zero(3, 1);
   CHECK_THROWS_AS(model.backward({{1}}, dy, cache), lora::StateError);
-  CHECK_THROWS_WITH(model.forward({{1, 20}}, cache), "Embedding::forward: id 1 is 20, expected 0 to vocabulary - 1 = 19");
-  CHECK_THROWS_WITH(model.forward({{1, -1}}, cache), "Embedding::forward: id 1 is -1, expected 0 to vocabulary - 1 = 19");
-  CHECK_THROWS_WITH(model.forward({{1}, std::vector<int>(13, 2)}, cache),
-                    "Encoder::forward: text 1 has 13 tokens, expected at most 12, the positions of the model: truncate it");
+  CHECK_THROWS_WITH(model.forward({{1, 20}}, cache),
+                    "Embedding::forward: id 1 is 20, expected 0 to vocabulary - 1 = 19");
+  CHECK_THROWS_WITH(model.forward({{1, -1}}, cache),
+                    "Embedding::forward: id 1 is -1, expected 0 to vocabulary - 1 = 19");
+  CHECK_THROWS_WITH(
+      model.forward({{1}, std::vector<int>(13, 2)}, cache),
+      "Encoder::forward: text 1 has 13 tokens, expected at most 12, the positions of the model: truncate it");
   CHECK_THROWS_WITH(model.forward(Tokens(), cache), "Encoder::forward: the batch has no texts, expected at least one");
   CHECK_THROWS_AS(model.backward({{1}}, dy, cache), lora::StateError);
   Tokens typed;
@@ -318,7 +324,8 @@ TEST_CASE("classifiers: bad batches, labels and passes are refused by name") {
 
   model.forward({{1, 2}, {3}}, cache);
   CHECK_THROWS_WITH(model.backward({{1, 2}, {3}}, dy, cache), lora_test::contains("dy has 1 columns"));
-  CHECK_THROWS_WITH(model.backward({{1, 2}}, Matrix<double>::Zero(3, 2), cache), lora_test::contains("the batch has 2 tokens"));
+  CHECK_THROWS_WITH(model.backward({{1, 2}}, Matrix<double>::Zero(3, 2), cache),
+                    lora_test::contains("the batch has 2 tokens"));
   Classifier other = model;
   CHECK_THROWS_AS(other.backward({{1, 2}, {3}}, Matrix<double>::Zero(3, 2), cache), lora::StateError);
   CHECK(gradients(model).empty());
@@ -328,7 +335,8 @@ TEST_CASE("classifiers: bad batches, labels and passes are refused by name") {
   const lora::DistilBertModel<double> distil(config, rng);
   Tokens one;
   one.add(std::vector<int>{1}, std::vector<int>{0});
-  CHECK_THROWS_WITH(distil(one), "Encoder::forward: the batch has token types, and the model has none, expected ids alone");
+  CHECK_THROWS_WITH(distil(one),
+                    "Encoder::forward: the batch has token types, and the model has none, expected ids alone");
   config.num_attention_heads = 4;
   CHECK_THROWS_WITH(Classifier(config, rng),
                     "BertForSequenceClassification: hidden_size is 6, expected a multiple of num_attention_heads = 4");

@@ -2,7 +2,8 @@
 /// A published model from its directory: config.json and model.safetensors, as Hugging Face transformers saves them.
 ///
 ///   auto model = lora::load_pretrained<lora::BertModel<float>>("all-MiniLM-L6-v2");
-///   auto model = lora::load_pretrained<lora::BertForSequenceClassification<float>>("all-MiniLM-L6-v2", {.num_labels = 20});
+///   using Classifier = lora::BertForSequenceClassification<float>;
+///   auto model = lora::load_pretrained<Classifier>("all-MiniLM-L6-v2", {.num_labels = 20});
 ///
 /// Weights are packed one by one from the mapped file, in the order in which products read them, and the file's pages
 /// are given back; a table of embeddings stays in the file, of which only the rows that are read come into memory. So
@@ -72,7 +73,8 @@ class StoredLayers : public LayerSource<S> {
       return added_.linear(path, shape);
     }
     if (!fits(weight, {shape.out, shape.in}) || (shape.bias && !fits(bias, {shape.out}))) {
-      return Linear<S>(stand_in<Matrix<S>>(shape.out, shape.in), bias_if(shape, [&] { return Vector<S>::Zero(shape.out); }));
+      return Linear<S>(stand_in<Matrix<S>>(shape.out, shape.in),
+                       bias_if(shape, [&] { return Vector<S>::Zero(shape.out); }));
     }
     auto b = bias_if(shape, [&] { return file_.template read<S>(bias); });
     if (options_.trainable) return Linear<S>(file_.template read<S>(weight), std::move(b));
@@ -150,8 +152,8 @@ class StoredLayers : public LayerSource<S> {
       return false;
     }
     if (!is_real(stored->dtype)) {
-      mismatches_.add(name, "is stored as " + std::string(lora::name(stored->dtype)) +
-                                ", expected F64, F32, F16 or BF16");
+      mismatches_.add(name,
+                      "is stored as " + std::string(lora::name(stored->dtype)) + ", expected F64, F32, F16 or BF16");
       return false;
     }
     const std::vector<std::uint64_t> expected(shape.begin(), shape.end());
@@ -215,8 +217,8 @@ Model load_pretrained(const std::filesystem::path& directory, const PretrainedOp
   const EncoderConfig config = read_pretrained_config<Model>(directory, options);
   std::error_code ignored;
   const auto index = directory / "model.safetensors.index.json";
-  const bool sharded = !std::filesystem::exists(directory / "model.safetensors", ignored) &&
-                       std::filesystem::exists(index, ignored);
+  const bool sharded =
+      !std::filesystem::exists(directory / "model.safetensors", ignored) && std::filesystem::exists(index, ignored);
   detail::StoredLayers<S> layers(
       Safetensors::open(sharded ? index : directory / "model.safetensors", {.access = options.access}), Model::root,
       Model::ModelType::root, options, config.initializer_range);

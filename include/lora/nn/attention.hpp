@@ -27,9 +27,9 @@ struct AttentionShape {
   Index head_dim = 0;   ///< rows of a head
   std::optional<double> scale = {};  ///< default: 1 / sqrt(head_dim)
   AttentionMask mask = AttentionMask::none;
-  Index window = 0;  ///< of causal attention: how many keys a query sees at most, itself included; 0: no bound
-  double dropout = 0;         ///< probability that a training pass drops a p_k
-  std::uint64_t stream = 0;   ///< of head 0; each head has its own, stream + head (adapters/dropout.hpp)
+  Index window = 0;          ///< of causal attention: how many keys a query sees at most, itself included; 0: no bound
+  double dropout = 0;        ///< probability that a training pass drops a p_k
+  std::uint64_t stream = 0;  ///< of head 0; each head has its own, stream + head (adapters/dropout.hpp)
 
   Index key_heads_or_heads() const { return key_heads > 0 ? key_heads : heads; }
   Index query_rows() const { return heads * head_dim; }
@@ -160,15 +160,14 @@ double attention_work(const AttentionShape& shape, const Sequences& queries, con
 /// With shape.dropout, a training pass multiplies each p_k by an entry of a mask that depends on the head, the position
 /// of the key in its sequence and the sample of the query's column. A segment covers whole sequences.
 ///
-/// Throws ConfigError for the shape, ShapeError for matrices that do not fit it and the sequences, or for a segment that
-/// cuts one.
-/// Sources: Vaswani et al. 2017, arXiv:1706.03762; grouped keys: Ainslie et al. 2023, arXiv:2305.13245; lse in place of
-/// the probabilities: Dao et al. 2022, arXiv:2205.14135, whose online softmax is not needed here.
+/// Throws ConfigError for the shape, ShapeError for matrices that do not fit it and the sequences, or for a segment
+/// that cuts one. Sources: Vaswani et al. 2017, arXiv:1706.03762; grouped keys: Ainslie et al. 2023,
+/// arXiv:2305.13245; lse in place of the probabilities: Dao et al. 2022, arXiv:2205.14135, whose online softmax is
+/// not needed here.
 template <class S>
 void attention(const detail::Columns<S>& q, const detail::Columns<S>& k, const detail::Columns<S>& v,
                const AttentionShape& shape, const Sequences& queries, const Sequences& keys,
-               detail::MutableColumns<S> o, detail::MutableColumns<S>* lse, Scratch& scratch,
-               const Pass& pass = {});
+               detail::MutableColumns<S> o, detail::MutableColumns<S>* lse, Scratch& scratch, const Pass& pass = {});
 
 /// Writes dq, dk and dv, given those of the forward pass and d_o (heads head_dim, n):
 ///
@@ -209,8 +208,8 @@ void attention(const detail::Columns<S>& q, const detail::Columns<S>& k, const d
         auto masks = detail::masks_of(shape, pass, own);
         if (masks) masks->stream += static_cast<std::uint64_t>(head * group);
         Head::forward(q.block(row, own.first, group * dim, own.count), k.block(head * dim, seen.first, dim, seen.count),
-                      v.block(head * dim, seen.first, dim, seen.count), range, group, scale,
-                      masks ? &*masks : nullptr, o.block(row, own.first, group * dim, own.count),
+                      v.block(head * dim, seen.first, dim, seen.count), range, group, scale, masks ? &*masks : nullptr,
+                      o.block(row, own.first, group * dim, own.count),
                       lse == nullptr ? nullptr : &(*lse)(head * group, own.first),
                       lse == nullptr ? 0 : lse->outerStride(), memory);
       });
@@ -251,9 +250,8 @@ void attention_backward(const detail::Columns<S>& q, const detail::Columns<S>& k
         auto masks = detail::masks_of(shape, pass, own);
         if (masks) masks->stream += static_cast<std::uint64_t>(head * group);
         Head::backward(of_queries(q), of_keys(k), of_keys(v), range, group, scale, masks ? &*masks : nullptr,
-                       of_queries(o),
-                       lse.data() + head * group + own.first * lse.outerStride(), lse.outerStride(), of_queries(d_o),
-                       of_queries(dq), of_keys(dk), of_keys(dv), memory);
+                       of_queries(o), lse.data() + head * group + own.first * lse.outerStride(), lse.outerStride(),
+                       of_queries(d_o), of_queries(dq), of_keys(dk), of_keys(dv), memory);
       });
 }
 

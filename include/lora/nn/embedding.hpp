@@ -55,10 +55,10 @@ class SharedTable {
 /// }
 /// ```
 ///
-/// W is row-major, as PyTorch has it and files hold it: a row is a vector, read in one piece, and a frozen table can stay
-/// where it is, in a mapped file, of which only the rows that are read come into memory. "weight" is listed under
-/// PyTorch's name, and frozen until it is made trainable; its gradient is then as large as W. A pass keeps nothing; the
-/// caller keeps the ids. forward is const and may run on many threads. Cost: a copy of y.
+/// W is row-major, as PyTorch has it and files hold it: a row is a vector, read in one piece, and a frozen table can
+/// stay where it is, in a mapped file, of which only the rows that are read come into memory. "weight" is listed
+/// under PyTorch's name, and frozen until it is made trainable; its gradient is then as large as W. A pass keeps
+/// nothing; the caller keeps the ids. forward is const and may run on many threads. Cost: a copy of y.
 template <class S>
 class Embedding {
   using Columns = detail::Columns<S>;
@@ -85,8 +85,8 @@ class Embedding {
     detail::check_not_empty("Embedding", "the weight", weight.rows(), weight.cols());
     own(std::move(weight));
   }
-  /// A frozen table (vocabulary, features), row-major in shared memory, such as a mapped file's. Throws ShapeError if it
-  /// is empty or the block has another size or alignment, StateError for a null block.
+  /// A frozen table (vocabulary, features), row-major in shared memory, such as a mapped file's. Throws ShapeError if
+  /// it is empty or the block has another size or alignment, StateError for a null block.
   Embedding(const SharedBytes& block, Index vocabulary, Index features) {
     detail::check_not_empty("Embedding", "the weight", vocabulary, features);
     table_.emplace("Embedding", block, vocabulary, features);
@@ -165,8 +165,8 @@ class Embedding {
     return Eigen::Map<const Vector<S>>(rows + ids[std::size_t(t)] * features(), features());
   }
 
-  std::optional<RowMajorParameter<S>> weight_;       // in own memory
-  std::optional<detail::SharedTable<S>> table_;      // or shared
+  std::optional<RowMajorParameter<S>> weight_;   // in own memory
+  std::optional<detail::SharedTable<S>> table_;  // or shared
 };
 
 }  // namespace lora::inline LORA_ABI

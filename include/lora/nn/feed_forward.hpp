@@ -18,7 +18,8 @@ namespace lora::inline LORA_ABI {
 ///
 /// int main() {
 ///   lora::Rng rng(1);
-///   const lora::FeedForward<float> layer({.in = 64, .out = 256}, {.in = 256, .out = 64}, lora::ActivationKind::gelu, rng);
+///   using lora::ActivationKind;
+///   const lora::FeedForward<float> layer({.in = 64, .out = 256}, {.in = 256, .out = 64}, ActivationKind::gelu, rng);
 ///   return layer(Eigen::MatrixXf::Random(64, 3)).rows() == 64 ? 0 : 1;
 /// }
 /// ```

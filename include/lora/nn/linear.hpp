@@ -407,8 +407,8 @@ void Linear<S>::divide(const Pass& pass, Index samples, Kept& kept) const {
     piece.numbers.assign(own.columns.begin(), own.columns.end());
   };
   if (!pass.columns.empty()) {
-    detail::check_extent(who, "the pass", static_cast<Index>(pass.columns.size()), "column numbers",
-                         "the columns of x", samples);
+    detail::check_extent(who, "the pass", static_cast<Index>(pass.columns.size()), "column numbers", "the columns of x",
+                         samples);
   }
   kept.pieces.resize(std::max<std::size_t>(pass.segments.size(), 1));
   if (pass.segments.empty()) {

@@ -145,8 +145,8 @@ class MultiHeadAttention : public detail::CachedPass<MultiHeadAttention<S>, S> {
     return y;
   }
 
-  /// Gradients accumulate; writes dx (features, tokens). x is the input of the forward pass. Throws what check_backward
-  /// does.
+  /// Gradients accumulate; writes dx (features, tokens). x is the input of the forward pass. Throws what
+  /// check_backward does.
   void backward(const Columns& x, const Columns& dy, MutableColumns dx, Kept& kept, Scratch& scratch) {
     check_backward({layer_name(), "backward"}, x, dy, kept);
     propagate(x, x, dy, &dx, &dx, kept, scratch);
@@ -208,8 +208,8 @@ class MultiHeadAttention : public detail::CachedPass<MultiHeadAttention<S>, S> {
 
   void run(const Columns& x, const Columns& memory, const Sequences& queries, const Sequences& keys, MutableColumns& y,
            const Buffers& at, Kept* kept, Scratch& scratch, const Pass& pass, const Pass& memory_pass) const {
-    const auto apply = [&](const Linear<S>& layer, const Columns& in, Buffer<S>& buffer,
-                           typename Linear<S>::Kept* own, const Pass& its_pass) {
+    const auto apply = [&](const Linear<S>& layer, const Columns& in, Buffer<S>& buffer, typename Linear<S>::Kept* own,
+                           const Pass& its_pass) {
       auto out = buffer.resize(layer.out_features(), in.cols());
       layer.forward(in, out, own, scratch, its_pass);
       return out;

@@ -81,8 +81,8 @@ inline double checked_range(const EncoderConfig& config, const Caller& who) {
   return checked(config, who).initializer_range;
 }
 
-/// The streams of an encoder's dropout masks (adapters/dropout.hpp): those of its embeddings and classifier; block l has
-/// 2^20 (l + 1) + h for attention's head h, and + 2^19 and 2^19 + 1 for its branches.
+/// The streams of an encoder's dropout masks (adapters/dropout.hpp): those of its embeddings and classifier; block l
+/// has 2^20 (l + 1) + h for attention's head h, and + 2^19 and 2^19 + 1 for its branches.
 inline constexpr std::uint64_t embeddings_stream = 1, classifier_stream = 2, second_classifier_stream = 3;
 inline std::uint64_t block_stream(Index block) { return (static_cast<std::uint64_t>(block) + 1) << 20; }
 inline std::uint64_t branch_stream(Index block) { return block_stream(block) + (1 << 19); }

@@ -1,9 +1,9 @@
 #pragma once
 /// An encoder with a head that classifies texts.
 
+#include "lora/model/targets.hpp"
 #include "lora/nn/activations.hpp"
 #include "lora/nn/pooling.hpp"
-#include "lora/model/targets.hpp"
 #include "lora/transformers/detail/encoder.hpp"
 #include "lora/transformers/detail/token_pass.hpp"
 
@@ -71,8 +71,8 @@ class SequenceClassifier : public detail::TokenPass<SequenceClassifier<S, Type>,
   using Thin::backward;
   using Thin::forward;
 
-  /// Writes logits (num_labels, texts). Throws ValueError for an id that is not in the vocabulary or a text that is too
-  /// long, ShapeError.
+  /// Writes logits (num_labels, texts). Throws ValueError for an id that is not in the vocabulary or a text that is
+  /// too long, ShapeError.
   void forward(const Tokens& tokens, MutableColumns logits, Kept* kept, Scratch& scratch, const Pass& pass) const {
     Kept& own = kept == nullptr ? scratch.get<Kept>() : *kept;  // without backward, only what is small is used
     own.texts = -1;

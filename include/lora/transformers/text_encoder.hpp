@@ -1,8 +1,8 @@
 #pragma once
 /// An encoder without a head: texts in, a vector for each token or each text out.
 
-#include "lora/nn/pooling.hpp"
 #include "lora/model/targets.hpp"
+#include "lora/nn/pooling.hpp"
 #include "lora/transformers/detail/encoder.hpp"
 #include "lora/transformers/detail/token_pass.hpp"
 

@@ -2,9 +2,10 @@
 //
 //   encoder_models SCALAR TYPE HEAD FOLDER OUT [STEPS [dropout]]
 //
-// SCALAR: double, or float for bert sequence alone. TYPE: bert, roberta, distilbert. HEAD: plain, sequence, token. FOLDER holds model/ and adapter/, and batch.safetensors
-// with ids and perhaps types of all texts, their lengths, and labels, or for a plain model the gradient dy. OUT receives
-// y, loss, all gradients and dropout masks; OUT.adapter the adapter after so many steps of AdamW.
+// SCALAR: double, or float for bert sequence alone. TYPE: bert, roberta, distilbert. HEAD: plain, sequence, token.
+// FOLDER holds model/ and adapter/, and batch.safetensors
+// with ids and perhaps types of all texts, their lengths, and labels, or for a plain model the gradient dy. OUT
+// receives y, loss, all gradients and dropout masks; OUT.adapter the adapter after so many steps of AdamW.
 
 #include "lora/io.hpp"
 #include "lora/io/pretrained.hpp"
@@ -27,7 +28,9 @@ template <class S>
 struct Report {
   std::vector<lora::TensorToSave> tensors;
 
-  void add(const std::string& name, const lora::Matrix<S>& matrix) { tensors.emplace_back(name, lora::Matrix<S>(matrix)); }
+  void add(const std::string& name, const lora::Matrix<S>& matrix) {
+    tensors.emplace_back(name, lora::Matrix<S>(matrix));
+  }
 
   void add_mask(const std::string& name, double probability, std::uint64_t stream, const lora::Pass& pass, Index rows,
                 Index columns) {
@@ -83,7 +86,8 @@ void run(const std::string& folder, const std::string& out, int steps, bool trai
   typename Model::Cache cache;
   lora::Matrix<S> dy;
   const auto step = [&](std::uint64_t number) {
-    const auto y = model.forward(tokens, cache, {.training = training, .seed = 7, .step = number, .first_sample = 1000});
+    const auto y =
+        model.forward(tokens, cache, {.training = training, .seed = 7, .step = number, .first_sample = 1000});
     S loss = 0;
     if (file.find("labels") != nullptr) {
       loss = lora::softmax_cross_entropy(y, ints(file, "labels"), &dy);

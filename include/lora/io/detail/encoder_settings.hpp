@@ -15,15 +15,47 @@ namespace lora::inline LORA_ABI::detail {
 
 /// Settings that change nothing that is computed here, whatever they say: remarks, what belongs to tokenizers,
 /// generation, other heads, or to how transformers runs the model and what else it returns.
-inline constexpr auto harmless_model_settings = std::to_array<std::string_view>({
-    "_attn_implementation_autoset", "_commit_hash", "_name_or_path", "_num_labels", "architectures",
-    "attn_implementation", "bos_token_id", "chunk_size_feed_forward", "directionality", "dtype", "eos_token_id",
-    "finetuning_task", "gradient_checkpointing", "id2label", "label2id", "language", "name", "num_labels",
-    "output_attentions", "output_hidden_states", "output_past", "pad_token_id", "pooler_fc_size",
-    "pooler_num_attention_heads", "pooler_num_fc_layers", "pooler_size_per_head", "pooler_type", "problem_type",
-    "qa_dropout", "return_dict", "sep_token_id", "task_specific_params", "tie_word_embeddings",
-    "tokenizer_class", "torch_dtype", "torchscript", "transformers_version", "use_bfloat16", "use_cache",
-    "use_return_dict", "model_type"});
+inline constexpr auto harmless_model_settings = std::to_array<std::string_view>({"_attn_implementation_autoset",
+                                                                                 "_commit_hash",
+                                                                                 "_name_or_path",
+                                                                                 "_num_labels",
+                                                                                 "architectures",
+                                                                                 "attn_implementation",
+                                                                                 "bos_token_id",
+                                                                                 "chunk_size_feed_forward",
+                                                                                 "directionality",
+                                                                                 "dtype",
+                                                                                 "eos_token_id",
+                                                                                 "finetuning_task",
+                                                                                 "gradient_checkpointing",
+                                                                                 "id2label",
+                                                                                 "label2id",
+                                                                                 "language",
+                                                                                 "name",
+                                                                                 "num_labels",
+                                                                                 "output_attentions",
+                                                                                 "output_hidden_states",
+                                                                                 "output_past",
+                                                                                 "pad_token_id",
+                                                                                 "pooler_fc_size",
+                                                                                 "pooler_num_attention_heads",
+                                                                                 "pooler_num_fc_layers",
+                                                                                 "pooler_size_per_head",
+                                                                                 "pooler_type",
+                                                                                 "problem_type",
+                                                                                 "qa_dropout",
+                                                                                 "return_dict",
+                                                                                 "sep_token_id",
+                                                                                 "task_specific_params",
+                                                                                 "tie_word_embeddings",
+                                                                                 "tokenizer_class",
+                                                                                 "torch_dtype",
+                                                                                 "torchscript",
+                                                                                 "transformers_version",
+                                                                                 "use_bfloat16",
+                                                                                 "use_cache",
+                                                                                 "use_return_dict",
+                                                                                 "model_type"});
 
 /// Settings that only one value of is computed here.
 struct FixedModelSetting {
@@ -56,10 +88,9 @@ inline ActivationKind activation_setting(const PeftSettings& settings, const cha
 struct EncoderKeys {
   const char *size, *layers, *heads, *intermediate, *activation, *dropout, *attention_dropout, *classifier_dropout;
 };
-inline constexpr EncoderKeys bert_keys{"hidden_size",         "num_hidden_layers",
-                                       "num_attention_heads", "intermediate_size",
-                                       "hidden_act",          "hidden_dropout_prob",
-                                       "attention_probs_dropout_prob", "classifier_dropout"};
+inline constexpr EncoderKeys bert_keys{
+    "hidden_size", "num_hidden_layers",   "num_attention_heads",          "intermediate_size",
+    "hidden_act",  "hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"};
 inline constexpr EncoderKeys distilbert_keys{"dim",        "n_layers", "n_heads",           "hidden_dim",
                                              "activation", "dropout",  "attention_dropout", "seq_classif_dropout"};
 
@@ -108,9 +139,16 @@ inline EncoderConfig encoder_config_of(std::string_view who, const Json& root, s
     integer("num_labels", config.num_labels);
   }
 
-  std::vector<std::string_view> known = {"vocab_size", "max_position_embeddings", "initializer_range",
-                                         keys.size,    keys.layers,               keys.heads,
-                                         keys.intermediate, keys.activation, keys.dropout, keys.attention_dropout,
+  std::vector<std::string_view> known = {"vocab_size",
+                                         "max_position_embeddings",
+                                         "initializer_range",
+                                         keys.size,
+                                         keys.layers,
+                                         keys.heads,
+                                         keys.intermediate,
+                                         keys.activation,
+                                         keys.dropout,
+                                         keys.attention_dropout,
                                          keys.classifier_dropout};
   if (!distilbert) known.insert(known.end(), {"type_vocab_size", "layer_norm_eps"});
   const auto has = [](const auto& list, std::string_view key) {
@@ -119,7 +157,8 @@ inline EncoderConfig encoder_config_of(std::string_view who, const Json& root, s
   const auto fixed = fixed_model_settings();
   for (const auto& [key, value] : root.get_ref<const Json::object_t&>()) {
     if (value.is_null() || has(known, key) || has(harmless_model_settings, key) || has(ignore, key)) continue;
-    const auto only = std::find_if(fixed.begin(), fixed.end(), [&](const FixedModelSetting& one) { return one.key == key; });
+    const auto only =
+        std::find_if(fixed.begin(), fixed.end(), [&](const FixedModelSetting& one) { return one.key == key; });
     if (only != fixed.end()) {
       if (value == only->only) continue;
       settings.refuse(only->key.data(), value, only->only.dump() + ", the only one that is computed");

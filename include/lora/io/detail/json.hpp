@@ -176,8 +176,8 @@ inline Json json_number(double value) {
   return value;
 }
 
-/// A text in quotes, with minimal escapes, as serde_json and Python's json (ensure_ascii=False) write it; nothing if it
-/// is not UTF-8.
+/// A text in quotes, with minimal escapes, as serde_json and Python's json (ensure_ascii=False) write it; nothing if
+/// it is not UTF-8.
 inline std::optional<std::string> json_string(std::string_view text) {
   try {
     return Json(text).dump();
@@ -186,8 +186,8 @@ inline std::optional<std::string> json_string(std::string_view text) {
   }
 }
 
-/// The same value with the names of all objects in order, byte by byte. (nlohmann::json would sort, but a second type of
-/// tree takes seconds to compile.)
+/// The same value with the names of all objects in order, byte by byte. (nlohmann::json would sort, but a second type
+/// of tree takes seconds to compile.)
 inline Json sorted_by_name(Json value) {
   if (value.is_object()) {
     auto& members = value.get_ref<Json::object_t&>();

@@ -272,8 +272,8 @@ struct AttentionRange {
   Index first_query(Index key) const { return causal ? std::max<Index>(0, key - keys + queries) : 0; }
 };
 
-/// The masks of the probabilities of one sequence: entry (k, c) of head h is that of key k and of the sample of query c,
-/// in stream + h.
+/// The masks of the probabilities of one sequence: entry (k, c) of head h is that of key k and of the sample of query
+/// c, in stream + h.
 struct AttentionMasks {
   double probability = 0;
   std::uint64_t stream = 0;  ///< of the first head

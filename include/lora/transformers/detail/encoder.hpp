@@ -84,9 +84,7 @@ class Encoder {
       const auto linear = [&](const char* path, Index in, Index out) {
         return source.linear(at + path, {.in = in, .out = out});
       };
-      const auto layer_norm = [&](const char* path) {
-        return source.layer_norm(at + path, d, config.layer_norm_eps);
-      };
+      const auto layer_norm = [&](const char* path) { return source.layer_norm(at + path, d, config.layer_norm_eps); };
       Linear<S> query = linear(Paths::query, d, d), key = linear(Paths::key, d, d), value = linear(Paths::value, d, d);
       MultiHeadAttention<S> attention(shape, std::move(query), std::move(key), std::move(value),
                                       linear(Paths::attention_output, d, d));

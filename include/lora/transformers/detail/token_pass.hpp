@@ -20,8 +20,8 @@ struct TokenCache {
   Index bytes() const { return y.bytes() + kept.bytes() + scratch.bytes(); }
 };
 
-/// CRTP base, over forward(tokens, y, &kept, scratch, pass) and backward(tokens, dy, kept, scratch), with out_features()
-/// and out_columns(tokens) for the size of y.
+/// CRTP base, over forward(tokens, y, &kept, scratch, pass) and backward(tokens, dy, kept, scratch), with
+/// out_features() and out_columns(tokens) for the size of y.
 template <class Model, class S>
 class TokenPass {
  public:
