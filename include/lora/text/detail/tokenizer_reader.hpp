@@ -46,7 +46,9 @@ class TokenizerReader {
     std::vector<const std::string*> taken(count, nullptr);
     std::vector<std::pair<std::string_view, int>> texts;
     texts.reserve(count);
-    for (const auto& [token, value] : entries) {
+    for (const auto& entry : entries) {
+      const std::string& token = entry.first;
+      const Json& value = entry.second;
       const auto name = [&] { return vocabulary.path(shown(token)); };
       if (!JsonPart::is_integer(value) || value.get<std::size_t>() >= count) {
         const std::string is = value.is_number_integer() ? value.dump() : found_in_json(value);
