@@ -5,8 +5,8 @@
   judge.py --fixtures          writes tests/text/fixtures anew: small tokenizers, and what the reference makes of some texts
 
 PROGRAM is oracle/tokenizer.cpp. --model is the tokenizer of all-MiniLM-L6-v2, FOLDER has WordNet's data.noun, data.verb,
-data.adj and data.adv; tests/text/run.sh fetches both. Every definition of WordNet is encoded, alone and in pairs, and N random
-texts, by tokenizers with all kinds of settings. Also compares the time that each needs for the definitions."""
+data.adj and data.adv; tests/text/run.sh fetches both. Every definition of WordNet is encoded, alone and in pairs, every code
+point, and N random texts, by tokenizers with all kinds of settings. Also compares the time that each needs for the definitions."""
 
 import argparse
 import array
@@ -37,12 +37,13 @@ def added(content, number, **flags):
             "special": False} | flags  # fmt: skip
 
 
-def every_letter():
-    """A vocabulary in which nothing that the normalizer leaves is unknown: each code point, at the begin of a word and in it."""
+def every_letter(step):
+    """A vocabulary in which little that the normalizer leaves is unknown: code points at the begin of a word and in it, those of
+    the alphabets and each step-th of the others."""
     strip = normalizers.BertNormalizer(clean_text=True, handle_chinese_chars=False, strip_accents=True, lowercase=True)
     letters = set()
     for code in itertools.chain(range(0x30000), range(0xE0000, 0xE0200)):
-        if not 0xD800 <= code < 0xE000:
+        if not 0xD800 <= code < 0xE000 and (code < 0x3400 or code % step == 0):
             letters.add(chr(code))
             letters |= set(strip.normalize_str(chr(code)))
     letters = sorted(letters)
@@ -204,6 +205,12 @@ def definitions(folder):
     return found
 
 
+def every_code_point():
+    """64 to a text, each between letters of a word."""
+    codes = [chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000]
+    return [("".join(f"a{letter}b " for letter in codes[at : at + 64]), None, None, True) for at in range(0, len(codes), 64)]
+
+
 def requests_of(texts, rng):
     """Half of them plain, the others in pairs, cut off, or without special tokens."""
     for text in texts:
@@ -311,9 +318,12 @@ def main():
         some = rng.sample(lines, 4000)
         compare("WordNet in pairs", chosen.program, chosen.model, [(line, rng.choice(lines), rng.randrange(3, 80), True) for line in some])
         speed(chosen.program, chosen.model, lines, folder)
-        model, vocabulary = json.loads(chosen.model.read_text(encoding="utf-8")), every_letter()
+        model, thorough = json.loads(chosen.model.read_text(encoding="utf-8")), chosen.fuzz >= 100000
         for kind in KINDS:
+            vocabulary = every_letter(1 if thorough or kind == "plain" else 8)
             (folder / "tokenizer.json").write_text(json.dumps(settings(model, vocabulary, kind), ensure_ascii=False), encoding="utf-8")
+            if thorough or kind == "plain":
+                compare(f"every code point, {kind}", chosen.program, folder / "tokenizer.json", every_code_point())
             made = texts(chosen.fuzz // len(KINDS), rng, vocabulary)
             compare(f"random texts, {kind}", chosen.program, folder / "tokenizer.json", list(requests_of(made, rng)))
 
