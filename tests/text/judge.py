@@ -2,11 +2,12 @@
 """Hugging Face's tokenizers 0.23.3 judge lora::Tokenizer: ids, types, offsets and decoded text have to be the same.
 
   judge.py PROGRAM --model tokenizer.json --wordnet FOLDER [--fuzz N] [--seed N]
-  judge.py --fixtures          writes tests/text/fixtures anew: small tokenizers, and what the reference makes of some texts
+  judge.py --fixtures          writes tests/text/fixtures anew: small tokenizers, and the reference's answers
 
-PROGRAM is oracle/tokenizer.cpp. --model is the tokenizer of all-MiniLM-L6-v2, FOLDER has WordNet's data.noun, data.verb,
-data.adj and data.adv; tests/text/run.sh fetches both. Every definition of WordNet is encoded, alone and in pairs, every code
-point, and N random texts, by tokenizers with all kinds of settings. Also compares the time that each needs for the definitions."""
+PROGRAM is oracle/tokenizer.cpp. --model is the tokenizer of all-MiniLM-L6-v2, FOLDER has WordNet's data.noun,
+data.verb, data.adj and data.adv; tests/text/run.sh fetches both. Every definition of WordNet is encoded, alone and in
+pairs, every code point, and N random texts, by tokenizers with all kinds of settings. Also compares the time that each
+needs for the definitions."""
 
 import argparse
 import array
@@ -38,8 +39,8 @@ def added(content, number, **flags):
 
 
 def every_letter(step):
-    """A vocabulary in which little that the normalizer leaves is unknown: code points at the begin of a word and in it, those of
-    the alphabets and each step-th of the others."""
+    """A vocabulary in which little that the normalizer leaves is unknown: code points at the begin of a word and in it,
+    those of the alphabets and each step-th of the others."""
     strip = normalizers.BertNormalizer(clean_text=True, handle_chinese_chars=False, strip_accents=True, lowercase=True)
     letters = set()
     for code in itertools.chain(range(0x30000), range(0xE0000, 0xE0200)):

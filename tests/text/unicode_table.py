@@ -4,8 +4,8 @@
   unicode_table.py            writes it
   unicode_table.py --check    fails if the committed one is another
 
-The table comes from no database of Unicode. Each code point is given to the parts of Hugging Face's tokenizers, 0.23.3: these
-have tables of several ages of Unicode, and what counts is to do the same as they do."""
+The table comes from no database of Unicode. Each code point is given to the parts of Hugging Face's tokenizers, 0.23.3:
+these have tables of several ages of Unicode, and what counts is to do the same as they do."""
 
 import sys
 from bisect import bisect_right
@@ -39,7 +39,7 @@ def separators():
 
 
 def word_letters(space):
-    """What hides an added token that has to be a word of its own; and lstrip has to take the same spaces as the rest."""
+    """What hides an added token that has to be a single word; and lstrip has to take the same spaces as the rest."""
     tokenizer = Tokenizer(models.WordPiece({"[UNK]": 0}, unk_token="[UNK]"))
     tokenizer.add_tokens([AddedToken("<1>", single_word=True, normalized=False),
                           AddedToken("<2>", lstrip=True, normalized=False)])  # fmt: skip
@@ -50,7 +50,7 @@ def word_letters(space):
 
 
 def orders(stripped):
-    """Which marks change places when a text is decomposed: a number for each that does, rising with its combining class; the
+    """Which marks change places when a text is decomposed: a number for each that does, rising with its combining class;
     classes that no kept code point has are put together, as far as there is none between them."""
     nfd = normalizers.NFD().normalize_str
     last = "\u0345"  # of the last class
