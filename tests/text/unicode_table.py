@@ -50,7 +50,7 @@ def word_letters(space):
 
 
 def orders(stripped):
-    """Which marks change places when a text is decomposed: a number for each that does, rising with its combining class;
+    """Which marks change places when a text is decomposed: a number for each, rising with its combining class;
     classes that no kept code point has are put together, as far as there is none between them."""
     nfd = normalizers.NFD().normalize_str
     last = "\u0345"  # of the last class
