@@ -2,8 +2,8 @@
 # Hugging Face PEFT judges the adapters that this library writes, and writes adapters that it has to read: the PEFT of today and
 # 0.7.1, each in a virtual environment of its own under build/.
 #   tests/interop/run.sh [--fixtures]        --fixtures: writes tests/io/fixtures/peft anew instead
-# LORA_PEFT_PYTHON and LORA_OLD_PEFT_PYTHON name interpreters that have the packages already; LORA_BERT the folder of a
-# published BERT, which is judged too.
+# LORA_PEFT_PYTHON and LORA_OLD_PEFT_PYTHON name interpreters that have the packages already, LORA_MINILM the
+# folder of all-MiniLM-L6-v2, which is fetched otherwise.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../../.ci/setup.sh"
 
@@ -35,7 +35,8 @@ for python in "$LORA_OLD_PEFT_PYTHON" "$LORA_PEFT_PYTHON"; do
   PYTHONPATH="" PYTHONHASHSEED=0 "$python" -W ignore "$here/judge.py" "${arguments[@]}"
 done
 if [ $# -eq 0 ]; then
+  fetch_minilm
   PYTHONPATH="" "$LORA_PEFT_PYTHON" -W ignore "$here/settings.py" "$build/objects/peft_settings"
   PYTHONPATH="" "$LORA_PEFT_PYTHON" -W ignore "$here/names.py" "$build/objects/peft_names"
-  PYTHONPATH="" "$LORA_PEFT_PYTHON" -W ignore "$here/models.py" "$build/objects/encoder_models" ${LORA_BERT:+--model "$LORA_BERT"}
+  PYTHONPATH="" "$LORA_PEFT_PYTHON" -W ignore "$here/models.py" "$build/objects/encoder_models" --model "$minilm"
 fi
