@@ -13,6 +13,7 @@
 #include "plotting/line_chart.hpp"
 #include "support/files.hpp"
 #include "support/labeled_texts.hpp"
+#include "support/memory.hpp"
 #include "support/program.hpp"
 #include "support/progress.hpp"
 #include "support/table.hpp"
@@ -34,8 +35,6 @@
 #include <string>
 #include <thread>
 #include <vector>
-
-#include <sys/resource.h>
 
 namespace {
 
@@ -204,12 +203,6 @@ std::string confusion(const std::vector<int>& found, const std::vector<int>& kin
                              .panels = {{.title = "held-out definitions", .values = std::move(shares)}}});
 }
 
-long long peak_bytes() {
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  return usage.ru_maxrss * 1024LL;
-}
-
 Model load(const Options& options, std::size_t kinds) {
   return lora::load_pretrained<Model>(
       options.model,
@@ -287,7 +280,7 @@ void run(const Options& options) {
   std::cout << '\n'
             << table.text() << '\n'
             << examples::with_commas(static_cast<long long>(speed)) << " tokens a second on " << options.threads
-            << " threads, peak memory " << peak_bytes() / 1000000 << " MB.\n";
+            << " threads, peak memory " << examples::peak_bytes() / 1000000 << " MB.\n";
 
   nlohmann::ordered_json report;
   report["accuracy_head"] = head.held_out.back();
@@ -299,7 +292,7 @@ void run(const Options& options) {
   report["tokens_per_second"] = speed;
   report["tokens"] = curve.tokens;
   report["threads"] = options.threads;
-  report["peak_bytes"] = peak_bytes();
+  report["peak_bytes"] = examples::peak_bytes();
   report["base_bit_identical"] = intact;
   report["everything"] = options.everything;
   report["rank"] = options.rank;
