@@ -9,6 +9,7 @@
 
 #include <concepts>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -34,6 +35,21 @@ struct AdapterTensor {
       value;
   bool is_vector = false;  ///< (n, 1) here, [n] in a file
 };
+
+namespace detail {
+
+/// The names under which a config lists its settings; none if it lists none.
+template <class C>
+std::vector<std::string> settings_of_config() {
+  std::vector<std::string> names;
+  if constexpr (requires(C& config) { C::settings(config, [](const char*, auto&) {}); }) {
+    C config{};
+    C::settings(config, [&](const char* name, auto&) { names.emplace_back(name); });
+  }
+  return names;
+}
+
+}  // namespace detail
 
 /// Holds an adapter of any AdapterKind of run-time sizes, by value: a copy is independent and complete.
 ///
@@ -110,6 +126,8 @@ class AnyAdapter {
   std::vector<AdapterSetting> settings() const { return held_->settings(); }
   void tensors(detail::FunctionRef<void(const AdapterTensor<const S>&)> f) const { held_->tensors(f); }
   void tensors(detail::FunctionRef<void(const AdapterTensor<S>&)> f) { held_->tensors(f); }
+  /// The names of the settings that its Config reads from a file; empty if the kind does not name a Config.
+  std::optional<std::vector<std::string>> config_settings() const { return held_->config_settings(); }
 
   /// Lists its parts by their own names, as views.
   static void visit(auto& self, auto&& f) {
@@ -151,6 +169,7 @@ class AnyAdapter {
     virtual double max_weight() const = 0;
     virtual const Matrix<S>* replacement() const = 0;
     virtual std::vector<AdapterSetting> settings() const = 0;
+    virtual std::optional<std::vector<std::string>> config_settings() const = 0;
     virtual void tensors(detail::FunctionRef<void(const AdapterTensor<const S>&)>) const = 0;
     virtual void tensors(detail::FunctionRef<void(const AdapterTensor<S>&)>) = 0;
     virtual void visit(OnConst) const = 0;
@@ -238,6 +257,10 @@ class AnyAdapter {
       const auto on_tensor = [](std::string_view, const auto&) {};
       A::describe(adapter, Table<decltype(on_setting), decltype(on_tensor)>{on_setting, on_tensor});
       return all;
+    }
+    std::optional<std::vector<std::string>> config_settings() const override {
+      if constexpr (requires { typename A::Config; }) return detail::settings_of_config<typename A::Config>();
+      return std::nullopt;
     }
     void tensors(detail::FunctionRef<void(const AdapterTensor<const S>&)> f) const override {
       each_tensor<const S>(adapter, f);
