@@ -174,18 +174,21 @@ TEST_CASE("A file of LORA goes through the same call; what is of no known kind, 
                     "has one kind");
 }
 
-TEST_CASE("A layer that is not frozen is packed once it is frozen, not also to construct the adapter of a file") {
+TEST_CASE("A layer that is not frozen is packed once it is frozen, not also to construct the adapter") {
   const TemporaryFolder folder;
   lora::Rng rng(4);
   Net net = new_net(), fresh = new_net();
   lora::attach(net, AskingConfig{}, {.modules = {"fc1"}}, rng);
+  CHECK_FALSE(Asking<double>::packed);
+  CHECK(net.layers()[0].base().as<lora::Frozen<double>>() != nullptr);
+  lora::attach(net, AskingConfig{}, {.modules = {"fc1"}}, rng, "again");  // the base that is there
   CHECK(Asking<double>::packed);
+  lora::detach(net, "again");
   lora::save_adapter(net, folder / "a");
   lora::load_adapter(fresh, folder / "a", lora::AdapterKinds<AskingConfig>());
   CHECK_FALSE(Asking<double>::packed);
   CHECK(fresh.layers()[0].base().as<lora::Frozen<double>>() != nullptr);
-
-  lora::load_adapter(fresh, folder / "a", lora::AdapterKinds<AskingConfig>(), "again");  // the base that is there
+  lora::load_adapter(fresh, folder / "a", lora::AdapterKinds<AskingConfig>(), "again");
   CHECK(Asking<double>::packed);
 }
 
