@@ -69,6 +69,10 @@ TEST_CASE("open: kinds and a base of one's own are attached by name, selected, s
   CHECK((net(x) - base).norm() <= 1e-14 * base.norm());
   lora::testing::fill_parameters(net, rng, 0.5);
   CHECK(net.layers()[0].adapters().members().size() == 3);
+  CHECK_THROWS_WITH(net.layers()[0].adapter("shift").as<lora::Lora<double>>(),
+                    "as: adapter \"shift\" is a Shift<double>, expected a Lora<double>");
+  CHECK_THROWS_WITH(net.layers()[0].adapter("factors").as<lora_test::Norms<double>>(),
+                    "as: adapter \"factors\" is a Lora<double>, expected a Norms<double>");
 
   lora::select(net, "shift");
   const Matrix<double> shifted = net(x);

@@ -8,6 +8,7 @@
 #include "lora/core/scratch.hpp"
 
 #include <concepts>
+#include <cstddef>
 #include <memory>
 #include <optional>
 #include <string>
@@ -37,6 +38,22 @@ struct AdapterTensor {
 };
 
 namespace detail {
+
+template <class T>
+const char* function_of_type() {
+  return __PRETTY_FUNCTION__;  // "... [with T = lora::...::Lora<float, -1, -1, -1>]"
+}
+
+/// The name of a type without namespaces and sizes at run time, for messages: "Lora<float>".
+template <class T>
+std::string type_name() {
+  const std::string_view all = function_of_type<T>();
+  const std::size_t begin = all.find("T = ") + 4;
+  std::string name(all.substr(begin, all.rfind(']') - begin));
+  for (std::size_t at = name.find(", -1"); at != name.npos; at = name.find(", -1")) name.erase(at, 4);
+  const std::size_t colons = name.substr(0, name.find('<')).rfind("::");
+  return colons == name.npos ? name : name.substr(colons + 2);
+}
 
 /// The names under which a config lists its settings; none if it lists none.
 template <class C>
@@ -86,6 +103,8 @@ class AnyAdapter {
   }
   template <class A>
   const A* as() const&& = delete;
+  /// The type of the adapter, for messages: "Lora<float>".
+  std::string type_name() const { return held_->type_name(); }
 
   // See Adapter and AdditiveAdapter. kept and scratch hold one object for each kind.
 
@@ -156,6 +175,7 @@ class AnyAdapter {
         : tag(own), summable(sums), shared(shares), peft_type(type) {}
     virtual ~Interface() = default;
     virtual std::unique_ptr<Interface> copy() const = 0;
+    virtual std::string type_name() const = 0;
     virtual void forward(const AnyBase<S>&, const Columns&, MutableColumns&, detail::Slots&, Scratch&, const Pass&,
                          S) const = 0;
     virtual void add(const Columns&, MutableColumns&, detail::Slots&, Scratch&, const Pass&, S) const = 0;
@@ -200,6 +220,7 @@ class AnyAdapter {
     }
 
     std::unique_ptr<Interface> copy() const override { return std::make_unique<Held>(*this); }
+    std::string type_name() const override { return detail::type_name<A>(); }
     void forward(const AnyBase<S>& base, const Columns& x, MutableColumns& y, detail::Slots& kept, Scratch& scratch,
                  const Pass& pass, S weight) const override {
       if constexpr (A::summable) {
