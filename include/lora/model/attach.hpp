@@ -69,6 +69,7 @@ Index attach(T& model, const C& config, const Targets& targets, Rng& rng, std::s
   });
 
   // All adapters are made before the first layer changes: the constructor of a kind may refuse one of them.
+  Rng drawn = rng;
   std::vector<std::function<void()>> changes;
   match = matches.begin();
   visit_adaptable(model, [&](const Path&, auto& layer) {
@@ -78,7 +79,7 @@ Index attach(T& model, const C& config, const Targets& targets, Rng& rng, std::s
     switch (own.role) {
       case ModuleMatch::Role::adapter:
         if constexpr (ShowsWeight<L>) {
-          AnyAdapter<S> made = make_adapter(layer, config_for(config, own), rng);
+          AnyAdapter<S> made = make_adapter(layer, config_for(config, own), drawn);
           made.check_fits(Caller("attach", own.path), layer.out_features(), layer.in_features());
           std::optional<Vector<S>> bias;
           if (bias_of(config) != Bias::none && layer.bias() != nullptr) bias = *layer.bias();
@@ -86,7 +87,7 @@ Index attach(T& model, const C& config, const Targets& targets, Rng& rng, std::s
             layer.attach(name, std::move(made), std::move(bias));
           });
         } else {
-          changes.emplace_back([&] { layer.attach(name, config_for(config, own), rng); });
+          changes.emplace_back([&] { layer.attach(name, config_for(config, own), drawn); });
         }
         break;
       case ModuleMatch::Role::full: changes.emplace_back([&layer, name] { layer.attach_full(name); }); break;
@@ -96,6 +97,7 @@ Index attach(T& model, const C& config, const Targets& targets, Rng& rng, std::s
   });
   for (const auto& change : changes) change();
   freeze_base(model);
+  rng = drawn;
   return std::count_if(matches.begin(), matches.end(),
                        [](const ModuleMatch& one) { return one.role != ModuleMatch::Role::nothing; });
 }
@@ -127,8 +129,8 @@ Index attach(T& model, const C& config, const Targets& targets, Rng& rng, std::s
 /// ```
 ///
 /// Throws what match_modules throws, NameError if no layer matches or the adapter name is taken or not allowed,
-/// ConfigError for a rank or scale that one layer cannot take, and what the constructor of a kind throws; the model is
-/// unchanged then. A kind that is constructed for a layer that is not frozen sees a copy of its weight.
+/// ConfigError for a rank or scale that one layer cannot take, and what the constructor of a kind throws; model and
+/// rng are unchanged then. A kind that is constructed for a layer that is not frozen sees a copy of its weight.
 template <class T>
 Index attach(T& model, const LoraConfig& config, const Targets& targets, Rng& rng, std::string_view name = "default") {
   return detail::attach(model, config, targets, rng, name);
