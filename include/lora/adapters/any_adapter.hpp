@@ -208,6 +208,8 @@ class AnyAdapter {
   template <class A>
   struct Held final : Interface {
     A adapter;
+    static_assert(!detail::visits_copy<A>(),
+                  "lora: visit takes the adapter by value; expected `static void visit(auto& self, auto&& f)`.");
 
     explicit Held(A own)
         : Interface(detail::tag_of<A>(), A::summable, A::shared, A::peft_type), adapter(std::move(own)) {}
