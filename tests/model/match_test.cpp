@@ -269,7 +269,10 @@ TEST_CASE("Contradictions, and names and patterns that match nothing, are refuse
         "attach: alpha_pattern has \"out\", which matches no layer that receives an adapter");
   CHECK(refused({.rank_pattern = {{"out", 0}}}) == "attach::head.out: rank is 0, expected at least 1");
   CHECK(refused({.rank_pattern = {{"out", lora::Index(1) << 60}}}) ==
-        "attach::head.out: rank is 1152921504606846976, expected factors that memory can hold");
+        "attach::head.out: rank is 1152921504606846976 for a layer of 3 x 3, expected factors that memory can hold");
+  CHECK(refused({.rank = lora::Index(1) << 40}) ==
+        "attach::model.layers.0.self_attn.q_proj: rank is 1099511627776 for a layer of 3 x 3, expected factors that "
+        "memory can hold");
   // F4: one name, written as a string, is a pattern for whole names
   CHECK_THAT(
       refused({}, {.modules = "out"}),
