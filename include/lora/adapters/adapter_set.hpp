@@ -37,7 +37,8 @@ struct NamedAdapter {
   template <class A>
   A& as() & {
     if (A* own = adapter.template as<A>()) return *own;
-    throw NameError("as: adapter " + detail::in_quotes(name) + " is of another kind than asked for");
+    throw NameError("as: adapter " + detail::in_quotes(name) + " is a " + adapter.type_name() + ", expected a " +
+                    detail::type_name<A>());
   }
   template <class A>
   const A& as() const& {
@@ -251,8 +252,8 @@ class AdapterSet {
     if (const Member* member = find(name)) return *member;
     std::string known;
     for (const Member& member : members_) known += (known.empty() ? "" : ", ") + detail::in_quotes(member->name);
-    throw NameError(std::string(who) + ": there is no adapter " + detail::in_quotes(name) + ", expected " +
-                    (known.empty() ? "one that was attached (there is none)" : "one of " + known));
+    throw NameError(std::string(who) + ": there is no adapter " + detail::in_quotes(name) +
+                    (known.empty() ? ": none has been attached" : ", expected one of " + known));
   }
 
   Selection<S> sum_of(const std::vector<AdapterWeight>& chosen) const {

@@ -250,9 +250,8 @@ class Safetensors {
   template <class S>
   void check_readable(const StoredTensor& tensor) const {
     if (tensor.dtype == dtype_of<S>() || (std::floating_point<S> && is_real(tensor.dtype))) return;
-    refuse<DtypeError>(tensor,
-                       "dtype is " + std::string(name(tensor.dtype)) + ", expected " +
-                           (std::floating_point<S> ? "F64, F32, F16 or BF16" : std::string(name(dtype_of<S>()))));
+    refuse<DtypeError>(tensor, "dtype is " + std::string(name(tensor.dtype)) + ", expected " +
+                                   std::string(std::floating_point<S> ? detail::real_dtypes : name(dtype_of<S>())));
   }
 
   template <class Derived>

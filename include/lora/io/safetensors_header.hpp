@@ -130,8 +130,9 @@ inline SafetensorsHeader header_entries(std::string_view who, const Json& root, 
   return header;
 }
 
-/// Sorts the tensors by their bytes and proves that these fill data_bytes exactly, each as its dtype and shape say.
-inline void check_layout(std::string_view who, std::vector<SafetensorsHeader::Entry>& tensors,
+/// Sorts the tensors by their bytes and proves that these fill the file from data_start on exactly, each as its dtype
+/// and shape say.
+inline void check_layout(std::string_view who, std::vector<SafetensorsHeader::Entry>& tensors, std::uint64_t data_start,
                          std::uint64_t data_bytes) {
   std::sort(tensors.begin(), tensors.end(), [](const auto& a, const auto& b) {
     return a.begin != b.begin ? a.begin < b.begin : a.end != b.end ? a.end < b.end : a.name < b.name;
@@ -157,6 +158,11 @@ inline void check_layout(std::string_view who, std::vector<SafetensorsHeader::En
              std::to_string(*size / 8) + " for its dtype and shape");
     }
     position = tensor.end;
+  }
+  if (position > data_bytes) {
+    fail<FormatError>(who, "its tensors end at byte " + std::to_string(position) + " of the data, but the file has " +
+                               std::to_string(data_start + data_bytes) + " bytes, expected " +
+                               std::to_string(data_start + position) + ": it is cut off");
   }
   if (position != data_bytes) {
     fail<FormatError>(who, "its tensors end at byte " + std::to_string(position) + " of the data, expected " +
@@ -196,7 +202,7 @@ inline SafetensorsHeader read_safetensors_header(std::string_view who, std::span
                                                {.bytes = limits.header_bytes, .values = limits.values});
   SafetensorsHeader header = detail::header_entries(who, root, limits);
   header.data_start = prefix + text.size();
-  detail::check_layout(who, header.tensors, file.size() - header.data_start);
+  detail::check_layout(who, header.tensors, header.data_start, file.size() - header.data_start);
   return header;
 }
 

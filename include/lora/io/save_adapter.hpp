@@ -12,6 +12,7 @@
 #include "lora/adapters/residual_lora.hpp"
 #include "lora/core/finite.hpp"
 #include "lora/io/atomic_file.hpp"
+#include "lora/io/detail/described.hpp"
 #include "lora/io/detail/peft_describe.hpp"
 #include "lora/io/detail/peft_files.hpp"
 #include "lora/io/detail/peft_support.hpp"
@@ -268,6 +269,7 @@ void save_kind(const T& model, const std::filesystem::path& path, const std::str
       fail<ConfigError>(who, "layer " + in_quotes(layer_path) + " has a trained bias or a trained copy, which can be " +
                                  "saved with adapters of kind LORA only, not " + type);
     }
+    check_described(who, layer_path, member->adapter);
     const auto own = member->adapter.settings();
     if (settings && *settings != own) {
       fail<ConfigError>(who, "layer " + in_quotes(layer_path) + " has other settings than " + in_quotes(targets[0]) +
@@ -317,7 +319,8 @@ void save_kind(const T& model, const std::filesystem::path& path, const std::str
 /// becomes an ordinary adapter of twice the rank. If one bias is trained, the others are saved too. A loaded config is
 /// kept as long as it describes the model, and changed where it does not.
 ///
-/// An adapter of another kind is saved with the settings and tensors that the kind lists (adapter_kinds.hpp).
+/// An adapter of another kind is saved with the settings and tensors that the kind lists (adapter_kinds.hpp). A kind
+/// that lists too little, a parameter in visit that describe does not have, or a setting of its config, is refused.
 ///
 /// Factors that a narrower dtype would not hold, such as an A of 1 beside a B of 1e-7 in F16, are multiplied by 2^k and
 /// 2^-k, which leaves their product as it is; factors that survive the rounding stay as they are.

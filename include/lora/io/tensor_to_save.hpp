@@ -42,10 +42,11 @@ class TensorToSave {
     static_assert(StoredScalar<S>, "lora: float, double and integers can be stored; anything else as bytes");
     dtype_ = dtype.value_or(dtype_of<S>());
     if (dtype_ != dtype_of<S>() && !(std::floating_point<S> && is_real(dtype_))) {
-      detail::fail<DtypeError>("TensorToSave", "tensor " + detail::shown(name_) + ": " +
-                                                   std::string(lora::name(dtype_of<S>())) + " cannot be stored as " +
-                                                   std::string(lora::name(dtype_)) +
-                                                   (is_real(dtype_of<S>()) ? ", expected F64, F32, F16 or BF16" : ""));
+      detail::fail<DtypeError>(
+          "TensorToSave",
+          "tensor " + detail::shown(name_) + ": " + std::string(lora::name(dtype_of<S>())) + " cannot be stored as " +
+              std::string(lora::name(dtype_)) +
+              (is_real(dtype_of<S>()) ? ", expected " + std::string(detail::real_dtypes) : std::string()));
     }
     constexpr bool has_memory = bool(Eigen::internal::traits<Derived>::Flags & Eigen::DirectAccessBit);
     constexpr bool owns_memory = std::is_base_of_v<Eigen::PlainObjectBase<Derived>, Derived>;

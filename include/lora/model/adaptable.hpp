@@ -74,8 +74,8 @@ void check_has_adapter(const T& model, const Caller& who, std::string_view name)
   });
   std::string known;
   for (const std::string& one : names) known += (known.empty() ? "" : ", ") + in_quotes(one);
-  fail<NameError>(who, "no layer of the model has an adapter " + in_quotes(name) + ", expected " +
-                           (known.empty() ? "one that was attached (there is none)" : "one of " + known));
+  fail<NameError>(who, "no layer of the model has an adapter " + in_quotes(name) +
+                           (known.empty() ? ": none has been attached" : ", expected one of " + known));
 }
 
 }  // namespace detail

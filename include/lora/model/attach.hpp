@@ -7,8 +7,11 @@
 
 #include <algorithm>
 #include <functional>
+#include <optional>
 #include <string>
 #include <string_view>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 namespace lora::inline LORA_ABI {
@@ -24,6 +27,27 @@ void check_config(const C& config, Index out, Index in, const Caller& who) {
     check_factors_fit<S>(out, in, config.rank, who);
   }
 }
+
+/// The adapter of a config for a layer, which does not change: what is not frozen yet is packed once it is.
+template <class L, class C>
+auto make_adapter(const L& layer, const C& config, Rng& rng) {
+  using S = typename L::Scalar;
+  using Kind = typename C::template Kind<S>;
+  if constexpr (std::is_same_v<C, LoraConfig>) {
+    return Kind(layer.out_features(), layer.in_features(), config, rng);
+  } else {
+    const AnyBase<S> base = layer.frozen() ? layer.base() : AnyBase<S>(Dense<S>(layer.dense()));
+    return Kind(base, config, rng);
+  }
+}
+
+/// Whether a layer shows its weight, so that an adapter can be made before it is attached.
+template <class L>
+concept ShowsWeight = requires(const L& layer) {
+  layer.frozen();
+  layer.base();
+  layer.dense();
+};
 
 template <class T, class C>
 Index attach(T& model, const C& config, const Targets& targets, Rng& rng, std::string_view name) {
@@ -44,19 +68,38 @@ Index attach(T& model, const C& config, const Targets& targets, Rng& rng, std::s
     ++match;
   });
 
+  // All adapters are made before the first layer changes: the constructor of a kind may refuse one of them.
+  Rng drawn = rng;
+  std::vector<std::function<void()>> changes;
   match = matches.begin();
-  const Index changed = change_adaptable("attach", model, [&](const Path&, auto& layer) {
+  visit_adaptable(model, [&](const Path&, auto& layer) {
+    using L = std::remove_reference_t<decltype(layer)>;
+    using S = typename L::Scalar;
     const ModuleMatch& own = *match++;
     switch (own.role) {
-      case ModuleMatch::Role::adapter: layer.attach(name, config_for(config, own), rng); break;
-      case ModuleMatch::Role::full: layer.attach_full(name); break;
-      case ModuleMatch::Role::bias: layer.attach_bias(name); break;
-      case ModuleMatch::Role::nothing: layer.select_none(); break;
+      case ModuleMatch::Role::adapter:
+        if constexpr (ShowsWeight<L>) {
+          AnyAdapter<S> made = make_adapter(layer, config_for(config, own), drawn);
+          made.check_fits(Caller("attach", own.path), layer.out_features(), layer.in_features());
+          std::optional<Vector<S>> bias;
+          if (bias_of(config) != Bias::none && layer.bias() != nullptr) bias = *layer.bias();
+          changes.emplace_back([&layer, name, made = std::move(made), bias = std::move(bias)]() mutable {
+            layer.attach(name, std::move(made), std::move(bias));
+          });
+        } else {
+          changes.emplace_back([&] { layer.attach(name, config_for(config, own), drawn); });
+        }
+        break;
+      case ModuleMatch::Role::full: changes.emplace_back([&layer, name] { layer.attach_full(name); }); break;
+      case ModuleMatch::Role::bias: changes.emplace_back([&layer, name] { layer.attach_bias(name); }); break;
+      case ModuleMatch::Role::nothing: changes.emplace_back([&layer] { layer.select_none(); }); break;
     }
-    return own.role != ModuleMatch::Role::nothing;
   });
+  for (const auto& change : changes) change();
   freeze_base(model);
-  return changed;
+  rng = drawn;
+  return std::count_if(matches.begin(), matches.end(),
+                       [](const ModuleMatch& one) { return one.role != ModuleMatch::Role::nothing; });
 }
 
 }  // namespace detail
@@ -86,7 +129,8 @@ Index attach(T& model, const C& config, const Targets& targets, Rng& rng, std::s
 /// ```
 ///
 /// Throws what match_modules throws, NameError if no layer matches or the adapter name is taken or not allowed,
-/// ConfigError for a rank or scale that one layer cannot take; it changes nothing then.
+/// ConfigError for a rank or scale that one layer cannot take, and what the constructor of a kind throws; model and
+/// rng are unchanged then. A kind that is constructed for a layer that is not frozen sees a copy of its weight.
 template <class T>
 Index attach(T& model, const LoraConfig& config, const Targets& targets, Rng& rng, std::string_view name = "default") {
   return detail::attach(model, config, targets, rng, name);

@@ -30,6 +30,7 @@
 #include <functional>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -424,7 +425,45 @@ std::vector<ModuleMatch> match_layers(const ModelPaths& model, const C& config, 
   return matches;
 }
 
-/// match_layers, where every name and every pattern must match a layer.
+/// Throws NameError unless every name of `modules` gives some layer an adapter, or `exclude` has all its layers.
+inline void check_modules_adapt(const Caller& who, const TargetWords& words, const Targets& targets,
+                                const std::vector<ModuleMatch>& matches) {
+  const ModuleMatcher excluded(words.exclude, targets.exclude, who);
+  for (const std::string& name : targets.modules.names()) {
+    const ModuleMatch* without = nullptr;
+    const bool adapts = std::any_of(matches.begin(), matches.end(), [&](const ModuleMatch& match) {
+      if (!is_end_of(name, match.path)) return false;
+      if (without == nullptr && !excluded.matches(match.path)) without = &match;
+      return match.role == ModuleMatch::Role::adapter;
+    });
+    if (adapts || without == nullptr) continue;
+    fail<NameError>(who, std::string(words.modules) + " has " + in_quotes(name) +
+                             ", which gives no layer an adapter; " + without->path +
+                             ", for example: " + without->reason);
+  }
+}
+
+/// Throws NameError unless every number of `blocks` is that of a block with a layer that `modules` matches by suffix.
+inline void check_blocks_match(const Caller& who, const TargetWords& words, const Targets& targets,
+                               const BlockNumber& block, const std::vector<ModuleMatch>& matches) {
+  if (targets.blocks.empty()) return;
+  const ModuleMatcher included(words.modules, targets.modules, who);
+  std::set<Index> there;
+  for (const ModuleMatch& match : matches) {
+    if (included.has_whole(match.path) || !(targets.modules.empty() || included.matches(match.path))) continue;
+    if (const auto number = block.of(match.path)) there.insert(*number);
+  }
+  for (const Index number : targets.blocks) {
+    if (there.contains(number)) continue;
+    std::string known;
+    for (const Index one : there) known += (known.empty() ? "" : ", ") + std::to_string(one);
+    fail<NameError>(who, std::string(words.blocks) + " has " + std::to_string(number) +
+                             ", a block without a layer that " + words.modules + " matches by its end" +
+                             (known.empty() ? "; no block has one" : ", expected some of " + known));
+  }
+}
+
+/// match_layers, where every name, every pattern and every block must match a layer.
 template <class C>
 std::vector<ModuleMatch> match_modules(const ModelPaths& model, const C& config, const Targets& targets,
                                        const Caller& who, const TargetWords& words) {
@@ -442,6 +481,8 @@ std::vector<ModuleMatch> match_modules(const ModelPaths& model, const C& config,
   check_modules_match(who, words.exclude, targets.exclude, matches);
   check_listing(model, targets, who);
   check_names_match(who, "modules_to_save", targets.modules_to_save, matches, is_part_of);
+  check_blocks_match(who, words, targets, block, matches);
+  check_modules_adapt(who, words, targets, matches);
   if constexpr (HasPatterns<C>) {
     check_patterns_match(who, "rank_pattern", config.rank_pattern, matches);
     check_patterns_match(who, "alpha_pattern", config.alpha_pattern, matches);
@@ -465,8 +506,9 @@ C config_for(const C& config, const ModuleMatch& match) {
 /// What attach(model, config, targets, ...) would do to each layer that takes adapters, in listing order; changes
 /// nothing.
 ///
-/// Throws ConfigError for a setting out of range or an invalid pattern, NameError for a name that no layer has or a
-/// model without layers that take adapters.
+/// Throws ConfigError for a setting out of range or an invalid pattern, NameError for a name that no layer has, a name
+/// of modules that gives no layer an adapter (because modules_to_save or blocks take them all), a block that has no
+/// such layer, or a model without layers that take adapters.
 template <class T, class C = LoraConfig>
 std::vector<ModuleMatch> match_modules(const T& model, const C& config, const Targets& targets = {}) {
   return detail::match_modules(detail::paths_of(model), config, targets, "match_modules", detail::TargetWords());

@@ -80,8 +80,8 @@ class PeftTensorCheck {
       misshapen_.push_back(tensor.name + ": shape is " + shape_text(tensor.shape) + ", expected " + shape_text(shape) +
                            remark);
     } else if (!is_real(tensor.dtype)) {
-      misshapen_.push_back(tensor.name + ": dtype is " + std::string(name(tensor.dtype)) +
-                           ", expected F64, F32, F16 or BF16");
+      misshapen_.push_back(tensor.name + ": dtype is " + std::string(name(tensor.dtype)) + ", expected " +
+                           std::string(real_dtypes));
     }
   }
 
