@@ -143,6 +143,17 @@ run_program() {
   exec "$root/build/$folder/$folder/$name" --out "$root/build/out/$name" "$@"
 }
 
+# in_parallel FUNCTION NAME...: calls FUNCTION NAME for each, as many at a time as there are processors; fails if one fails.
+in_parallel() {
+  local function=$1 name started=()
+  shift
+  for name in "$@"; do
+    while [ "$(jobs -rp | wc -l)" -ge "$jobs" ]; do sleep 0.1; done
+    "$function" "$name" & started+=($!)
+  done
+  for name in "${started[@]}"; do wait "$name" || return 1; done
+}
+
 venv="$root/build/venv"
 # make_venv: afterwards $venv is a virtual environment of Python.
 make_venv() {
@@ -158,8 +169,9 @@ python_packages() {
   stamp="$venv/installed/$(printf '%s\n' "$@" | cksum | tr ' ' -)"
   if [ -f "$stamp" ]; then return; fi
   make_venv || return 1
-  # All of them at once, so that pip sees when they do not go together.
-  "$venv/bin/pip" install -q "$@" || { say "pip could not install: $*" && return 1; }
+  # All of them at once, so that pip sees when they do not go together. Python compiles what is imported, when it is: of
+  # torch and transformers, all modules take ten seconds.
+  "$venv/bin/pip" install -q --no-compile "$@" || { say "pip could not install: $*" && return 1; }
   mkdir -p "$venv/installed"
   printf '%s\n' "$@" >"$stamp"
 }

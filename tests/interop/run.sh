@@ -20,14 +20,19 @@ prepare() {
   printf -v "$variable" '%s' "$venv/bin/python"
 }
 
+# Compiled while the packages are fetched.
+if [ $# -eq 0 ]; then
+  set_up eigen json
+  cmake -S "$here/program" -B "$build/objects" -DCMAKE_BUILD_TYPE=Release >"$build/configure.log" || { cat "$build/configure.log" && exit 1; }
+  cmake --build "$build/objects" -j "$jobs" --target peft_layers peft_settings peft_names encoder_models &
+  compiling=$!
+fi
 prepare LORA_PEFT_PYTHON peft torch==2.13.0 peft==0.21.2 transformers==5.23.0 safetensors==0.8.0
 prepare LORA_OLD_PEFT_PYTHON peft_0_7_1 torch==2.13.0 peft==0.7.1 transformers==4.36.2 'numpy<2' safetensors==0.8.0
 
 arguments=("$@")
 if [ $# -eq 0 ]; then
-  set_up eigen json
-  cmake -S "$here/program" -B "$build/objects" -DCMAKE_BUILD_TYPE=Release >"$build/configure.log" || { cat "$build/configure.log" && exit 1; }
-  cmake --build "$build/objects" -j "$jobs" --target peft_layers peft_settings peft_names encoder_models
+  wait "$compiling"
   arguments=("$build/objects/peft_layers")
 fi
 for python in "$LORA_OLD_PEFT_PYTHON" "$LORA_PEFT_PYTHON"; do
