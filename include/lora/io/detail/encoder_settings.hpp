@@ -157,8 +157,9 @@ inline EncoderConfig encoder_config_of(std::string_view who, const Json& root, s
   const auto fixed = fixed_model_settings();
   for (const auto& [key, value] : root.get_ref<const Json::object_t&>()) {
     if (value.is_null() || has(known, key) || has(harmless_model_settings, key) || has(ignore, key)) continue;
-    const auto only =
-        std::find_if(fixed.begin(), fixed.end(), [&](const FixedModelSetting& one) { return one.key == key; });
+    const auto only = std::find_if(fixed.begin(), fixed.end(), [&name = key](const FixedModelSetting& one) {
+      return one.key == name;  // clang 14 cannot capture a structured binding
+    });
     if (only != fixed.end()) {
       if (value == only->only) continue;
       settings.refuse(only->key.data(), value, only->only.dump() + ", the only one that is computed");
