@@ -8,13 +8,13 @@
 /// queries and feed-forward those of the first token of each text. One thread; medians of wall time, the peak of the
 /// same run.
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <filesystem>
 #include <fstream>
 #include <iostream>
 #include <memory>
-#include <numeric>
 #include <stdexcept>
 #include <string>
 #include <vector>

@@ -26,7 +26,7 @@
 
 #include <nlohmann/json.hpp>
 
-#include <chrono>
+#include <cmath>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -203,10 +203,9 @@ std::string confusion(const std::vector<int>& found, const std::vector<int>& kin
                              .panels = {{.title = "held-out definitions", .values = std::move(shares)}}});
 }
 
-Model load(const Options& options, std::size_t kinds) {
+Model load(const Options& options, std::size_t kinds, bool trainable = false) {
   return lora::load_pretrained<Model>(
-      options.model,
-      {.num_labels = static_cast<Eigen::Index>(kinds), .seed = options.seed, .trainable = options.everything});
+      options.model, {.num_labels = static_cast<Eigen::Index>(kinds), .seed = options.seed, .trainable = trainable});
 }
 
 /// With the adapter in --out.
@@ -258,7 +257,7 @@ void run(const Options& options) {
     }
   }
 
-  const Model base = load(options, texts.kinds.size());
+  const Model base = load(options, texts.kinds.size(), options.everything);
   Model model = base;
   if (!options.everything) {
     lora::attach(model, {.rank = options.rank, .alpha = options.alpha}, Model::default_targets(), rng);

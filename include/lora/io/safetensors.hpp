@@ -124,7 +124,7 @@ class Safetensors {
   /// touched. For a program that has copied what it needs. Throws NameError.
   void release(std::string_view name) const {
     const StoredTensor& tensor = at(name);
-    for (const FileBytes& file : contents_->files) file.release(tensor.bytes);
+    if (tensor.file < contents_->files.size()) contents_->files[tensor.file].release(tensor.bytes);
   }
 
   /// Strict: throws DtypeError unless the tensor is stored as S (float: F32, double: F64, integers of their size and

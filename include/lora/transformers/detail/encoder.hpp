@@ -6,7 +6,7 @@
 #include "lora/transformers/layer_source.hpp"
 #include "lora/transformers/tokens.hpp"
 
-#include <algorithm>
+#include <cstddef>
 #include <optional>
 #include <span>
 #include <string>
@@ -15,7 +15,7 @@
 
 namespace lora::inline LORA_ABI::detail {
 
-/// x = drop(N(word[id] + position[t] + type[k])), then the blocks.   Paths: their names, such as BertPaths::
+/// x = drop(N(word[id] + position[t] + type[k])), then the blocks.   Paths: their names, such as BertType::Paths
 ///
 /// A pass keeps nothing of what lies below the lowest block that trains, and backward ends there.
 template <class S, class Paths>
@@ -54,7 +54,8 @@ class Encoder {
     Sequences queries;           ///< how many of them each sequence has
     std::size_t lowest = 0;      ///< the number of blocks if nothing trains
     bool checkpointing = false;
-    Index tokens = -1;  ///< -1: no pass that backward could follow
+    std::size_t held = 0;  ///< with checkpointing: the block whose pass is in blocks[0]
+    Index tokens = -1;     ///< -1: no pass that backward could follow
 
     Index bytes() const {
       Index all = sum.bytes() + norm.bytes();
@@ -238,7 +239,22 @@ class Encoder {
     kept->columns.assign(columns.begin(), columns.end());
     if (queries != nullptr) kept->queries = *queries;
     kept->checkpointing = checkpointing;
+    kept->held = blocks.size() - 1;
     kept->tokens = total;
+  }
+
+  /// Computes the pass of block l again, into blocks[0].
+  void recompute(const Tokens& tokens, std::size_t l, Kept& kept, Scratch& scratch, const Pass& pass) const {
+    if (kept.held == l) return;
+    const auto result = scratch.borrow<S>();
+    const Columns<S> x(kept.inputs[l].view());
+    if (l + 1 == blocks.size() && !kept.columns.empty()) {
+      auto y = result->resize(features(), static_cast<Index>(kept.columns.size()));
+      blocks[l].forward(x, tokens.sequences(), kept.columns, kept.queries, y, &kept.blocks[0], scratch, pass);
+    } else {
+      blocks[l].forward(x, tokens.sequences(), result->resize(features(), x.cols()), &kept.blocks[0], scratch, pass);
+    }
+    kept.held = l;
   }
 
   double dropout_;
@@ -262,9 +278,7 @@ void Encoder<S, Paths>::backward(const Tokens& tokens, const Columns<S>& dy, Kep
     }
     const Columns<S> x = kept.checkpointing ? kept.inputs[l].view() : bottom ? kept.inputs[0].view() : input->view();
     const Columns<S> gradient = top ? dy : Columns<S>(in->view());
-    if (kept.checkpointing && !top) {  // the last one is still there
-      blocks[l].forward(x, tokens.sequences(), input->resize(features(), total), &own, scratch, pass);
-    }
+    if (kept.checkpointing) recompute(tokens, l, kept, scratch, pass);
     if (bottom && !embeddings) return blocks[l].backward(x, gradient, no_gradient, own, scratch);
     blocks[l].backward(x, gradient, out->resize(features(), total), own, scratch);
   }
