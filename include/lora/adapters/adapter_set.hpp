@@ -38,7 +38,7 @@ struct NamedAdapter {
   A& as() & {
     if (A* own = adapter.template as<A>()) return *own;
     throw NameError("as: adapter " + detail::in_quotes(name) + " is a " + adapter.type_name() + ", expected a " +
-                    detail::type_name<A>());
+                    detail::name_of_type(detail::function_of_type<A>()));
   }
   template <class A>
   const A& as() const& {

@@ -2,11 +2,12 @@
 /// Adapters by name, for whole models: attach, select, detach. Each returns how many layers it changed.
 
 #include "lora/core/parameters.hpp"
+#include "lora/core/scratch.hpp"
 #include "lora/model/adaptable.hpp"
 #include "lora/model/match.hpp"
 
 #include <algorithm>
-#include <functional>
+#include <cstddef>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -49,6 +50,14 @@ concept ShowsWeight = requires(const L& layer) {
   layer.dense();
 };
 
+/// The adapters for the layers of one scalar type, in listing order.
+template <class S>
+struct PreparedAdapters {
+  std::vector<AnyAdapter<S>> adapters;
+  std::size_t next = 0;
+  static Index bytes() { return 0; }
+};
+
 template <class T, class C>
 Index attach(T& model, const C& config, const Targets& targets, Rng& rng, std::string_view name) {
   const std::vector<ModuleMatch> matches = match_modules(paths_of(model), config, targets, "attach", TargetWords());
@@ -70,36 +79,44 @@ Index attach(T& model, const C& config, const Targets& targets, Rng& rng, std::s
 
   // All adapters are made before the first layer changes: the constructor of a kind may refuse one of them.
   Rng drawn = rng;
-  std::vector<std::function<void()>> changes;
+  Slots prepared;
   match = matches.begin();
-  visit_adaptable(model, [&](const Path&, auto& layer) {
+  visit_adaptable(std::as_const(model), [&](const Path&, const auto& layer) {
+    using L = std::remove_cvref_t<decltype(layer)>;
+    const ModuleMatch& own = *match++;
+    if constexpr (ShowsWeight<L>) {
+      if (own.role != ModuleMatch::Role::adapter) return;
+      auto& made = prepared.get<PreparedAdapters<typename L::Scalar>>().adapters;
+      made.emplace_back(make_adapter(layer, config_for(config, own), drawn));
+      made.back().check_fits(Caller("attach", own.path), layer.out_features(), layer.in_features());
+    }
+  });
+
+  match = matches.begin();
+  const Index changed = change_adaptable("attach", model, [&](const Path&, auto& layer) {
     using L = std::remove_reference_t<decltype(layer)>;
     using S = typename L::Scalar;
     const ModuleMatch& own = *match++;
     switch (own.role) {
       case ModuleMatch::Role::adapter:
         if constexpr (ShowsWeight<L>) {
-          AnyAdapter<S> made = make_adapter(layer, config_for(config, own), drawn);
-          made.check_fits(Caller("attach", own.path), layer.out_features(), layer.in_features());
+          auto& ready = prepared.get<PreparedAdapters<S>>();
           std::optional<Vector<S>> bias;
           if (bias_of(config) != Bias::none && layer.bias() != nullptr) bias = *layer.bias();
-          changes.emplace_back([&layer, name, made = std::move(made), bias = std::move(bias)]() mutable {
-            layer.attach(name, std::move(made), std::move(bias));
-          });
+          layer.attach(name, std::move(ready.adapters[ready.next++]), std::move(bias));
         } else {
-          changes.emplace_back([&] { layer.attach(name, config_for(config, own), drawn); });
+          layer.attach(name, config_for(config, own), drawn);
         }
         break;
-      case ModuleMatch::Role::full: changes.emplace_back([&layer, name] { layer.attach_full(name); }); break;
-      case ModuleMatch::Role::bias: changes.emplace_back([&layer, name] { layer.attach_bias(name); }); break;
-      case ModuleMatch::Role::nothing: changes.emplace_back([&layer] { layer.select_none(); }); break;
+      case ModuleMatch::Role::full: layer.attach_full(name); break;
+      case ModuleMatch::Role::bias: layer.attach_bias(name); break;
+      case ModuleMatch::Role::nothing: layer.select_none(); break;
     }
+    return own.role != ModuleMatch::Role::nothing;
   });
-  for (const auto& change : changes) change();
   freeze_base(model);
   rng = drawn;
-  return std::count_if(matches.begin(), matches.end(),
-                       [](const ModuleMatch& one) { return one.role != ModuleMatch::Role::nothing; });
+  return changed;
 }
 
 }  // namespace detail

@@ -30,7 +30,6 @@
 #include <functional>
 #include <map>
 #include <optional>
-#include <set>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -448,13 +447,15 @@ inline void check_blocks_match(const Caller& who, const TargetWords& words, cons
                                const BlockNumber& block, const std::vector<ModuleMatch>& matches) {
   if (targets.blocks.empty()) return;
   const ModuleMatcher included(words.modules, targets.modules, who);
-  std::set<Index> there;
+  std::vector<Index> there;
   for (const ModuleMatch& match : matches) {
     if (included.has_whole(match.path) || !(targets.modules.empty() || included.matches(match.path))) continue;
-    if (const auto number = block.of(match.path)) there.insert(*number);
+    if (const auto number = block.of(match.path)) there.push_back(*number);
   }
+  std::sort(there.begin(), there.end());
+  there.erase(std::unique(there.begin(), there.end()), there.end());
   for (const Index number : targets.blocks) {
-    if (there.contains(number)) continue;
+    if (std::binary_search(there.begin(), there.end(), number)) continue;
     std::string known;
     for (const Index one : there) known += (known.empty() ? "" : ", ") + std::to_string(one);
     fail<NameError>(who, std::string(words.blocks) + " has " + std::to_string(number) +

@@ -112,7 +112,7 @@ class EncoderBlock {
 
   /// Computes y of a pass again from what it kept.
   void output(const Kept& kept, MutableColumns y, Scratch& scratch) const {
-    output_norm.forward(kept.second_sum.view(), y, nullptr, scratch, {.executor = kept.pass.pass().executor});
+    output_norm.forward(kept.second_sum.view(), y, nullptr, scratch, {.executor = kept.pass.executor()});
   }
 
   /// Gradients accumulate; writes dx (features, tokens). x is the input of the forward pass, dy has the columns of its

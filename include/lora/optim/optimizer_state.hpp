@@ -66,11 +66,7 @@ class OptimizerState {
                Eigen::Map<const Eigen::Array<S, Dynamic, 1>>(parameter.grad.data(), slot.size));
       }
     });
-    if (trained > 0) return;
-    detail::fail<StateError>(who, listed == 0 ? "the model lists no parameters, expected some to train in its visit"
-                                              : "there is nothing to train: all " + std::to_string(listed) +
-                                                    " parameters are frozen, or of adapters that are not " +
-                                                    (adapter ? "the handle's" : "selected"));
+    if (trained == 0) fail_untrained(who, listed, adapter);
   }
 
   /// The slot of a parameter, or null before its first step. For a checkpoint: look up each parameter of the model.
@@ -103,6 +99,13 @@ class OptimizerState {
   }
 
  private:
+  [[noreturn]] static void fail_untrained(const detail::Caller& who, Index listed, const AdapterHandle& adapter) {
+    detail::fail<StateError>(who, listed == 0 ? "the model lists no parameters, expected some to train in its visit"
+                                              : "there is nothing to train: all " + std::to_string(listed) +
+                                                    " parameters are frozen, or of adapters that are not " +
+                                                    (adapter ? "the handle's" : "selected"));
+  }
+
   template <class Iterator>
   static Iterator search(Iterator first, Iterator last, std::uint64_t path, Index size) {
     return std::find_if(first, last, [&](const Slot& slot) { return slot.path == path && slot.size == size; });
