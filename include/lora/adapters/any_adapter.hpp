@@ -275,11 +275,15 @@ class AnyAdapter {
     }
     /// Whether the kind names a Config, which may list no settings.
     bool each_config_setting([[maybe_unused]] detail::FunctionRef<void(const char*)> f) const override {
-      if constexpr (requires(typename A::Config& config) { A::Config::settings(config, [](const char*, auto&) {}); }) {
-        typename A::Config config{};
-        A::Config::settings(config, [&](const char* name, auto&) { f(name); });
+      if constexpr (requires { typename A::Config; }) {
+        using C = typename A::Config;
+        if constexpr (requires(C& config) { C::settings(config, [](const char*, auto&) {}); }) {
+          C config{};
+          C::settings(config, [&](const char* name, auto&) { f(name); });
+        }
+        return true;
       }
-      return requires { typename A::Config; };
+      return false;
     }
     void tensors(detail::FunctionRef<void(const AdapterTensor<const S>&)> f) const override {
       each_tensor<const S>(adapter, f);
