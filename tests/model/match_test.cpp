@@ -342,7 +342,8 @@ TEST_CASE("F5: all patterns of a config have a bound together, not only each of 
         std::tuple("^a.q$", "axq", true), std::tuple("^a.q$", "b.axq", false), std::tuple("a\\.q", "b.a.q", true),
         std::tuple("a\\.q", "b.axq", false), std::tuple("^a\\.q", "a.q", true), std::tuple("q\\$", "q", false)}) {
     INFO(key << " and " << path);
-    const lora::detail::PatternTable<int> table({{key, 1}}, "test");
+    lora::detail::PatternTable table;
+    table.add(key, "test");
     CHECK(table.matches(0, path) == found);
     CHECK(lora::Pattern("(?:.*\\.)?(?:" + std::string(key) + ")", "test").matches(path) == found);
   }

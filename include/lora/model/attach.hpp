@@ -66,29 +66,23 @@ Index attach(T& model, const C& config, const Targets& targets, Rng& rng, std::s
     fail<NameError>("attach", "the targets match no layer of the model; " + matches.front().path +
                                   ", for example: " + matches.front().reason);
   }
-  auto match = matches.begin();
-  visit_adaptable(std::as_const(model), [&](const Path&, const auto& layer) {
-    using S = typename std::remove_cvref_t<decltype(layer)>::Scalar;
-    layer.adapters().check_new_name(name);
-    if (match->role == ModuleMatch::Role::adapter) {
-      check_config<S>(config_for(config, *match), layer.out_features(), layer.in_features(),
-                      Caller("attach", match->path));
-    }
-    ++match;
-  });
-
   // All adapters are made before the first layer changes: the constructor of a kind may refuse one of them.
   Rng drawn = rng;
   Slots prepared;
-  match = matches.begin();
+  auto match = matches.begin();
   visit_adaptable(std::as_const(model), [&](const Path&, const auto& layer) {
     using L = std::remove_cvref_t<decltype(layer)>;
+    using S = typename L::Scalar;
     const ModuleMatch& own = *match++;
+    layer.adapters().check_new_name(name);
+    if (own.role != ModuleMatch::Role::adapter) return;
+    const Caller who("attach", own.path);
+    const C its_config = config_for(config, own);
+    check_config<S>(its_config, layer.out_features(), layer.in_features(), who);
     if constexpr (ShowsWeight<L>) {
-      if (own.role != ModuleMatch::Role::adapter) return;
-      auto& made = prepared.get<PreparedAdapters<typename L::Scalar>>().adapters;
-      made.emplace_back(make_adapter(layer, config_for(config, own), drawn));
-      made.back().check_fits(Caller("attach", own.path), layer.out_features(), layer.in_features());
+      auto& made = prepared.get<PreparedAdapters<S>>().adapters;
+      made.emplace_back(make_adapter(layer, its_config, drawn));
+      made.back().check_fits(who, layer.out_features(), layer.in_features());
     }
   });
 

@@ -154,40 +154,39 @@ class ModuleMatcher {
   bool all_ = false;
 };
 
-/// The entries of rank_pattern or alpha_pattern, parsed. Most keys are plain names, some between ^ and $ or with
-/// escaped dots: these are compared as such, where a dot is any character.
-template <class T>
+/// The keys of rank_pattern or alpha_pattern, parsed. Most are plain names, some between ^ and $ or with escaped dots:
+/// these are compared as such, where a dot is any character.
 class PatternTable {
  public:
-  PatternTable(const std::vector<std::pair<std::string, T>>& entries, const Caller& who) {
-    for (const auto& [key, value] : entries) {
-      if (auto name = plain_name(key)) {
-        entries_.push_back({std::move(*name), key.starts_with('^'), std::nullopt, value});
-        continue;
-      }
-      Pattern(key, who);  // alone first: "a)(b" is not a pattern, but would be one inside brackets
-      entries_.push_back({"", false, Pattern("(?:.*\\.)?(?:" + key + ")", who), value});
+  void add(const std::string& key, const Caller& who) {
+    if (auto name = plain_name(key)) {
+      entries_.push_back({key, std::move(*name), key.starts_with('^'), std::nullopt});
+      return;
     }
+    Pattern(key, who);  // alone first: "a)(b" is not a pattern, but would be one inside brackets
+    entries_.push_back({key, "", false, Pattern("(?:.*\\.)?(?:" + key + ")", who)});
   }
+
+  std::size_t size() const { return entries_.size(); }
+  const std::string& key(std::size_t k) const { return entries_[k].key; }
   bool matches(std::size_t k, std::string_view path) const {
     const Entry& entry = entries_[k];
     return entry.pattern ? work_.matches(*entry.pattern, path) : is_plain_end_of(entry.name, path, entry.whole);
   }
-  /// The value of the first matching entry.
-  T value_or(std::string_view path, T otherwise) const {
+  /// The number of the first key that matches, or size().
+  std::size_t first(std::string_view path) const {
     work_.add_layer();
-    for (std::size_t k = 0; k < entries_.size(); ++k) {
-      if (matches(k, path)) return entries_[k].value;
-    }
-    return otherwise;
+    std::size_t k = 0;
+    while (k < entries_.size() && !matches(k, path)) ++k;
+    return k;
   }
 
  private:
   struct Entry {
+    std::string key;
     std::string name;  // if there is no pattern
     bool whole;        // the name, not only its end
     std::optional<Pattern> pattern;
-    T value;
   };
   static constexpr char any = '\0';  // in a plain name
 
@@ -224,6 +223,13 @@ class PatternTable {
   std::vector<Entry> entries_;
   PatternWork work_;
 };
+
+template <class T>
+PatternTable pattern_table(const std::vector<std::pair<std::string, T>>& entries, const Caller& who) {
+  PatternTable table;
+  for (const auto& entry : entries) table.add(entry.first, who);
+  return table;
+}
 
 /// Calls f(before, number) for every segment of digits in a path that has another after it, from the first on, until it
 /// returns true: before is the path up to the number, without the dot.
@@ -315,16 +321,14 @@ inline void check_modules_match(const Caller& who, const char* field, const Modu
 }
 
 /// Throws NameError unless every pattern matches a layer that receives an adapter.
-template <class T>
-void check_patterns_match(const Caller& who, const char* field, const std::vector<std::pair<std::string, T>>& entries,
-                          const std::vector<ModuleMatch>& matches) {
-  const PatternTable<T> table(entries, who);
-  for (std::size_t k = 0; k < entries.size(); ++k) {
+inline void check_patterns_match(const Caller& who, const char* field, const PatternTable& table,
+                                 const std::vector<ModuleMatch>& matches) {
+  for (std::size_t k = 0; k < table.size(); ++k) {
     const bool used = std::any_of(matches.begin(), matches.end(), [&](const ModuleMatch& match) {
       return match.role == ModuleMatch::Role::adapter && table.matches(k, match.path);
     });
     if (used) continue;
-    fail<NameError>(who, std::string(field) + " has " + in_quotes(entries[k].first) +
+    fail<NameError>(who, std::string(field) + " has " + in_quotes(table.key(k)) +
                              ", which matches no layer that receives an adapter");
   }
 }
@@ -334,14 +338,15 @@ void check_patterns_match(const Caller& who, const char* field, const std::vecto
 inline void check_listing(
     const ModelPaths& model, const Targets& targets, const Caller& who,
     FunctionRef<bool(const std::string& path)> is_known = [](const std::string&) { return false; }) {
-  std::vector<std::string> paths;
-  for (const ModelPaths::Layer& layer : model.layers) paths.push_back(layer.path);
-  std::sort(paths.begin(), paths.end());
-  const auto twice = std::adjacent_find(paths.begin(), paths.end());
-  if (twice != paths.end()) fail<NameError>(who, "two layers of the model are called " + in_quotes(*twice));
+  std::map<std::string, std::size_t, std::less<>> number;
+  for (const ModelPaths::Layer& layer : model.layers) {
+    if (number.emplace(layer.path, number.size()).second) continue;
+    fail<NameError>(who, "two layers of the model are called " + in_quotes(layer.path));
+  }
   for (const std::string& name : model.parameters) {
-    const bool in_layer = std::any_of(paths.begin(), paths.end(), [&](const std::string& layer) {
-      return layer.empty() || (name.starts_with(layer) && name.size() > layer.size() && name[layer.size()] == '.');
+    const bool in_layer = std::any_of(model.layers.begin(), model.layers.end(), [&](const ModelPaths::Layer& layer) {
+      const std::string& path = layer.path;
+      return path.empty() || (name.starts_with(path) && name.size() > path.size() && name[path.size()] == '.');
     });
     if (in_layer || is_known(name)) continue;
     for (const std::string& saved : targets.modules_to_save) {
@@ -363,9 +368,8 @@ std::vector<ModuleMatch> match_layers(const ModelPaths& model, const C& config, 
   const ModuleMatcher included(words.modules, targets.modules, who);
   const ModuleMatcher excluded(words.exclude, targets.exclude, who);
   const Bias bias = bias_of(config);
-  std::vector<std::pair<std::string, bool>> saved_names;
-  for (const std::string& name : targets.modules_to_save) saved_names.emplace_back(name, true);
-  const PatternTable<bool> sparing(saved_names, who);
+  PatternTable sparing;
+  for (const std::string& name : targets.modules_to_save) sparing.add(name, who);
 
   const auto match_one = [&](const ModelPaths::Layer& layer) {
     ModuleMatch match;
@@ -413,12 +417,13 @@ std::vector<ModuleMatch> match_layers(const ModelPaths& model, const C& config, 
   for (const ModelPaths::Layer& layer : model.layers) matches.push_back(match_one(layer));
   if (matches.empty()) fail<NameError>(who, "the model has no layer that takes adapters");
   if constexpr (HasPatterns<C>) {
-    const PatternTable<Index> ranks(config.rank_pattern, who);
-    const PatternTable<double> alphas(config.alpha_pattern, who);
+    const PatternTable ranks = pattern_table(config.rank_pattern, who);
+    const PatternTable alphas = pattern_table(config.alpha_pattern, who);
     for (ModuleMatch& match : matches) {
       if (match.role != ModuleMatch::Role::adapter) continue;
-      match.rank = ranks.value_or(match.path, config.rank);
-      match.alpha = alphas.value_or(match.path, config.alpha);
+      const std::size_t rank = ranks.first(match.path), alpha = alphas.first(match.path);
+      match.rank = rank < ranks.size() ? config.rank_pattern[rank].second : config.rank;
+      match.alpha = alpha < alphas.size() ? config.alpha_pattern[alpha].second : config.alpha;
     }
   }
   return matches;
@@ -450,12 +455,11 @@ inline void check_blocks_match(const Caller& who, const TargetWords& words, cons
   std::vector<Index> there;
   for (const ModuleMatch& match : matches) {
     if (included.has_whole(match.path) || !(targets.modules.empty() || included.matches(match.path))) continue;
-    if (const auto number = block.of(match.path)) there.push_back(*number);
+    const auto number = block.of(match.path);
+    if (number && std::find(there.begin(), there.end(), *number) == there.end()) there.push_back(*number);
   }
-  std::sort(there.begin(), there.end());
-  there.erase(std::unique(there.begin(), there.end()), there.end());
   for (const Index number : targets.blocks) {
-    if (std::binary_search(there.begin(), there.end(), number)) continue;
+    if (std::find(there.begin(), there.end(), number) != there.end()) continue;
     std::string known;
     for (const Index one : there) known += (known.empty() ? "" : ", ") + std::to_string(one);
     fail<NameError>(who, std::string(words.blocks) + " has " + std::to_string(number) +
@@ -485,8 +489,8 @@ std::vector<ModuleMatch> match_modules(const ModelPaths& model, const C& config,
   check_blocks_match(who, words, targets, block, matches);
   check_modules_adapt(who, words, targets, matches);
   if constexpr (HasPatterns<C>) {
-    check_patterns_match(who, "rank_pattern", config.rank_pattern, matches);
-    check_patterns_match(who, "alpha_pattern", config.alpha_pattern, matches);
+    check_patterns_match(who, "rank_pattern", pattern_table(config.rank_pattern, who), matches);
+    check_patterns_match(who, "alpha_pattern", pattern_table(config.alpha_pattern, who), matches);
   }
   return matches;
 }
