@@ -60,10 +60,23 @@ struct Report {
   std::string text() const;
 };
 
-/// The account of a model and a batch of `samples` columns. Throws ShapeError for samples below 1.
+/// The account of a model and a batch of `samples` columns, the memory of passes that of linear layers in a chain: a
+/// remark names what else there is. Throws ShapeError for samples below 1.
 template <class T>
 Report report(const T& model, Index samples) {
-  return {account(shapes_of(model), samples)};
+  const std::vector<LayerShape> shapes = shapes_of(model);
+  Report report{account(shapes, samples)};
+  std::string others;
+  Index more = -1;
+  for (const LayerShape& shape : shapes) {
+    if (shape.product || shape.name.empty()) continue;
+    if (more++ < 0) others = shape.name;
+  }
+  if (more < 0) return report;
+  if (more > 0) others += " and " + std::to_string(more) + " more";
+  report.account.remarks.push_back("the memory of passes is that of linear layers, without what the layers of " +
+                                   others + " keep or borrow");
+  return report;
 }
 
 /// The account of a model whose layers are not one chain of matrices, such as an encoder, and a batch of texts of these
