@@ -4,6 +4,8 @@
 #include <vector>
 
 #include "lora/model/attach.hpp"
+#include "lora/nn/detail/hidden_dropout.hpp"
+#include "lora/parallel/workers.hpp"
 #include "lora/testing/gradient.hpp"
 #include "lora/testing/layer_laws.hpp"
 #include "support/catch.hpp"
@@ -79,4 +81,30 @@ TEST_CASE("FeedForward: sizes that do not fit are refused") {
   CHECK_THROWS_WITH(layer.forward(random_matrix(4, 2, rng), cache),
                     "FeedForward::forward: x has 4 rows, expected in_features = 5");
   CHECK_THROWS_AS(layer.backward(random_matrix(5, 2, rng), random_matrix(5, 2, rng), cache), lora::StateError);
+}
+
+TEST_CASE("FeedForward and dropout: the threads share the columns, and change no bit", "[threads]") {
+  lora::Rng rng(5);
+  const Matrix<float> x = random_matrix(16, 200, rng).cast<float>(), dy = random_matrix(16, 200, rng).cast<float>();
+  lora::Workers two(2);
+  for (const ActivationKind kind : kinds) {
+    FeedForward<float> layer({.in = 16, .out = 256}, {.in = 256, .out = 16}, kind, rng);
+    const auto pass = [&](lora::Executor* executor) {
+      FeedForward<float>::Cache cache;
+      lora::zero_gradients(layer);
+      std::vector<Matrix<float>> all = {layer.forward(x, cache, {.executor = executor}), layer.backward(x, dy, cache)};
+      lora::visit_parameters(layer, [&](const lora::Path&, auto& parameter) { all.emplace_back(parameter.grad); });
+      return all;
+    };
+    CHECK(pass(nullptr).size() == 6);
+    CHECK(pass(&two) == pass(nullptr));
+  }
+  const auto dropped = [&](lora::Executor* executor) {
+    lora::Scratch scratch;
+    Matrix<float> y = Matrix<float>::Ones(256, 200);
+    lora::detail::drop<float>(y, 0.3, 7, {.training = true, .seed = 2, .executor = executor}, scratch);
+    return y;
+  };
+  CHECK(dropped(&two) == dropped(nullptr));
+  CHECK(dropped(nullptr).sum() == Catch::Detail::Approx(256 * 200).epsilon(0.02));
 }

@@ -131,7 +131,7 @@ class Norms {
   /// sums (features, 2): adds the sum of dy .* h to the first column and, if centered, that of dy to the second.
   static void add_gradients(const Columns<S>& x, const Columns<S>& moments, const Columns<S>& dy,
                             MutableColumns<S> sums, Executor* executor) {
-    const Split split = Split::choose<S>(work(x), threshold, x.rows(), V::line, 1, 1);
+    const Split split = Split::choose<S>(cost * static_cast<double>(x.size()), 2.5e5, x.rows(), V::line, 1, 1);
     for_each_part(executor, split, x.rows(), multiples_of(V::line, x.rows()), 1, multiples_of(1, 1),
                   [&](Interval rows, Interval) {
                     for (Index j = 0; j < x.cols(); ++j) {
@@ -226,16 +226,12 @@ class Norms {
     if (count < V::line) std::copy_n(line.begin(), count, column.data() + first);
   }
 
-  static constexpr double threshold = 2.5e5;
-  /// About as much as so many multiply-adds.
-  static double work(const Columns<S>& x) { return 4 * static_cast<double>(x.size()); }
+  static constexpr double cost = 4;  // of an element, about as many multiply-adds
 
   static void for_columns(const Columns<S>& x, Executor* executor, const auto& f) {
-    const Split split = Split::choose<S>(work(x), threshold, 1, 1, x.cols(), 1);
-    for_each_part(executor, split, 1, multiples_of(1, 1), x.cols(), multiples_of(1, x.cols()),
-                  [&](Interval, Interval columns) {
-                    for (Index j = columns.first; j < columns.last; ++j) f(j);
-                  });
+    for_each_columns<S>(executor, x.rows(), x.cols(), cost, [&](Interval columns) {
+      for (Index j = columns.first; j < columns.last; ++j) f(j);
+    });
   }
 };
 

@@ -69,6 +69,16 @@ void for_each_part(Executor* executor, const Split& split, Index rows, const aut
   f(Interval{0, rows}, Interval{0, samples});
 }
 
+/// Calls f(columns) for parts of the columns of something that each column has for itself; per_element: about how many
+/// multiply-adds an element of it takes.
+template <class S>
+void for_each_columns(Executor* executor, Index rows, Index cols, double per_element, const auto& f) {
+  const double work = per_element * static_cast<double>(rows) * static_cast<double>(cols);
+  const Split split = Split::choose<S>(work, 2.5e5, 1, 1, cols, 1);
+  for_each_part(executor, split, 1, multiples_of(1, 1), cols, multiples_of(1, cols),
+                [&](Interval, Interval columns) { f(columns); });
+}
+
 inline auto columns_in(auto& matrix, Interval range) {
   return matrix.middleCols(range.first, range.last - range.first);
 }

@@ -1,13 +1,12 @@
 #pragma once
 /// Exact attention within each sequence of a batch, without a matrix of tokens by tokens.
 
-#include "lora/core/executor.hpp"
 #include "lora/core/scratch.hpp"
 #include "lora/core/sequences.hpp"
 #include "lora/nn/detail/attention_panels.hpp"
+#include "lora/nn/detail/for_each_job.hpp"
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <optional>
@@ -112,28 +111,6 @@ inline std::optional<AttentionMasks> masks_of(const AttentionShape& shape, const
   return masks;
 }
 
-/// How many threads share `count` heads of sequences; work: multiply-adds of all together.
-inline Index attention_workers(Index count, int threads, double work) {
-  return work >= 2.5e5 ? std::clamp<Index>(threads, 1, std::max<Index>(count, 1)) : 1;
-}
-
-/// Calls head(sequence, key head, memory) for all of them, on the threads of an executor if there is one. Each thread
-/// has `size` numbers of memory, from the scratch. work: multiply-adds of all together.
-template <class S>
-void for_each_head(Index sequences, Index key_heads, Index size, Scratch& scratch, Executor* executor, double work,
-                   const auto& head) {
-  const Index count = sequences * key_heads;
-  const Index workers = executor == nullptr ? 1 : attention_workers(count, executor->threads(), work);
-  const auto borrowed = scratch.borrow<S>();
-  S* const memory = borrowed->resize(size, workers).data();
-  std::atomic<Index> next = 0;
-  const auto worker = [&](Index own) {
-    for (Index k = next++; k < count; k = next++) head(k / key_heads, k % key_heads, memory + own * size);
-  };
-  if (workers > 1 && executor->share(workers, worker, work)) return;
-  worker(0);
-}
-
 template <class S>
 double attention_work(const AttentionShape& shape, const Sequences& queries, const Sequences& keys) {
   double pairs = 0;
@@ -203,9 +180,10 @@ void attention(const detail::Columns<S>& q, const detail::Columns<S>& k, const d
   }
   const Index dim = shape.head_dim, key_heads = shape.key_heads_or_heads(), group = shape.heads / key_heads;
   const S scale = S(shape.scale_or_default());
-  detail::for_each_head<S>(
-      queries.count(), key_heads, Head::forward_size(dim, keys.longest()), scratch, pass.executor,
-      2 * detail::attention_work<S>(shape, queries, keys), [&](Index sequence, Index head, S* memory) {
+  detail::for_each_job<S>(
+      queries.count() * key_heads, Head::forward_size(dim, keys.longest()), scratch, pass.executor,
+      2 * detail::attention_work<S>(shape, queries, keys), [&](Index job, S* memory) {
+        const Index sequence = job / key_heads, head = job % key_heads;
         const auto own = queries[sequence], seen = keys[sequence];
         const detail::AttentionRange range{own.count, seen.count, shape.mask == AttentionMask::causal, shape.window};
         const Index row = head * group * dim;
@@ -242,9 +220,10 @@ void attention_backward(const detail::Columns<S>& q, const detail::Columns<S>& k
   detail::check_cols(who, "lse", lse.cols(), "the columns of q", q.cols());
   const Index dim = shape.head_dim, key_heads = shape.key_heads_or_heads(), group = shape.heads / key_heads;
   const S scale = S(shape.scale_or_default());
-  detail::for_each_head<S>(
-      queries.count(), key_heads, Head::backward_size(dim, keys.longest()), scratch, pass.executor,
-      5 * detail::attention_work<S>(shape, queries, keys), [&](Index sequence, Index head, S* memory) {
+  detail::for_each_job<S>(
+      queries.count() * key_heads, Head::backward_size(dim, keys.longest()), scratch, pass.executor,
+      5 * detail::attention_work<S>(shape, queries, keys), [&](Index job, S* memory) {
+        const Index sequence = job / key_heads, head = job % key_heads;
         const auto own = queries[sequence], seen = keys[sequence];
         const detail::AttentionRange range{own.count, seen.count, shape.mask == AttentionMask::causal, shape.window};
         const auto of_queries = [&](auto& matrix) {

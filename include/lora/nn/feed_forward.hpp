@@ -2,6 +2,7 @@
 /// The two layers of a transformer's block that work on each token alone.
 
 #include "lora/core/layer_pass.hpp"
+#include "lora/kernels/split.hpp"
 #include "lora/nn/activation_kind.hpp"
 #include "lora/nn/linear.hpp"
 
@@ -39,7 +40,8 @@ class FeedForward : public detail::CachedPass<FeedForward<S>, S> {
 
   struct Kept {
     typename Linear<S>::Kept intermediate, output;
-    Buffer<S> hidden;    ///< the input of f, or its output if f' needs no more
+    Buffer<S> hidden;  ///< the input of f, or its output if f' needs no more
+    Executor* executor = nullptr;
     Index samples = -1;  ///< -1: no pass that backward could follow
 
     Index bytes() const { return intermediate.bytes() + output.bytes() + hidden.bytes(); }
@@ -68,7 +70,7 @@ class FeedForward : public detail::CachedPass<FeedForward<S>, S> {
     if (kept == nullptr) {
       auto bent = borrowed->resize(intermediate.out_features(), x.cols());
       intermediate.forward(x, bent, nullptr, scratch, pass);
-      detail::with_activation(activation_, [&](auto f) { f.forward(bent, bent); });
+      detail::with_activation(activation_, [&](auto f) { bend(f, bent, bent, pass.executor); });
       return output.forward(bent, y, nullptr, scratch, pass);
     }
     kept->samples = -1;
@@ -76,9 +78,10 @@ class FeedForward : public detail::CachedPass<FeedForward<S>, S> {
     intermediate.forward(x, hidden, &kept->intermediate, scratch, pass);
     detail::with_activation(activation_, [&](auto f) {
       auto bent = f.needs_input ? borrowed->resize(hidden.rows(), hidden.cols()) : hidden;
-      f.forward(hidden, bent);
+      bend(f, hidden, bent, pass.executor);
       output.forward(bent, y, &kept->output, scratch, pass);
     });
+    kept->executor = pass.executor;
     kept->samples = x.cols();
   }
 
@@ -111,20 +114,35 @@ class FeedForward : public detail::CachedPass<FeedForward<S>, S> {
   }
 
  private:
+  static constexpr double cost = 16;  // of f or f', about as many multiply-adds
+
+  /// bent = f(hidden), on the threads of an executor if there is one.
+  template <class View>
+  static void bend(auto f, View hidden, View bent, Executor* executor) {
+    detail::for_each_columns<S>(executor, hidden.rows(), hidden.cols(), cost, [&](detail::Interval own) {
+      const auto part = [&](auto& matrix) { return detail::columns_of(matrix, own.first, own.last - own.first); };
+      f.forward(part(hidden), part(bent));
+    });
+  }
+
   void propagate(const Columns& x, const Columns& dy, MutableColumns* dx, Kept& kept, Scratch& scratch) {
     check_backward({layer_name(), "backward"}, x, dy, kept);
     const bool down = dx != nullptr || intermediate.trains(kept.intermediate);
     if (!down && !output.trains(kept.output)) return;
     const auto first = scratch.borrow<S>(), second = scratch.borrow<S>();
-    const auto hidden = kept.hidden.view();
+    auto hidden = kept.hidden.view();
     detail::with_activation(activation_, [&](auto f) {
       const bool again = f.needs_input && output.trains(kept.output);
-      if (again) f.forward(hidden, second->resize(hidden.rows(), hidden.cols()));
-      const auto bent = again ? second->view() : hidden;  // if it is not read, of its size
+      if (again) bend(f, hidden, second->resize(hidden.rows(), hidden.cols()), kept.executor);
+      auto bent = again ? second->view() : hidden;  // if it is not read, of its size
       if (!down) return output.backward(bent, dy, no_gradient, kept.output, scratch);
       auto gradient = first->resize(hidden.rows(), hidden.cols());
       output.backward(bent, dy, gradient, kept.output, scratch);
-      f.backward(hidden, bent, gradient, gradient);  // forward: h = f(u)   =>   du = f'(u) .* dh
+      // forward: h = f(u)   =>   du = f'(u) .* dh
+      detail::for_each_columns<S>(kept.executor, hidden.rows(), hidden.cols(), cost, [&](detail::Interval own) {
+        const auto part = [&](auto& matrix) { return detail::columns_of(matrix, own.first, own.last - own.first); };
+        f.backward(part(hidden), part(bent), part(gradient), part(gradient));
+      });
       if (dx != nullptr) {
         intermediate.backward(x, gradient, *dx, kept.intermediate, scratch);
       } else {

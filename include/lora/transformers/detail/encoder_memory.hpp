@@ -55,8 +55,7 @@ Index adapter_numbers(const Linear<S>& layer, Index columns, LentSizes& lent) {
 template <class S, class Paths>
 Index encoder_numbers(const Encoder<S, Paths>& encoder, const EncoderBatch& batch, LentSizes& lent) {
   using Head = AttentionHead<S>;
-  constexpr Index masked = 64,
-                  of_norm = 3;  // columns of a mask (hidden_dropout.hpp), numbers a column (layer_norm.hpp)
+  constexpr Index of_norm = 3;  // numbers a column: layer_norm.hpp
   const Sequences& texts = batch.texts;
   const Index all = texts.total(), some = batch.chosen < 0 ? all : batch.chosen, d = encoder.features();
   const auto trains = [](const auto& part) { return count_parameters(part).trainable > 0; };
@@ -78,15 +77,18 @@ Index encoder_numbers(const Encoder<S, Paths>& encoder, const EncoderBatch& batc
     const double pairs =
         attention_work<S>(shape, restricted ? Sequences::of_one_length(texts.count(), 1) : texts, texts);
     const auto panels = [&](Index size, double work) {
-      return size * attention_workers(texts.count() * shape.key_heads_or_heads(), batch.threads, work);
+      return size * job_workers(texts.count() * shape.key_heads_or_heads(), batch.threads, work);
     };
+    const Index masks = (columns + mask_columns - 1) / mask_columns;
+    const Index mask = d * std::min(mask_columns, columns) *
+                       job_workers(masks, batch.threads, mask_cost * static_cast<double>(d * columns));
     const Index longest = texts.longest();
 
     // forward: of the block, what `kept` does not have; then of attention, dropout and feed-forward, one after another
     const std::size_t inner = up + (restricted ? 6 : 5);
     lent.lend(up + (restricted ? 4 : 3), d * columns);
     lent.lend(inner, panels(Head::forward_size(shape.head_dim, longest), 2 * pairs));
-    lent.lend(inner, std::max(hidden * columns, d * std::min(masked, columns)));
+    lent.lend(inner, std::max(hidden * columns, mask));
     if (l < lowest) continue;
     Index numbers = 2 * own + 2 * seen + shape.heads * columns + 2 * d * columns + hidden * columns +
                     (restricted ? d * columns : 0) + 2 * of_norm * columns;
