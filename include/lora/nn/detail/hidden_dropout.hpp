@@ -3,6 +3,7 @@
 
 #include "lora/adapters/dropout.hpp"
 #include "lora/core/scratch.hpp"
+#include "lora/kernels/packed_product.hpp"
 
 #include <algorithm>
 #include <cstdint>
