@@ -33,30 +33,29 @@ Index attach(T& model, const C& config, const Targets& targets, Rng& rng, std::s
     fail<NameError>("attach", "the targets match no layer of the model; " + matches.front().path +
                                   ", for example: " + matches.front().reason);
   }
+  // Checks all layers before the first one changes.
+  std::vector<std::function<void()>> changes;
   auto match = matches.begin();
-  visit_adaptable(std::as_const(model), [&](const Path&, const auto& layer) {
+  visit_adaptable(model, [&](const Path&, auto& layer) {
     using S = typename std::remove_cvref_t<decltype(layer)>::Scalar;
-    layer.adapters().check_new_name(name);
-    if (match->role == ModuleMatch::Role::adapter) {
-      check_config<S>(config_for(config, *match), layer.out_features(), layer.in_features(),
-                      Caller("attach", match->path));
-    }
-    ++match;
-  });
-
-  match = matches.begin();
-  const Index changed = change_adaptable("attach", model, [&](const Path&, auto& layer) {
     const ModuleMatch& own = *match++;
-    switch (own.role) {
-      case ModuleMatch::Role::adapter: layer.attach(name, config_for(config, own), rng); break;
-      case ModuleMatch::Role::full: layer.attach_full(name); break;
-      case ModuleMatch::Role::bias: layer.attach_bias(name); break;
-      case ModuleMatch::Role::nothing: layer.select_none(); break;
+    layer.adapters().check_new_name(name);
+    if (own.role == ModuleMatch::Role::adapter) {
+      check_config<S>(config_for(config, own), layer.out_features(), layer.in_features(), Caller("attach", own.path));
     }
-    return own.role != ModuleMatch::Role::nothing;
+    changes.emplace_back([&, name] {
+      switch (own.role) {
+        case ModuleMatch::Role::adapter: layer.attach(name, config_for(config, own), rng); break;
+        case ModuleMatch::Role::full: layer.attach_full(name); break;
+        case ModuleMatch::Role::bias: layer.attach_bias(name); break;
+        case ModuleMatch::Role::nothing: layer.select_none(); break;
+      }
+    });
   });
+  for (const auto& change : changes) change();
   freeze_base(model);
-  return changed;
+  return std::count_if(matches.begin(), matches.end(),
+                       [](const ModuleMatch& one) { return one.role != ModuleMatch::Role::nothing; });
 }
 
 }  // namespace detail
