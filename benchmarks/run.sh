@@ -7,6 +7,7 @@
 #   mixed      inference of a batch whose samples have adapters of their own: PEFT's adapter_names
 #   lowrank    low-rank mathematics: scikit-learn, PyTorch, NumPy, PEFT
 #   files      safetensors and adapters: the reference implementation, PEFT
+#   transformers   a step, an epoch and inference of BERT: PyTorch, transformers and PEFT, each in a process of its own
 # blocking has no program of its own: blocking/sweep.py compiles the kernels for each candidate.
 # Results go to build/out/NAME, or with --peer to build/out/NAME_peer, unless --out says otherwise.
 set -euo pipefail
@@ -28,6 +29,16 @@ fi
 set_up eigen benchmark json cli11
 if [ -z "$peer" ]; then run_program benchmarks "${name:-savings}" "${arguments[@]}"; fi
 
+if [ "$name" = transformers ]; then  # peers/transformers.py would hide the package
+  fetch_minilm
+  fetch_wordnet
+  venv="$root/build/peers"
+  python_packages numpy==2.4.6 scikit-learn==1.9.1 threadpoolctl==3.8.0 torch==2.13.0 peft==0.21.2 transformers==5.23.0 safetensors==0.8.0
+  configure benchmarks >&2
+  cmake --build "$root/build/benchmarks" --target transformers -j "$jobs" >&2
+  exec "$venv/bin/python" "$root/benchmarks/peers/encoders.py" --program "$root/build/benchmarks/benchmarks/transformers" \
+    --model "$minilm" --wordnet "$wordnet/data.noun" --out "$root/build/out/transformers_peer" "${arguments[@]}"
+fi
 name=${name:-training}
 peers="$root/benchmarks/peers"
 if [ ! -f "$peers/$name.py" ]; then

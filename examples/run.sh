@@ -9,4 +9,10 @@ name=finetune_mlp
 if [ $# -gt 0 ] && [[ $1 != -* ]]; then name=$1 && shift; fi
 
 set_up eigen json cli11
+# What only this example needs; --model and --wordnet in the flags come later and count.
+if [ "$name" = finetune_text ]; then
+  fetch_minilm
+  fetch_wordnet
+  set -- --model "$minilm" --wordnet "$wordnet/data.noun" "$@"
+fi
 run_program examples "$name" "$@"

@@ -60,10 +60,6 @@
 #include "lora/nn/rms_norm.hpp"
 #include "lora/nn/attention.hpp"    // exact, within each sequence of a batch
 #include "lora/nn/multi_head_attention.hpp"
-#include "lora/nn/activation_kind.hpp"
-#include "lora/nn/feed_forward.hpp"
-#include "lora/nn/encoder_block.hpp"  // a transformer's; whole models are in lora/transformers/
-#include "lora/nn/pooling.hpp"
 
 // Losses and optimizers.
 #include "lora/losses/labels.hpp"        // classes, as integers of any type

@@ -273,6 +273,25 @@ def is_saved(name, paths):
     return any(part.endswith(name) for path in paths for part in parts_of(path))
 
 
+def blocks_of(case):
+    value = case["settings"].get("layers_to_transform", [])
+    return value if isinstance(value, list) else [value]
+
+
+def has_block(case, number):
+    """Whether PEFT finds a layer in this block that a name in target_modules is a part of."""
+    names = listed(case, "target_modules")
+    config = peft.LoraConfig(target_modules=names, layers_to_transform=[number],
+                             layers_pattern=case["settings"].get("layers_pattern"))  # fmt: skip
+    paths = [path for path in case["paths"] if path not in names]
+    return any(tuners_utils.check_target_module_exists(config, path) for path in paths)
+
+
+def adapts(case, name):
+    """Whether a name in target_modules gives a layer an adapter."""
+    return any(ends(name, path) for path in adapted(case))
+
+
 def nested(case):
     """modules_to_save has a module, and one inside of it."""
     names = listed(case, "modules_to_save")
@@ -310,6 +329,10 @@ ATTACH = BOTH + [
      lambda case: any(not is_saved(name, case["paths"]) for name in listed(case, "modules_to_save"))),
     ("a key of a pattern must match a layer with an adapter", "which matches no layer that receives an adapter",
      lambda case: any(not fits_key(key, adapted(case)) for name in PATTERNS for key in case["settings"].get(name, {}))),
+    ("a block must have a layer that target_modules names", "a block without a layer",
+     lambda case: any(not has_block(case, number) for number in blocks_of(case))),
+    ("a name in target_modules must give a layer an adapter", "which gives no layer an adapter",
+     lambda case: any(not adapts(case, name) for name in listed(case, "target_modules"))),
 ]  # fmt: skip
 # What PEFT fails at and this library takes: why, a part of PEFT's message, whether it is so.
 LENIENT = {
@@ -336,6 +359,9 @@ def without_strangers(case):
     if pattern_of(case, "exclude_modules") and not fits_some(settings["exclude_modules"], paths):
         del settings["exclude_modules"]
     if not isinstance(case["theirs"], str):
+        for key, fits in [("target_modules", adapts), ("layers_to_transform", has_block)]:
+            if isinstance(settings.get(key), list):
+                settings[key] = [one for one in settings[key] if fits(case, one)] or settings[key]
         for name in PATTERNS:
             settings[name] = {key: one for key, one in settings.get(name, {}).items() if fits_key(key, adapted(case))}
     return settings

@@ -181,7 +181,8 @@ TEST_CASE("What is not a valid file is refused, and why") {
       // Rule 10: to the end of the file.
       {"bytes behind the tensors", f32("[1]", "[0,4]", 5),
        "f: its tensors end at byte 4 of the data, expected 5, where the file ends"},
-      {"two bytes missing", f32("[1]", "[0,4]", 2), "end at byte 4 of the data, expected 2"},
+      {"two bytes missing", f32("[1]", "[0,4]", 2),
+       "its tensors end at byte 4 of the data, but the file has 64 bytes, expected 66: it is cut off"},
       {"bytes, but no tensors", safetensors("{}", "x"), "end at byte 0 of the data, expected 1"},
   };
   for (const auto& [name, file, message] : cases) {

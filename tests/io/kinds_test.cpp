@@ -45,6 +45,40 @@ struct Asking : lora_test::Shift<S> {
   }
 };
 
+enum class Forgets { tensor, setting, config_setting };
+
+template <class S, Forgets what>
+struct Forgetful;
+
+template <Forgets what>
+struct ForgetfulConfig {
+  double strength = 1;
+  template <class S>
+  using Kind = Forgetful<S, what>;
+  static void settings(auto& self, auto&& f) {
+    if constexpr (what != Forgets::config_setting) f("strength", self.strength);
+  }
+};
+
+/// Does not give files all that it is.
+template <class S, Forgets what>
+struct Forgetful : lora_test::Shift<S> {
+  using Config = ForgetfulConfig<what>;
+  static constexpr const char* peft_type = "FORGETFUL";
+  lora::Parameter<S, lora::Dynamic, 1> u;
+  Forgetful(const lora::FrozenBase auto& base, const Config& config, lora::Rng& rng)
+      : lora_test::Shift<S>(base, {config.strength}, rng), u(lora::Vector<S>::Ones(base.rows())) {}
+  static void visit(auto& self, auto&& f) {
+    lora_test::Shift<S>::visit(self, f);
+    f("u", self.u);
+  }
+  static void describe(auto& self, auto&& table) {
+    if constexpr (what != Forgets::setting) table.setting("strength", self.strength);
+    table.tensor("shift_v", self.v);
+    if constexpr (what != Forgets::tensor) table.tensor("shift_u", self.u);
+  }
+};
+
 Net new_net() {
   lora::Rng rng(1);
   return Net({5, 6, 3}, rng);
@@ -140,17 +174,58 @@ TEST_CASE("A file of LORA goes through the same call; what is of no known kind, 
                     "has one kind");
 }
 
-TEST_CASE("A layer that is not frozen is packed once it is frozen, not also to construct the adapter of a file") {
+TEST_CASE("A layer that is not frozen is packed once it is frozen, not also to construct the adapter") {
   const TemporaryFolder folder;
   lora::Rng rng(4);
   Net net = new_net(), fresh = new_net();
   lora::attach(net, AskingConfig{}, {.modules = {"fc1"}}, rng);
+  CHECK_FALSE(Asking<double>::packed);
+  CHECK(net.layers()[0].base().as<lora::Frozen<double>>() != nullptr);
+  lora::attach(net, AskingConfig{}, {.modules = {"fc1"}}, rng, "again");  // the base that is there
   CHECK(Asking<double>::packed);
+  lora::detach(net, "again");
   lora::save_adapter(net, folder / "a");
   lora::load_adapter(fresh, folder / "a", lora::AdapterKinds<AskingConfig>());
   CHECK_FALSE(Asking<double>::packed);
   CHECK(fresh.layers()[0].base().as<lora::Frozen<double>>() != nullptr);
-
-  lora::load_adapter(fresh, folder / "a", lora::AdapterKinds<AskingConfig>(), "again");  // the base that is there
+  lora::load_adapter(fresh, folder / "a", lora::AdapterKinds<AskingConfig>(), "again");
   CHECK(Asking<double>::packed);
+}
+
+namespace {
+
+/// What save_adapter says of an adapter of this kind, and load_adapter of a file for it; it writes nothing.
+template <Forgets what>
+void check_refused(const std::string& text) {
+  const TemporaryFolder folder;
+  lora::Rng rng(5);
+  Net net = new_net();
+  lora::attach(net, ForgetfulConfig<what>{}, {.modules = {"fc2"}}, rng);
+  CHECK_THROWS_WITH(lora::save_adapter(net, folder / "a"), "save_adapter: layer \"fc2\": the kind FORGETFUL " + text);
+  CHECK_FALSE(lora_test::fs::exists(folder / "a"));
+
+  // a file of another program
+  lora_test::fs::create_directory(folder / "b");
+  const lora::Vector<double> v = lora::Vector<double>::Ones(3);
+  lora::save_safetensors(folder / "b" / "adapter_model.safetensors",
+                         {{"base_model.model.fc2.shift_v", v}, {"base_model.model.fc2.shift_u", v}});
+  lora_test::write_file(folder / "b" / "adapter_config.json",
+                        R"({"peft_type": "FORGETFUL", "target_modules": ["fc2"]})");
+  Net fresh = new_net();
+  CHECK_THROWS_WITH(lora::load_adapter(fresh, folder / "b", lora::AdapterKinds<ForgetfulConfig<what>>()),
+                    contains("layer \"fc2\": the kind FORGETFUL " + text));
+  CHECK(fresh.layers()[1].adapters().empty());
+}
+
+}  // namespace
+
+TEST_CASE("A kind that describes less than it has is refused before a file is written, and before a model changes") {
+  check_refused<Forgets::tensor>(
+      "has the parameter \"u\" in visit, which files would lose, expected it among the tensors that describe lists");
+  check_refused<Forgets::setting>(
+      "has a config with the setting \"strength\", which files would lose, expected it among the settings that "
+      "describe "
+      "lists");
+  check_refused<Forgets::config_setting>(
+      "describes the setting \"strength\", expected one of those that settings of its config lists, which read a file");
 }

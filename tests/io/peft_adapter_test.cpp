@@ -476,7 +476,7 @@ TEST_CASE("Names and patterns for other models do not matter, but one has to fit
   CHECK(loading_error(model, adapter).empty());
   Layers<float> other({{"q", {.in = 2, .out = 2}}}, *std::make_unique<lora::Rng>(1));
   CHECK_THAT(loading_error(other, adapter),
-             contains("none of its target_modules is a layer of the model, which has q"));
+             contains("none of its target_modules, \"fc1\", is a layer of the model, which has q"));
 }
 
 TEST_CASE("A config that was loaded stays as it was until the model says something else") {

@@ -98,7 +98,9 @@ TEST_CASE("Settings become those of LoraConfig") {
 TEST_CASE("What is no config is refused, with the key, what it is and what was expected") {
   CHECK_THAT(refused("{}"), contains("adapter_config.json: there is no peft_type, expected \"LORA\""));
   CHECK_THAT(refused("[]"), contains("is not a JSON object"));
-  CHECK_THAT(refused(R"({"peft_type": "IA3"})"), contains("peft_type is \"IA3\", expected \"LORA\""));
+  CHECK_THAT(refused(R"({"peft_type": "IA3"})"),
+             contains("peft_type is \"IA3\", expected \"LORA\"; an adapter of a kind of your own is loaded by "
+                      "load_adapter(model, directory, AdapterKinds<MyConfig>())"));
   CHECK_THAT(refused(R"({"peft_type": 1})"), contains("peft_type is 1, expected \"LORA\""));
   const auto with = [](const std::string& setting) { return refused("{\"peft_type\": \"LORA\", " + setting + "}"); };
   CHECK_THAT(with(R"("r": "8")"), contains("r is \"8\", expected an integer"));

@@ -129,11 +129,12 @@ TEST_CASE("What does not fit is listed at once, and nothing has changed") {
       {"fc1.weight", wrong}, {"fc1.bias", bias}, {"fc2.weight", integers}, {"fc3.weight", wrong}};
   lora::save_safetensors(folder / "x.safetensors", tensors);
   const auto file = lora::Safetensors::open(folder / "x.safetensors");
-  CHECK(refusal<lora::MismatchError>(net, [&] { lora::load_weights(net, file); }) ==
-        "load_weights: " + (folder / "x.safetensors").string() +
-            " does not fit the model:\n  \"fc1.weight\" has shape (4, 6), expected (6, 4)"
-            "\n  \"fc2.weight\" is stored as I32, expected numbers\n  missing: \"fc2.bias\"\n  unexpected: "
-            "\"fc3.weight\"");
+  CHECK(
+      refusal<lora::MismatchError>(net, [&] { lora::load_weights(net, file); }) ==
+      "load_weights: " + (folder / "x.safetensors").string() +
+          " does not fit the model:\n  \"fc1.weight\" has shape (4, 6), expected (6, 4)"
+          "\n  \"fc2.weight\" is stored as I32, expected F64, F32, F16 or BF16\n  missing: \"fc2.bias\"\n  unexpected: "
+          "\"fc3.weight\"");
 
   lora::save_weights(net, folder / "net.safetensors");
   lora::attach(net, {.rank = 1}, rng);

@@ -131,12 +131,41 @@ TEST_CASE("Blocks are picked by their number") {
   CHECK(paths(model, {}, {.modules = {"v_proj"}, .blocks = {1}}) == first);
   CHECK(paths(model, {}, {.modules = {"v_proj"}, .blocks = {1}, .block_names = {"layers"}}) == first);
   CHECK(paths(model, {}, {.modules = {"v_proj"}, .blocks = {1}, .block_names = {"h", "lay.rs"}}) == first);
-  CHECK(paths(model, {}, {.modules = {"v_proj"}, .blocks = {1}, .block_names = {"h"}}).empty());
-  CHECK(paths(model, {}, {.modules = {"v_proj"}, .blocks = {0, 2, 7}}).size() == 2);
+  CHECK(paths(model, {}, {.modules = {"v_proj"}, .blocks = {0, 2}}).size() == 2);
   // The mlp's own number is its name's end, not a block's.
   CHECK(paths(model, {}, {.modules = {"mlp.0"}, .blocks = {2}}) == Names{"model.layers.2.mlp.0"});
-  // A layer named in full is meant, whatever its number; one outside of the blocks has none.
-  CHECK(paths(model, {}, {.modules = {"model.layers.0.mlp.1", "out"}, .blocks = {2}}) == Names{"model.layers.0.mlp.1"});
+  // A layer named in full is meant, whatever its number.
+  CHECK(paths(model, {}, {.modules = {"model.layers.0.mlp.1", "k_proj"}, .blocks = {2}}) ==
+        Names{"model.layers.0.mlp.1", "model.layers.2.self_attn.k_proj"});
+}
+
+TEST_CASE("A block, or a name of modules, that has no effect is refused") {
+  lora::Rng rng(3);
+  const Model model(rng);
+  const auto refused = [&](const lora::Targets& targets) -> std::string {
+    try {
+      lora::match_modules(model, lora::LoraConfig(), targets);
+    } catch (const lora::NameError& error) {
+      return error.what();
+    }
+    return "";
+  };
+  CHECK(
+      refused({.modules = {"v_proj"}, .blocks = {0, 2, 7}}) ==
+      "match_modules: blocks has 7, a block without a layer that modules matches by its end, expected some of 0, 1, 2");
+  CHECK(refused({.modules = {"v_proj"}, .blocks = {1}, .block_names = {"h"}}) ==
+        "match_modules: blocks has 1, a block without a layer that modules matches by its end; no block has one");
+  CHECK_THAT(refused({.modules = {"model.layers.0.mlp.1"}, .blocks = {2}}), lora_test::contains("blocks has 2"));
+  CHECK(refused({.modules = {"v_proj", "out"}, .blocks = {1}}) ==
+        "match_modules: modules has \"out\", which gives no layer an adapter; head.out, for example: blocks needs a "
+        "block's number in its name");
+  CHECK(refused({.modules = {"v_proj", "out"}, .modules_to_save = {"head.out"}}) ==
+        "match_modules: modules has \"out\", which gives no layer an adapter; head.out, for example: modules_to_save "
+        "has \"head.out\"");
+  // What is meant for several layers, and what is excluded by name, may leave some out.
+  CHECK(refused({.modules = {"dense", "0"}, .exclude = {"dense"}, .blocks = {1}}).empty());
+  CHECK(refused({.modules = {"q_proj"}, .modules_to_save = {"layers.0.self_attn.q_proj"}}).empty());
+  CHECK(refused({.modules = "all-linear", .modules_to_save = {"out"}}).empty());
 }
 
 TEST_CASE("The first number in a name counts, but not in the first two segments") {
@@ -240,7 +269,10 @@ TEST_CASE("Contradictions, and names and patterns that match nothing, are refuse
         "attach: alpha_pattern has \"out\", which matches no layer that receives an adapter");
   CHECK(refused({.rank_pattern = {{"out", 0}}}) == "attach::head.out: rank is 0, expected at least 1");
   CHECK(refused({.rank_pattern = {{"out", lora::Index(1) << 60}}}) ==
-        "attach::head.out: rank is 1152921504606846976, expected factors that memory can hold");
+        "attach::head.out: rank is 1152921504606846976 for a layer of 3 x 3, expected factors that memory can hold");
+  CHECK(refused({.rank = lora::Index(1) << 40}) ==
+        "attach::model.layers.0.self_attn.q_proj: rank is 1099511627776 for a layer of 3 x 3, expected factors that "
+        "memory can hold");
   // F4: one name, written as a string, is a pattern for whole names
   CHECK_THAT(
       refused({}, {.modules = "out"}),
@@ -310,7 +342,8 @@ TEST_CASE("F5: all patterns of a config have a bound together, not only each of 
         std::tuple("^a.q$", "axq", true), std::tuple("^a.q$", "b.axq", false), std::tuple("a\\.q", "b.a.q", true),
         std::tuple("a\\.q", "b.axq", false), std::tuple("^a\\.q", "a.q", true), std::tuple("q\\$", "q", false)}) {
     INFO(key << " and " << path);
-    const lora::detail::PatternTable<int> table({{key, 1}}, "test");
+    lora::detail::PatternTable table;
+    table.add(key, "test");
     CHECK(table.matches(0, path) == found);
     CHECK(lora::Pattern("(?:.*\\.)?(?:" + std::string(key) + ")", "test").matches(path) == found);
   }

@@ -26,6 +26,27 @@ using lora_test::ShiftConfig;
 
 using Net = lora::Mlp<lora::Linear<double>, lora::Tanh>;
 
+template <class S>
+struct Refusing;
+
+/// Its constructor throws for the third layer, or makes v with a row too many.
+struct RefusingConfig {
+  bool throws = true;
+  template <class S>
+  using Kind = Refusing<S>;
+};
+
+template <class S>
+struct Refusing : lora_test::Shift<S> {
+  using Config = RefusingConfig;
+  Refusing(const lora::FrozenBase auto& base, const RefusingConfig& config, lora::Rng& rng)
+      : lora_test::Shift<S>(base, {}, rng) {
+    if (base.cols() != 4) return;
+    if (config.throws) throw lora::ConfigError("Refusing: 4 columns");
+    this->v.value.setZero(base.rows() + 1);
+  }
+};
+
 /// The first layer on a base of the test's own.
 Net new_net(lora::Rng& rng) {
   std::vector<lora::Linear<double>> layers;
@@ -48,6 +69,10 @@ TEST_CASE("open: kinds and a base of one's own are attached by name, selected, s
   CHECK((net(x) - base).norm() <= 1e-14 * base.norm());
   lora::testing::fill_parameters(net, rng, 0.5);
   CHECK(net.layers()[0].adapters().members().size() == 3);
+  CHECK_THROWS_WITH(net.layers()[0].adapter("shift").as<lora::Lora<double>>(),
+                    "as: adapter \"shift\" is a Shift<double>, expected a Lora<double>");
+  CHECK_THROWS_WITH(net.layers()[0].adapter("factors").as<lora_test::Norms<double>>(),
+                    "as: adapter \"factors\" is a Lora<double>, expected a Norms<double>");
 
   lora::select(net, "shift");
   const Matrix<double> shifted = net(x);
@@ -131,4 +156,25 @@ TEST_CASE("open: a pass names its adapter, whatever is selected, and ends with i
   CHECK_THROWS_AS(copy.forward(x, cache, {.adapter = handles[0]}), lora::NameError);
   CHECK_THROWS_WITH(lora::adapter(net, "carol"),
                     "adapter: no layer of the model has an adapter \"carol\", expected one of \"norms\"");
+}
+
+TEST_CASE("open: a kind whose constructor refuses one layer is attached to none, and nothing is frozen") {
+  lora::Rng rng(3);
+  Net net({5, 6, 4, 3}, rng);
+  const auto x = random_matrix(5, 4, rng);
+  const auto before = lora::tensor_names(net);
+  const auto count = lora::count_parameters(net);
+  const Matrix<double> y = net(x);
+  for (const bool throws : {true, false}) {
+    if (throws) {
+      CHECK_THROWS_WITH(lora::attach(net, RefusingConfig{}, {}, rng, "second"), "Refusing: 4 columns");
+    } else {
+      CHECK_THROWS_WITH(lora::attach(net, RefusingConfig{.throws = false}, {}, rng, "second"),
+                        "attach::fc3: v has 4 rows, expected out_features = 3");
+    }
+    CHECK(lora::tensor_names(net) == before);
+    CHECK(lora::count_parameters(net).trainable == count.trainable);
+    CHECK_FALSE(net.layers()[0].frozen());
+    check(same_bits("unchanged", net(x), y));
+  }
 }

@@ -79,8 +79,12 @@ TEST_CASE("A pattern that is none, or that this matcher cannot decide, is refuse
   check_refused("a*+", "has a possessive quantifier");
   check_refused("a{3,2}", "has a quantifier whose minimum exceeds its maximum");
   check_refused("a{1001}", "repeats more than 1000 times");
-  check_refused("[ab", "ends too early");
-  check_refused("a\\", "ends too early");
+  check_refused("x[ab", "ends in \"[ab\", expected a ] that ends the set");
+  check_refused("[a-", "ends in \"[a-\", expected a ] that ends the set");
+  check_refused("[]", "ends in \"[]\", expected a ] that ends the set");
+  check_refused("a\\", "ends in \"\\\", expected a character after the backslash");
+  check_refused("[a\\", "ends in \"\\\", expected a character after the backslash");
+  check_refused("a(?P<name", "ends in \"(?P<name\", expected a > that ends the name of the group");
   check_refused("[c-a]", "has an invalid range \"c-a\"");
   check_refused("[\\d-z]", "has an invalid range \"\\d-z\"");
   check_refused("(a)\\1", "has an escape \"\\1\" that is not supported");

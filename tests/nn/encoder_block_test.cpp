@@ -8,6 +8,7 @@
 #include "lora/testing/gradient.hpp"
 #include "lora/testing/layer_laws.hpp"
 #include "support/catch.hpp"
+#include "support/gradients.hpp"
 #include "support/heap.hpp"
 #include "support/laws.hpp"
 #include "support/with_sequences.hpp"
@@ -21,6 +22,8 @@ using lora::Sequences;
 using lora::testing::Dual;
 using lora::testing::random_matrix;
 using lora_test::check;
+using lora_test::difference;
+using lora_test::gradients;
 using lora_test::WithSequences;
 
 namespace {
@@ -39,22 +42,6 @@ void train_norms(auto& block) {
   for (auto* norm : {&block.attention_norm, &block.output_norm}) {
     norm->weight().trainable = norm->bias().trainable = true;
   }
-}
-
-/// The gradients of all parameters that have one, one after the other.
-std::vector<Matrix<double>> gradients(auto& block) {
-  std::vector<Matrix<double>> all;
-  lora::visit_parameters(block, [&](const lora::Path&, auto& parameter) {
-    if (parameter.grad.size() > 0) all.emplace_back(parameter.grad);
-  });
-  return all;
-}
-
-double difference(const std::vector<Matrix<double>>& a, const std::vector<Matrix<double>>& b) {
-  if (a.size() != b.size()) return 1e300;
-  double worst = 0;
-  for (std::size_t k = 0; k < a.size(); ++k) worst = std::max(worst, (a[k] - b[k]).norm());
-  return worst;
 }
 
 const Pass training{.training = true, .seed = 3, .step = 4, .first_sample = 11};

@@ -406,8 +406,7 @@ TEST_CASE("A name, setting or shape that does not fit is refused, and nothing ha
       layer, x, [&] { layer.attach("a.b", config, rng); },
       "attach: the adapter name \"a.b\" is not allowed, expected text without a dot");
   check_refused<lora::NameError>(
-      layer, x, [&] { layer.select("a"); },
-      "select: there is no adapter \"a\", expected one that was attached (there is none)");
+      layer, x, [&] { layer.select("a"); }, "select: there is no adapter \"a\": none has been attached");
   check_refused<lora::ShapeError>(
       layer, x, [&] { layer.attach("a", lora::Lora<double>(out, in + 1, config, rng)); },
       "Linear::attach: A has 6 columns, expected in_features = 5");

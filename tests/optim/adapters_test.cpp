@@ -2,6 +2,7 @@
 
 #include "lora/losses/softmax_cross_entropy.hpp"
 #include "lora/model/attach.hpp"
+#include "lora/model/handle.hpp"
 #include "lora/nn/mlp.hpp"
 #include "lora/optim/adam.hpp"
 #include "lora/optim/clip.hpp"
@@ -130,4 +131,36 @@ TEST_CASE("optimizers and adapters: a layer on the stack is a model of its own")
   const double first = last;
   for (int k = 0; k < 50; ++k) step();
   CHECK(last < first / 4);
+}
+
+TEST_CASE(
+    "optimizers and adapters: a step with nothing to train is refused; one for a handle, or without gradients, not") {
+  Training run;
+  run.step();
+  const lora::AdapterHandle a = lora::adapter(run.net, "a"), b = lora::adapter(run.net, "b");
+  lora::select_none(run.net);
+  const std::vector<float> before = numbers(run.net);
+  CHECK_THROWS_AS(run.optimizer.step(run.net), lora::StateError);
+  CHECK_THROWS_WITH(run.optimizer.step(run.net),
+                    "AdamW::step: there is nothing to train: all 8 parameters are frozen, or of adapters that are not "
+                    "selected");
+  CHECK(numbers(run.net) == before);
+  run.optimizer.step(run.net, a);
+  CHECK(numbers(run.net) != before);
+  run.optimizer.step(run.net, b);  // trained, but no backward pass has reached it
+
+  lora::freeze(run.net);
+  CHECK_THROWS_WITH(run.optimizer.step(run.net, b),
+                    "AdamW::step: there is nothing to train: all 8 parameters are frozen, or of adapters that are not "
+                    "the handle's");
+  lora::Sgd<float> sgd;
+  lora::Parameter<float> alone(Eigen::MatrixXf::Ones(2, 2));
+  alone.trainable = false;
+  CHECK_THROWS_WITH(sgd.step(alone),
+                    "Sgd::step: there is nothing to train: all 1 parameters are frozen, or of adapters that are not "
+                    "selected");
+  alone.trainable = true;
+  CHECK_NOTHROW(sgd.step(alone));
+  std::vector<lora::Parameter<float>> none;
+  CHECK_THROWS_WITH(sgd.step(none), "Sgd::step: the model lists no parameters, expected some to train in its visit");
 }

@@ -37,7 +37,8 @@ struct NamedAdapter {
   template <class A>
   A& as() & {
     if (A* own = adapter.template as<A>()) return *own;
-    throw NameError("as: adapter " + detail::in_quotes(name) + " is of another kind than asked for");
+    throw NameError("as: adapter " + detail::in_quotes(name) + " is a " + adapter.type_name() + ", expected a " +
+                    detail::name_of_type(detail::function_of_type<A>()));
   }
   template <class A>
   const A& as() const& {
@@ -285,8 +286,8 @@ auto AdapterSet<S>::member_of(std::string_view name, const char* who) const -> c
   if (const Member* member = find(name)) return *member;
   std::string known;
   for (const Member& member : members_) known += (known.empty() ? "" : ", ") + detail::in_quotes(member->name);
-  throw NameError(std::string(who) + ": there is no adapter " + detail::in_quotes(name) + ", expected " +
-                  (known.empty() ? "one that was attached (there is none)" : "one of " + known));
+  throw NameError(std::string(who) + ": there is no adapter " + detail::in_quotes(name) +
+                  (known.empty() ? ": none has been attached" : ", expected one of " + known));
 }
 
 template <class S>

@@ -8,7 +8,9 @@
 #include "lora/core/scratch.hpp"
 
 #include <concepts>
+#include <cstddef>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -34,6 +36,25 @@ struct AdapterTensor {
       value;
   bool is_vector = false;  ///< (n, 1) here, [n] in a file
 };
+
+namespace detail {
+
+/// "... [with T = lora::...::Lora<float, -1, -1, -1>]"
+template <class T>
+const char* function_of_type() {
+  return __PRETTY_FUNCTION__;
+}
+
+/// The name of T without namespaces and sizes at run time, for messages: "Lora<float>".
+inline std::string name_of_type(std::string_view function) {
+  const std::size_t begin = function.find("T = ") + 4;
+  std::string name(function.substr(begin, function.rfind(']') - begin));
+  for (std::size_t at = name.find(", -1"); at != name.npos; at = name.find(", -1")) name.erase(at, 4);
+  const std::size_t colons = name.substr(0, name.find('<')).rfind("::");
+  return colons == name.npos ? name : name.substr(colons + 2);
+}
+
+}  // namespace detail
 
 /// Holds an adapter of any AdapterKind of run-time sizes, by value: a copy is independent and complete.
 ///
@@ -70,6 +91,8 @@ class AnyAdapter {
   }
   template <class A>
   const A* as() const&& = delete;
+  /// The type of the adapter, for messages: "Lora<float>".
+  std::string type_name() const { return detail::name_of_type(held_->function_of_type()); }
 
   // See Adapter and AdditiveAdapter. kept and scratch hold one object for each kind.
 
@@ -110,6 +133,12 @@ class AnyAdapter {
   std::vector<AdapterSetting> settings() const { return held_->settings(); }
   void tensors(detail::FunctionRef<void(const AdapterTensor<const S>&)> f) const { held_->tensors(f); }
   void tensors(detail::FunctionRef<void(const AdapterTensor<S>&)> f) { held_->tensors(f); }
+  /// The names of the settings that its Config reads from a file; empty if the kind does not name a Config.
+  std::optional<std::vector<std::string>> config_settings() const {
+    std::vector<std::string> names;
+    const bool known = held_->each_config_setting([&](const char* name) { names.emplace_back(name); });
+    return known ? std::optional(std::move(names)) : std::nullopt;
+  }
 
   /// Lists its parts by their own names, as views.
   static void visit(auto& self, auto&& f) {
@@ -138,6 +167,7 @@ class AnyAdapter {
         : tag(own), summable(sums), shared(shares), peft_type(type) {}
     virtual ~Interface() = default;
     virtual std::unique_ptr<Interface> copy() const = 0;
+    virtual const char* function_of_type() const = 0;
     virtual void forward(const AnyBase<S>&, const Columns&, MutableColumns&, detail::Slots&, Scratch&, const Pass&,
                          S) const = 0;
     virtual void add(const Columns&, MutableColumns&, detail::Slots&, Scratch&, const Pass&, S) const = 0;
@@ -151,6 +181,7 @@ class AnyAdapter {
     virtual double max_weight() const = 0;
     virtual const Matrix<S>* replacement() const = 0;
     virtual std::vector<AdapterSetting> settings() const = 0;
+    virtual bool each_config_setting(detail::FunctionRef<void(const char*)>) const = 0;
     virtual void tensors(detail::FunctionRef<void(const AdapterTensor<const S>&)>) const = 0;
     virtual void tensors(detail::FunctionRef<void(const AdapterTensor<S>&)>) = 0;
     virtual void visit(OnConst) const = 0;
@@ -169,6 +200,8 @@ class AnyAdapter {
   template <class A>
   struct Held final : Interface {
     A adapter;
+    static_assert(!detail::visits_copy<A>(),
+                  "lora: visit takes the adapter by value; expected `static void visit(auto& self, auto&& f)`.");
 
     explicit Held(A own)
         : Interface(detail::tag_of<A>(), A::summable, A::shared, A::peft_type), adapter(std::move(own)) {}
@@ -181,6 +214,7 @@ class AnyAdapter {
     }
 
     std::unique_ptr<Interface> copy() const override { return std::make_unique<Held>(*this); }
+    const char* function_of_type() const override { return detail::function_of_type<A>(); }
     void forward(const AnyBase<S>& base, const Columns& x, MutableColumns& y, detail::Slots& kept, Scratch& scratch,
                  const Pass& pass, S weight) const override {
       if constexpr (A::summable) {
@@ -238,6 +272,18 @@ class AnyAdapter {
       const auto on_tensor = [](std::string_view, const auto&) {};
       A::describe(adapter, Table<decltype(on_setting), decltype(on_tensor)>{on_setting, on_tensor});
       return all;
+    }
+    /// Whether the kind names a Config, which may list no settings.
+    bool each_config_setting([[maybe_unused]] detail::FunctionRef<void(const char*)> f) const override {
+      if constexpr (requires { typename A::Config; }) {
+        using C = typename A::Config;
+        if constexpr (requires(C& config) { C::settings(config, [](const char*, auto&) {}); }) {
+          C config{};
+          C::settings(config, [&](const char* name, auto&) { f(name); });
+        }
+        return true;
+      }
+      return false;
     }
     void tensors(detail::FunctionRef<void(const AdapterTensor<const S>&)> f) const override {
       each_tensor<const S>(adapter, f);

@@ -20,6 +20,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <new>
 #include <utility>
 
 namespace lora::inline LORA_ABI {
@@ -148,10 +149,14 @@ struct Lora {
   Lora(const FrozenBase auto& base, const LoraConfig& config, Rng& rng) : Lora(base.rows(), base.cols(), config, rng) {}
   Lora(Index out, Index in, const LoraConfig& config, Rng& rng) : alpha(config.alpha), scaling(config.scaling) {
     check(out, in, config);
+    try {
+      A.value.resize(config.rank, in);
+      B.value.setZero(out, config.rank);
+    } catch (const std::bad_alloc&) {
+      detail::fail_too_large(out, in, config.rank, "Lora");
+    }
     dropout = {config.dropout, rng()};  // only now: a refused config draws no random numbers
-    A.value.resize(config.rank, in);
     initialize_a(A.value, config.init, rng);
-    B.value.setZero(out, config.rank);
   }
 
   Index rank() const { return A.value.rows(); }

@@ -103,11 +103,18 @@ void check_scale(const LoraConfig& config, const Caller& who) {
   fail<ConfigError>(who, "the scale " + text_of(scale) + " overflows the layer's scalar type");
 }
 
-/// Throws ConfigError if factors of this rank have more bytes than an Index can count.
+[[noreturn]] inline void fail_too_large(Index out, Index in, Index rank, const Caller& who) {
+  fail<ConfigError>(who, "rank is " + std::to_string(rank) + " for a layer of " + std::to_string(out) + " x " +
+                             std::to_string(in) + ", expected factors that memory can hold");
+}
+
+/// Throws ConfigError if factors of this rank have more than 2^40 bytes, far beyond any layer: a typing error is not
+/// to fill the memory of a machine that grants what it does not have.
 template <class S>
 void check_factors_fit(Index out, Index in, Index rank, const Caller& who) {
-  if (rank <= std::numeric_limits<Index>::max() / static_cast<Index>(sizeof(S)) / std::max(in, out)) return;
-  fail<ConfigError>(who, "rank is " + std::to_string(rank) + ", expected factors that memory can hold");
+  const double bytes =
+      static_cast<double>(rank) * (static_cast<double>(out) + static_cast<double>(in)) * static_cast<double>(sizeof(S));
+  if (bytes > 0x1p40) fail_too_large(out, in, rank, who);
 }
 
 }  // namespace detail

@@ -121,6 +121,7 @@ class KeptPass {
     return some;
   }
   Pass pass() const&& = delete;
+  Executor* executor() const { return settings_.executor; }
 
  private:
   Pass settings_;

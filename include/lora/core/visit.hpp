@@ -55,6 +55,25 @@ concept Range = requires(T& t) {
 
 }  // namespace detail
 
+namespace detail {
+
+template <class Result, class Self, class... Rest>
+constexpr bool by_value(Result (*)(Self, Rest...)) {
+  return !std::is_reference_v<Self>;
+}
+
+/// Whether `visit(auto self, ...)` lists the parts of a copy.
+template <class T>
+constexpr bool visits_copy() {
+  if constexpr (requires { by_value(&T::template visit<T, const Probe&>); }) {
+    return by_value(&T::template visit<T, const Probe&>);
+  } else {
+    return false;  // written in another way, such as one for T& and one for const T&
+  }
+}
+
+}  // namespace detail
+
 template <class T>
 concept Visitable = requires(T& part) { std::remove_cv_t<T>::visit(part, detail::Probe{}); };
 
@@ -72,6 +91,9 @@ void walk(T& part, OnTensor&& on_tensor, OnModule&& on_module, const Path& path 
   if constexpr (ParameterLike<T> || Constant<T>) {
     on_tensor(path, part);
   } else if constexpr (Visitable<T>) {
+    static_assert(!detail::visits_copy<std::remove_cv_t<T>>(),
+                  "lora: visit takes its object by value, so that what happens to its parts is lost with the copy; "
+                  "expected `static void visit(auto& self, auto&& f)`.");
     on_module(path, part);
     std::remove_cv_t<T>::visit(
         part, detail::Overloaded{

@@ -12,6 +12,7 @@
 ///     static void settings(auto& self, auto&& f) { f("strength", self.strength); }
 ///   };
 
+#include "lora/io/detail/described.hpp"
 #include "lora/io/load_adapter.hpp"
 #include "lora/io/save_adapter.hpp"
 
@@ -102,9 +103,8 @@ void load_kind(T& model, const PeftFiles& files, const LoadAdapterOptions& optio
       return;
     }
     Rng rng(1);  // the values that it draws are overwritten
-    // Only to be read: freezing packs it, once all is read.
-    const AnyBase<S> base = layer.frozen() ? layer.base() : AnyBase<S>(Dense<S>(layer.dense()));
-    auto made = std::make_shared<AnyAdapter<S>>(typename C::template Kind<S>(base, config_for(config, own), rng));
+    auto made = std::make_shared<AnyAdapter<S>>(make_adapter(layer, config_for(config, own), rng));
+    check_described(who, own.path, *made);
     std::as_const(*made).tensors([&](const AdapterTensor<const S>& tensor) {
       check.want(peft_key(own.path, tensor.name), shape_in_file(tensor));
     });

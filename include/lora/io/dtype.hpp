@@ -81,6 +81,9 @@ constexpr bool is_real(Dtype dtype) {
 
 namespace detail {
 
+/// Those of is_real, for messages.
+inline constexpr std::string_view real_dtypes = "F64, F32, F16 or BF16";
+
 /// The smallest number that a format rounds to infinity, to nearest even; infinity itself if it holds every double.
 constexpr double smallest_infinite(Dtype dtype) {
   switch (dtype) {

@@ -113,7 +113,9 @@ LORA_IO_INLINE PeftConfig peft_config_of(std::string_view who, const Json& root)
   const auto type = root.find("peft_type");
   if (type == root.end()) fail<FormatError>(who, "there is no peft_type, expected \"LORA\"");
   if (*type != Json("LORA")) {
-    settings.refuse("peft_type", *type, "\"LORA\", the only type that can be applied");
+    settings.refuse("peft_type", *type,
+                    "\"LORA\"; an adapter of a kind of your own is loaded by load_adapter(model, directory, "
+                    "AdapterKinds<MyConfig>())");
   }
   PeftConfig config;
   LoraConfig& lora = config.lora;

@@ -21,7 +21,6 @@
 #include <cstdint>
 #include <filesystem>
 #include <optional>
-#include <set>
 #include <string>
 #include <string_view>
 #include <system_error>
@@ -243,7 +242,8 @@ EncoderConfig read_pretrained_config(const std::filesystem::path& directory, con
 /// hold the plain model or one with a head, and F64, F32, F16 or BF16, which are converted to the model's scalar.
 ///
 /// Throws FileError, FormatError, ConfigError, and MismatchError that lists every tensor that is missing, unexpected or
-/// of another shape or kind. Cost: one copy of the weights that products read.
+/// of another shape or kind; only the first ones, if together they have more than 10 million numbers. Cost: one copy of
+/// the weights that products read.
 template <class Model>
 Model load_pretrained(const std::filesystem::path& directory, const PretrainedOptions& options = {}) {
   using S = typename Model::Scalar;

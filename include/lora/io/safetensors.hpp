@@ -187,9 +187,8 @@ class Safetensors {
   template <class S>
   void check_readable(const StoredTensor& tensor) const {
     if (tensor.dtype == dtype_of<S>() || (std::floating_point<S> && is_real(tensor.dtype))) return;
-    refuse<DtypeError>(tensor,
-                       "dtype is " + std::string(name(tensor.dtype)) + ", expected " +
-                           (std::floating_point<S> ? "F64, F32, F16 or BF16" : std::string(name(dtype_of<S>()))));
+    refuse<DtypeError>(tensor, "dtype is " + std::string(name(tensor.dtype)) + ", expected " +
+                                   std::string(std::floating_point<S> ? detail::real_dtypes : name(dtype_of<S>())));
   }
 
   template <class Derived>
@@ -235,7 +234,7 @@ LORA_IO_INLINE const StoredTensor& Safetensors::at(std::string_view name) const&
 
 LORA_IO_INLINE void Safetensors::release(std::string_view name) const {
   const StoredTensor& tensor = at(name);
-  for (const FileBytes& file : contents_->files) file.release(tensor.bytes);
+  if (tensor.file < contents_->files.size()) contents_->files[tensor.file].release(tensor.bytes);
 }
 
 LORA_IO_INLINE std::string Safetensors::shape_text(const StoredTensor& tensor) {

@@ -67,8 +67,10 @@ Metadata metadata_entries(std::string_view who, const Json& value, const Safeten
 /// The entries of a header, each checked for its form.
 SafetensorsHeader header_entries(std::string_view who, const Json& root, const SafetensorsLimits& limits);
 
-/// Sorts the tensors by their bytes and proves that these fill data_bytes exactly, each as its dtype and shape say.
-void check_layout(std::string_view who, std::vector<SafetensorsHeader::Entry>& tensors, std::uint64_t data_bytes);
+/// Sorts the tensors by their bytes and proves that these fill the file from data_start on exactly, each as its dtype
+/// and shape say.
+void check_layout(std::string_view who, std::vector<SafetensorsHeader::Entry>& tensors, std::uint64_t data_start,
+                  std::uint64_t data_bytes);
 
 #ifdef LORA_IO_DEFINITIONS
 
@@ -146,7 +148,7 @@ LORA_IO_INLINE SafetensorsHeader header_entries(std::string_view who, const Json
 }
 
 LORA_IO_INLINE void check_layout(std::string_view who, std::vector<SafetensorsHeader::Entry>& tensors,
-                                 std::uint64_t data_bytes) {
+                                 std::uint64_t data_start, std::uint64_t data_bytes) {
   sort_by(tensors, [](const auto& a, const auto& b) {
     return a.begin != b.begin ? a.begin < b.begin : a.end != b.end ? a.end < b.end : a.name < b.name;
   });
@@ -171,6 +173,11 @@ LORA_IO_INLINE void check_layout(std::string_view who, std::vector<SafetensorsHe
              std::to_string(*size / 8) + " for its dtype and shape");
     }
     position = tensor.end;
+  }
+  if (position > data_bytes) {
+    fail<FormatError>(who, "its tensors end at byte " + std::to_string(position) + " of the data, but the file has " +
+                               std::to_string(data_start + data_bytes) + " bytes, expected " +
+                               std::to_string(data_start + position) + ": it is cut off");
   }
   if (position != data_bytes) {
     fail<FormatError>(who, "its tensors end at byte " + std::to_string(position) + " of the data, expected " +
@@ -217,7 +224,7 @@ LORA_IO_INLINE SafetensorsHeader read_safetensors_header(std::string_view who, s
                                                {.bytes = limits.header_bytes, .values = limits.values});
   SafetensorsHeader header = detail::header_entries(who, root, limits);
   header.data_start = prefix + text.size();
-  detail::check_layout(who, header.tensors, file.size() - header.data_start);
+  detail::check_layout(who, header.tensors, header.data_start, file.size() - header.data_start);
   return header;
 }
 

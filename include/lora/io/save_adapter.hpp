@@ -186,6 +186,7 @@ LORA_IO_INLINE PeftConfig kind_config_for(const PeftModel& model, PeftTensors& t
                                  "LORA only, not " +
                                  type);
     }
+    member->check_described(who);
     const auto own = member->settings();
     if (settings && *settings != own) {
       fail<ConfigError>(who, "layer " + in_quotes(member->path()) + " has other settings than " +
@@ -229,7 +230,8 @@ LORA_IO_INLINE PeftConfig kind_config_for(const PeftModel& model, PeftTensors& t
 /// becomes an ordinary adapter of twice the rank. If one bias is trained, the others are saved too. A loaded config is
 /// kept as long as it describes the model, and changed where it does not.
 ///
-/// An adapter of another kind is saved with the settings and tensors that the kind lists (adapter_kinds.hpp).
+/// An adapter of another kind is saved with the settings and tensors that the kind lists (adapter_kinds.hpp). A kind
+/// that lists too little, a parameter in visit that describe does not have, or a setting of its config, is refused.
 ///
 /// Factors that a narrower dtype would not hold, such as an A of 1 beside a B of 1e-7 in F16, are multiplied by 2^k and
 /// 2^-k, which leaves their product as it is; factors that survive the rounding stay as they are.

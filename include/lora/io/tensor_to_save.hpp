@@ -158,9 +158,10 @@ class TensorToSave {
 #ifdef LORA_IO_DEFINITIONS
 
 LORA_IO_INLINE void TensorToSave::refuse_dtype(Dtype own) const {
-  detail::fail<DtypeError>("TensorToSave", "tensor " + detail::shown(name_) + ": " + std::string(lora::name(own)) +
-                                               " cannot be stored as " + std::string(lora::name(dtype_)) +
-                                               (is_real(own) ? ", expected F64, F32, F16 or BF16" : ""));
+  detail::fail<DtypeError>(
+      "TensorToSave", "tensor " + detail::shown(name_) + ": " + std::string(lora::name(own)) + " cannot be stored as " +
+                          std::string(lora::name(dtype_)) +
+                          (is_real(own) ? ", expected " + std::string(detail::real_dtypes) : std::string()));
 }
 
 #endif  // LORA_IO_DEFINITIONS

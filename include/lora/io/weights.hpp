@@ -105,7 +105,8 @@ void load_weights(T& model, const Safetensors& file, const WeightNames& names = 
       const StoredTensor* stored = file.find(name);
       if (stored == nullptr) return mismatches.missing(name);
       if (!is_real(stored->dtype)) {
-        return mismatches.add(name, "is stored as " + std::string(lora::name(stored->dtype)) + ", expected numbers");
+        return mismatches.add(name, "is stored as " + std::string(lora::name(stored->dtype)) + ", expected " +
+                                        std::string(detail::real_dtypes));
       }
       detail::check_stored_shape(mismatches, name, stored->shape,
                                  detail::stored_shape(tensor.value, is_transposed(path)));

@@ -64,8 +64,8 @@ Index change_adaptable(const Caller& who, T& model, F&& f) {
   if (!any_layer) fail<NameError>(who, "the model has no layer that takes adapters");
   std::string known;
   for (const std::string& one : names) known += (known.empty() ? "" : ", ") + in_quotes(one);
-  fail<NameError>(who, "no layer of the model has an adapter " + in_quotes(name) + ", expected " +
-                           (known.empty() ? "one that was attached (there is none)" : "one of " + known));
+  fail<NameError>(who, "no layer of the model has an adapter " + in_quotes(name) +
+                           (known.empty() ? ": none has been attached" : ", expected one of " + known));
 }
 
 /// Throws NameError unless some layer of the model has an adapter of this name; the message lists the existing names.

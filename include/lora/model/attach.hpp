@@ -2,13 +2,17 @@
 /// Adapters by name, for whole models: attach, select, detach. Each returns how many layers it changed.
 
 #include "lora/core/parameters.hpp"
+#include "lora/core/scratch.hpp"
 #include "lora/model/adaptable.hpp"
 #include "lora/model/match.hpp"
 
 #include <algorithm>
-#include <functional>
+#include <cstddef>
+#include <optional>
 #include <string>
 #include <string_view>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 namespace lora::inline LORA_ABI {
@@ -25,6 +29,35 @@ void check_config(const C& config, Index out, Index in, const Caller& who) {
   }
 }
 
+/// The adapter of a config for a layer, which does not change: what is not frozen yet is packed once it is.
+template <class L, class C>
+auto make_adapter(const L& layer, const C& config, Rng& rng) {
+  using S = typename L::Scalar;
+  using Kind = typename C::template Kind<S>;
+  if constexpr (std::is_same_v<C, LoraConfig>) {
+    return Kind(layer.out_features(), layer.in_features(), config, rng);
+  } else {
+    const AnyBase<S> base = layer.frozen() ? layer.base() : AnyBase<S>(Dense<S>(layer.dense()));
+    return Kind(base, config, rng);
+  }
+}
+
+/// Whether a layer shows its weight, so that an adapter can be made before it is attached.
+template <class L>
+concept ShowsWeight = requires(const L& layer) {
+  layer.frozen();
+  layer.base();
+  layer.dense();
+};
+
+/// The adapters for the layers of one scalar type, in listing order.
+template <class S>
+struct PreparedAdapters {
+  std::vector<AnyAdapter<S>> adapters;
+  std::size_t next = 0;
+  static Index bytes() { return 0; }
+};
+
 template <class T, class C>
 Index attach(T& model, const C& config, const Targets& targets, Rng& rng, std::string_view name) {
   const std::vector<ModuleMatch> matches = match_modules(paths_of(model), config, targets, "attach", TargetWords());
@@ -33,29 +66,51 @@ Index attach(T& model, const C& config, const Targets& targets, Rng& rng, std::s
     fail<NameError>("attach", "the targets match no layer of the model; " + matches.front().path +
                                   ", for example: " + matches.front().reason);
   }
-  // Checks all layers before the first one changes.
-  std::vector<std::function<void()>> changes;
+  // All adapters are made before the first layer changes: the constructor of a kind may refuse one of them.
+  Rng drawn = rng;
+  Slots prepared;
   auto match = matches.begin();
-  visit_adaptable(model, [&](const Path&, auto& layer) {
-    using S = typename std::remove_cvref_t<decltype(layer)>::Scalar;
+  visit_adaptable(std::as_const(model), [&](const Path&, const auto& layer) {
+    using L = std::remove_cvref_t<decltype(layer)>;
+    using S = typename L::Scalar;
     const ModuleMatch& own = *match++;
     layer.adapters().check_new_name(name);
-    if (own.role == ModuleMatch::Role::adapter) {
-      check_config<S>(config_for(config, own), layer.out_features(), layer.in_features(), Caller("attach", own.path));
+    if (own.role != ModuleMatch::Role::adapter) return;
+    const Caller who("attach", own.path);
+    const C its_config = config_for(config, own);
+    check_config<S>(its_config, layer.out_features(), layer.in_features(), who);
+    if constexpr (ShowsWeight<L>) {
+      auto& made = prepared.get<PreparedAdapters<S>>().adapters;
+      made.emplace_back(make_adapter(layer, its_config, drawn));
+      made.back().check_fits(who, layer.out_features(), layer.in_features());
     }
-    changes.emplace_back([&, name] {
-      switch (own.role) {
-        case ModuleMatch::Role::adapter: layer.attach(name, config_for(config, own), rng); break;
-        case ModuleMatch::Role::full: layer.attach_full(name); break;
-        case ModuleMatch::Role::bias: layer.attach_bias(name); break;
-        case ModuleMatch::Role::nothing: layer.select_none(); break;
-      }
-    });
   });
-  for (const auto& change : changes) change();
+
+  match = matches.begin();
+  const Index changed = change_adaptable("attach", model, [&](const Path&, auto& layer) {
+    using L = std::remove_reference_t<decltype(layer)>;
+    using S = typename L::Scalar;
+    const ModuleMatch& own = *match++;
+    switch (own.role) {
+      case ModuleMatch::Role::adapter:
+        if constexpr (ShowsWeight<L>) {
+          auto& ready = prepared.get<PreparedAdapters<S>>();
+          std::optional<Vector<S>> bias;
+          if (bias_of(config) != Bias::none && layer.bias() != nullptr) bias = *layer.bias();
+          layer.attach(name, std::move(ready.adapters[ready.next++]), std::move(bias));
+        } else {
+          layer.attach(name, config_for(config, own), drawn);
+        }
+        break;
+      case ModuleMatch::Role::full: layer.attach_full(name); break;
+      case ModuleMatch::Role::bias: layer.attach_bias(name); break;
+      case ModuleMatch::Role::nothing: layer.select_none(); break;
+    }
+    return own.role != ModuleMatch::Role::nothing;
+  });
   freeze_base(model);
-  return std::count_if(matches.begin(), matches.end(),
-                       [](const ModuleMatch& one) { return one.role != ModuleMatch::Role::nothing; });
+  rng = drawn;
+  return changed;
 }
 
 }  // namespace detail
@@ -85,7 +140,8 @@ Index attach(T& model, const C& config, const Targets& targets, Rng& rng, std::s
 /// ```
 ///
 /// Throws what match_modules throws, NameError if no layer matches or the adapter name is taken or not allowed,
-/// ConfigError for a rank or scale that one layer cannot take; it changes nothing then.
+/// ConfigError for a rank or scale that one layer cannot take, and what the constructor of a kind throws; model and
+/// rng are unchanged then. A kind that is constructed for a layer that is not frozen sees a copy of its weight.
 template <class T>
 Index attach(T& model, const LoraConfig& config, const Targets& targets, Rng& rng, std::string_view name = "default") {
   return detail::attach(model, config, targets, rng, name);

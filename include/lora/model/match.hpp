@@ -162,40 +162,39 @@ class ModuleMatcher {
   bool all_ = false;
 };
 
-/// The entries of rank_pattern or alpha_pattern, parsed. Most keys are plain names, some between ^ and $ or with
-/// escaped dots: these are compared as such, where a dot is any character.
-template <class T>
+/// The keys of rank_pattern or alpha_pattern, parsed. Most are plain names, some between ^ and $ or with escaped dots:
+/// these are compared as such, where a dot is any character.
 class PatternTable {
  public:
-  PatternTable(const std::vector<std::pair<std::string, T>>& entries, const Caller& who) {
-    for (const auto& [key, value] : entries) {
-      if (auto name = plain_name(key)) {
-        entries_.push_back({std::move(*name), key.starts_with('^'), std::nullopt, value});
-        continue;
-      }
-      Pattern(key, who);  // alone first: "a)(b" is not a pattern, but would be one inside brackets
-      entries_.push_back({"", false, Pattern("(?:.*\\.)?(?:" + key + ")", who), value});
+  void add(const std::string& key, const Caller& who) {
+    if (auto name = plain_name(key)) {
+      entries_.push_back({key, std::move(*name), key.starts_with('^'), std::nullopt});
+      return;
     }
+    Pattern(key, who);  // alone first: "a)(b" is not a pattern, but would be one inside brackets
+    entries_.push_back({key, "", false, Pattern("(?:.*\\.)?(?:" + key + ")", who)});
   }
+
+  std::size_t size() const { return entries_.size(); }
+  const std::string& key(std::size_t k) const { return entries_[k].key; }
   bool matches(std::size_t k, std::string_view path) const {
     const Entry& entry = entries_[k];
     return entry.pattern ? work_.matches(*entry.pattern, path) : is_plain_end_of(entry.name, path, entry.whole);
   }
-  /// The value of the first matching entry.
-  T value_or(std::string_view path, T otherwise) const {
+  /// The number of the first key that matches, or size().
+  std::size_t first(std::string_view path) const {
     work_.add_layer();
-    for (std::size_t k = 0; k < entries_.size(); ++k) {
-      if (matches(k, path)) return entries_[k].value;
-    }
-    return otherwise;
+    std::size_t k = 0;
+    while (k < entries_.size() && !matches(k, path)) ++k;
+    return k;
   }
 
  private:
   struct Entry {
+    std::string key;
     std::string name;  // if there is no pattern
     bool whole;        // the name, not only its end
     std::optional<Pattern> pattern;
-    T value;
   };
   static constexpr char any = '\0';  // in a plain name
 
@@ -232,6 +231,13 @@ class PatternTable {
   std::vector<Entry> entries_;
   PatternWork work_;
 };
+
+template <class T>
+PatternTable pattern_table(const std::vector<std::pair<std::string, T>>& entries, const Caller& who) {
+  PatternTable table;
+  for (const auto& entry : entries) table.add(entry.first, who);
+  return table;
+}
 
 /// Calls f(before, number) for every segment of digits in a path that has another after it, from the first on, until it
 /// returns true: before is the path up to the number, without the dot.
@@ -323,16 +329,14 @@ inline void check_modules_match(const Caller& who, const char* field, const Modu
 }
 
 /// Throws NameError unless every pattern matches a layer that receives an adapter.
-template <class T>
-void check_patterns_match(const Caller& who, const char* field, const std::vector<std::pair<std::string, T>>& entries,
-                          const std::vector<ModuleMatch>& matches) {
-  const PatternTable<T> table(entries, who);
-  for (std::size_t k = 0; k < entries.size(); ++k) {
+inline void check_patterns_match(const Caller& who, const char* field, const PatternTable& table,
+                                 const std::vector<ModuleMatch>& matches) {
+  for (std::size_t k = 0; k < table.size(); ++k) {
     const bool used = std::any_of(matches.begin(), matches.end(), [&](const ModuleMatch& match) {
       return match.role == ModuleMatch::Role::adapter && table.matches(k, match.path);
     });
     if (used) continue;
-    fail<NameError>(who, std::string(field) + " has " + in_quotes(entries[k].first) +
+    fail<NameError>(who, std::string(field) + " has " + in_quotes(table.key(k)) +
                              ", which matches no layer that receives an adapter");
   }
 }
@@ -342,14 +346,15 @@ void check_patterns_match(const Caller& who, const char* field, const std::vecto
 inline void check_listing(
     const ModelPaths& model, const Targets& targets, const Caller& who,
     FunctionRef<bool(const std::string& path)> is_known = [](const std::string&) { return false; }) {
-  std::vector<std::string> paths;
-  for (const ModelPaths::Layer& layer : model.layers) paths.push_back(layer.path);
-  std::sort(paths.begin(), paths.end());
-  const auto twice = std::adjacent_find(paths.begin(), paths.end());
-  if (twice != paths.end()) fail<NameError>(who, "two layers of the model are called " + in_quotes(*twice));
+  std::map<std::string, std::size_t, std::less<>> number;
+  for (const ModelPaths::Layer& layer : model.layers) {
+    if (number.emplace(layer.path, number.size()).second) continue;
+    fail<NameError>(who, "two layers of the model are called " + in_quotes(layer.path));
+  }
   for (const std::string& name : model.parameters) {
-    const bool in_layer = std::any_of(paths.begin(), paths.end(), [&](const std::string& layer) {
-      return layer.empty() || (name.starts_with(layer) && name.size() > layer.size() && name[layer.size()] == '.');
+    const bool in_layer = std::any_of(model.layers.begin(), model.layers.end(), [&](const ModelPaths::Layer& layer) {
+      const std::string& path = layer.path;
+      return path.empty() || (name.starts_with(path) && name.size() > path.size() && name[path.size()] == '.');
     });
     if (in_layer || is_known(name)) continue;
     for (const std::string& saved : targets.modules_to_save) {
@@ -371,9 +376,8 @@ std::vector<ModuleMatch> match_layers(const ModelPaths& model, const C& config, 
   const ModuleMatcher included(words.modules, targets.modules, who);
   const ModuleMatcher excluded(words.exclude, targets.exclude, who);
   const Bias bias = bias_of(config);
-  std::vector<std::pair<std::string, bool>> saved_names;
-  for (const std::string& name : targets.modules_to_save) saved_names.emplace_back(name, true);
-  const PatternTable<bool> sparing(saved_names, who);
+  PatternTable sparing;
+  for (const std::string& name : targets.modules_to_save) sparing.add(name, who);
 
   const auto match_one = [&](const ModelPaths::Layer& layer) {
     ModuleMatch match;
@@ -421,18 +425,58 @@ std::vector<ModuleMatch> match_layers(const ModelPaths& model, const C& config, 
   for (const ModelPaths::Layer& layer : model.layers) matches.push_back(match_one(layer));
   if (matches.empty()) fail<NameError>(who, "the model has no layer that takes adapters");
   if constexpr (HasPatterns<C>) {
-    const PatternTable<Index> ranks(config.rank_pattern, who);
-    const PatternTable<double> alphas(config.alpha_pattern, who);
+    const PatternTable ranks = pattern_table(config.rank_pattern, who);
+    const PatternTable alphas = pattern_table(config.alpha_pattern, who);
     for (ModuleMatch& match : matches) {
       if (match.role != ModuleMatch::Role::adapter) continue;
-      match.rank = ranks.value_or(match.path, config.rank);
-      match.alpha = alphas.value_or(match.path, config.alpha);
+      const std::size_t rank = ranks.first(match.path), alpha = alphas.first(match.path);
+      match.rank = rank < ranks.size() ? config.rank_pattern[rank].second : config.rank;
+      match.alpha = alpha < alphas.size() ? config.alpha_pattern[alpha].second : config.alpha;
     }
   }
   return matches;
 }
 
-/// match_layers, where every name and every pattern must match a layer.
+/// Throws NameError unless every name of `modules` gives some layer an adapter, or `exclude` has all its layers.
+inline void check_modules_adapt(const Caller& who, const TargetWords& words, const Targets& targets,
+                                const std::vector<ModuleMatch>& matches) {
+  const ModuleMatcher excluded(words.exclude, targets.exclude, who);
+  for (const std::string& name : targets.modules.names()) {
+    const ModuleMatch* without = nullptr;
+    const bool adapts = std::any_of(matches.begin(), matches.end(), [&](const ModuleMatch& match) {
+      if (!is_end_of(name, match.path)) return false;
+      if (without == nullptr && !excluded.matches(match.path)) without = &match;
+      return match.role == ModuleMatch::Role::adapter;
+    });
+    if (adapts || without == nullptr) continue;
+    fail<NameError>(who, std::string(words.modules) + " has " + in_quotes(name) +
+                             ", which gives no layer an adapter; " + without->path +
+                             ", for example: " + without->reason);
+  }
+}
+
+/// Throws NameError unless every number of `blocks` is that of a block with a layer that `modules` matches by suffix.
+inline void check_blocks_match(const Caller& who, const TargetWords& words, const Targets& targets,
+                               const BlockNumber& block, const std::vector<ModuleMatch>& matches) {
+  if (targets.blocks.empty()) return;
+  const ModuleMatcher included(words.modules, targets.modules, who);
+  std::vector<Index> there;
+  for (const ModuleMatch& match : matches) {
+    if (included.has_whole(match.path) || !(targets.modules.empty() || included.matches(match.path))) continue;
+    const auto number = block.of(match.path);
+    if (number && std::find(there.begin(), there.end(), *number) == there.end()) there.push_back(*number);
+  }
+  for (const Index number : targets.blocks) {
+    if (std::find(there.begin(), there.end(), number) != there.end()) continue;
+    std::string known;
+    for (const Index one : there) known += (known.empty() ? "" : ", ") + std::to_string(one);
+    fail<NameError>(who, std::string(words.blocks) + " has " + std::to_string(number) +
+                             ", a block without a layer that " + words.modules + " matches by its end" +
+                             (known.empty() ? "; no block has one" : ", expected some of " + known));
+  }
+}
+
+/// match_layers, where every name, every pattern and every block must match a layer.
 template <class C>
 std::vector<ModuleMatch> match_modules(const ModelPaths& model, const C& config, const Targets& targets,
                                        const Caller& who, const TargetWords& words) {
@@ -450,9 +494,11 @@ std::vector<ModuleMatch> match_modules(const ModelPaths& model, const C& config,
   check_modules_match(who, words.exclude, targets.exclude, matches);
   check_listing(model, targets, who);
   check_names_match(who, "modules_to_save", targets.modules_to_save, matches, is_part_of);
+  check_blocks_match(who, words, targets, block, matches);
+  check_modules_adapt(who, words, targets, matches);
   if constexpr (HasPatterns<C>) {
-    check_patterns_match(who, "rank_pattern", config.rank_pattern, matches);
-    check_patterns_match(who, "alpha_pattern", config.alpha_pattern, matches);
+    check_patterns_match(who, "rank_pattern", pattern_table(config.rank_pattern, who), matches);
+    check_patterns_match(who, "alpha_pattern", pattern_table(config.alpha_pattern, who), matches);
   }
   return matches;
 }
@@ -473,8 +519,9 @@ C config_for(const C& config, const ModuleMatch& match) {
 /// What attach(model, config, targets, ...) would do to each layer that takes adapters, in listing order; changes
 /// nothing.
 ///
-/// Throws ConfigError for a setting out of range or an invalid pattern, NameError for a name that no layer has or a
-/// model without layers that take adapters.
+/// Throws ConfigError for a setting out of range or an invalid pattern, NameError for a name that no layer has, a name
+/// of modules that gives no layer an adapter (because modules_to_save or blocks take them all), a block that has no
+/// such layer, or a model without layers that take adapters.
 template <class T, class C = LoraConfig>
 std::vector<ModuleMatch> match_modules(const T& model, const C& config, const Targets& targets = {}) {
   return detail::match_modules(detail::paths_of(model), config, targets, "match_modules", detail::TargetWords());

@@ -159,11 +159,7 @@ class Embedding {
     weight_->trainable = false;
     table_.reset();
   }
-  /// One look at which of the two holds the rows.
-  auto row(std::span<const int> ids, Index t) const {
-    const S* const rows = table_ ? table_->dense().data() : weight_->value.data();
-    return Eigen::Map<const Vector<S>>(rows + ids[std::size_t(t)] * features(), features());
-  }
+  auto row(std::span<const int> ids, Index t) const { return table().row(ids[std::size_t(t)]).transpose(); }
 
   std::optional<RowMajorParameter<S>> weight_;   // in own memory
   std::optional<detail::SharedTable<S>> table_;  // or shared

@@ -29,8 +29,8 @@ struct EncoderDropout {
 /// masks and adapters are those of the full pass, and so are all gradients, to rounding, where dy is 0 elsewhere.
 ///
 /// A pass keeps q, k, v and the output of attention, the sums that the two norms read, and the input of the activation:
-/// 7 features + hidden numbers a token, x and h not among them. y() computes the output again from what is kept.
-/// The names are BERT's.
+/// 7 features + hidden numbers a token, x and h not among them; output() computes y again from what is kept. The
+/// names are BERT's.
 ///
 /// Source: Vaswani et al. 2017, arXiv:1706.03762; Devlin et al. 2018, arXiv:1810.04805.
 template <class S>
@@ -112,7 +112,7 @@ class EncoderBlock {
 
   /// Computes y of a pass again from what it kept.
   void output(const Kept& kept, MutableColumns y, Scratch& scratch) const {
-    output_norm.forward(kept.second_sum.view(), y, nullptr, scratch, {.executor = kept.pass.pass().executor});
+    output_norm.forward(kept.second_sum.view(), y, nullptr, scratch, {.executor = kept.pass.executor()});
   }
 
   /// Gradients accumulate; writes dx (features, tokens). x is the input of the forward pass, dy has the columns of its

@@ -65,24 +65,20 @@ class FeedForward : public detail::CachedPass<FeedForward<S>, S> {
   void forward(const Columns& x, MutableColumns y, Kept* kept, Scratch& scratch, const Pass& pass) const {
     detail::check_pass_input({layer_name(), "forward"}, x, in_features());
     const auto borrowed = scratch.borrow<S>();
-    auto bent = borrowed->resize(intermediate.out_features(), x.cols());
     if (kept == nullptr) {
+      auto bent = borrowed->resize(intermediate.out_features(), x.cols());
       intermediate.forward(x, bent, nullptr, scratch, pass);
       detail::with_activation(activation_, [&](auto f) { f.forward(bent, bent); });
       return output.forward(bent, y, nullptr, scratch, pass);
     }
     kept->samples = -1;
-    auto hidden = kept->hidden.resize(bent.rows(), bent.cols());
+    auto hidden = kept->hidden.resize(intermediate.out_features(), x.cols());
     intermediate.forward(x, hidden, &kept->intermediate, scratch, pass);
     detail::with_activation(activation_, [&](auto f) {
-      if constexpr (f.needs_input) {
-        f.forward(hidden, bent);
-      } else {
-        f.forward(hidden, hidden);
-        bent = hidden;
-      }
+      auto bent = f.needs_input ? borrowed->resize(hidden.rows(), hidden.cols()) : hidden;
+      f.forward(hidden, bent);
+      output.forward(bent, y, &kept->output, scratch, pass);
     });
-    output.forward(bent, y, &kept->output, scratch, pass);
     kept->samples = x.cols();
   }
 

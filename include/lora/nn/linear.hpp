@@ -10,8 +10,11 @@
 #include "lora/core/layer_pass.hpp"
 #include "lora/kernels/thin_product.hpp"
 
+#include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <memory>
+#include <numeric>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -94,6 +97,7 @@ class Linear : public detail::CachedPass<Linear<S>, S> {
   struct Kept {
     std::vector<Piece> pieces;            ///< ascending by column
     std::vector<detail::Slots> adapters;  ///< one for each adapter of each piece
+    std::vector<std::size_t> order;       ///< of the pass's segments: the number of that of each piece
     Index samples = -1;                   ///< -1: no pass that backward could follow
     std::uint64_t layer = 0;              ///< the layer that ran the pass
 
@@ -462,14 +466,17 @@ void Linear<S>::divide(const Pass& pass, Index samples, Kept& kept) const {
   } else if (pass.adapter) {
     detail::fail<ConfigError>(who, "the pass names an adapter and has segments, expected one of the two");
   }
+  kept.order.resize(pass.segments.size());
+  std::iota(kept.order.begin(), kept.order.end(), std::size_t(0));
+  std::sort(kept.order.begin(), kept.order.end(),
+            [&](std::size_t a, std::size_t b) { return pass.segments[a].first < pass.segments[b].first; });
   for (std::size_t k = 0; k < pass.segments.size(); ++k) {
-    const Segment& segment = pass.segments[k];
+    const Segment& segment = pass.segments[kept.order[k]];
     Piece& piece = kept.pieces[k];
     piece.first = segment.first;
     piece.count = segment.count;
     keep(piece, detail::pass_of(pass, segment));
   }
-  std::sort(kept.pieces.begin(), kept.pieces.end(), [](const Piece& a, const Piece& b) { return a.first < b.first; });
   Index next = 0;
   std::size_t slots = 0;
   for (Piece& piece : kept.pieces) {

@@ -91,7 +91,10 @@ class BasicAdam {
   /// Updates every trained parameter of the model that has a gradient, once; lr_factor, from a schedule, multiplies
   /// every learning rate. Gradients do not change; one that is not finite makes its parameter not finite, so check the
   /// result of clip_gradient_norm first.
-  /// Throws ConfigError, with nothing changed, unless lr_factor is finite and at least 0.
+  /// A pass goes forward and backward between two steps: backward with parameters that have changed since its forward
+  /// pass is the gradient of neither.
+  /// Throws ConfigError, with nothing changed, unless lr_factor is finite and at least 0; StateError if nothing in the
+  /// model is trained. A parameter that is trained but has no gradient yet is no error.
   /// Cost: one pass over p, dL/dp, m and v; no allocation after a parameter's first step.
   template <class T>
   void step(T& model, double lr_factor = 1) {
@@ -120,10 +123,11 @@ class BasicAdam {
   template <class T>
   void step_for(T& model, const AdapterHandle& adapter, double lr_factor) {
     detail::check_not_negative(Decoupled ? "AdamW::step" : "Adam::step", "lr_factor", lr_factor);
-    state_.step(model, config_.groups, adapter, [&](auto& slot, const Flat& value, const FlatGradient& grad) {
-      const auto [lr, weight_decay] = detail::settings_of(config_, slot.group);
-      update(slot, value, grad, lr * lr_factor, weight_decay);
-    });
+    state_.step(Decoupled ? "AdamW::step" : "Adam::step", model, config_.groups, adapter,
+                [&](auto& slot, const Flat& value, const FlatGradient& grad) {
+                  const auto [lr, weight_decay] = detail::settings_of(config_, slot.group);
+                  update(slot, value, grad, lr * lr_factor, weight_decay);
+                });
   }
   void update(typename State::Slot& slot, Flat value, FlatGradient grad, double lr, double weight_decay);
 

@@ -16,6 +16,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <string>
 #include <type_traits>
 #include <vector>
 
@@ -42,18 +43,22 @@ class OptimizerState {
   /// value and grad as flat arrays and slot.steps advanced by one. A parameter without a gradient, frozen, or of an
   /// adapter that is not selected does not change, nor does its slot.
   /// Cost besides update: hashing the paths. No allocation while the listing is the same as in the step before.
-  /// With a handle: for the parameters of its adapter, whatever is selected.
+  /// With a handle: for the parameters of its adapter, whatever is selected. Throws StateError if nothing is trained.
   template <class T, class Update>
-  void step(T& model, const std::vector<ParameterGroup>& groups, const AdapterHandle& adapter, Update&& update) {
+  void step(const detail::Caller& who, T& model, const std::vector<ParameterGroup>& groups,
+            const AdapterHandle& adapter, Update&& update) {
     std::size_t position = 0;
+    Index listed = 0, trained = 0;
     visit_parameters(model, [&](const Path& path, auto& parameter) {
       using Value = std::remove_cvref_t<decltype(parameter.value)>;
       if constexpr (!std::is_same_v<typename Value::Scalar, S>) {  // and not a page of Eigen's errors after it
         static_assert(std::is_same_v<typename Value::Scalar, S>,
                       "lora: the optimizer's scalar is not the parameters': use AdamW<double> for a model of doubles.");
       } else {
-        if (!detail::is_trained_for(adapter, path, parameter) || parameter.grad.size() != parameter.value.size())
-          return;
+        ++listed;
+        if (!detail::is_trained_for(adapter, path, parameter)) return;
+        ++trained;
+        if (parameter.grad.size() != parameter.value.size()) return;
         Slot& slot = bind(path.identity(), parameter.value.size(), position++);
         if (slot.group == not_asked) slot.group = first_group_of(path, groups);
         ++slot.steps;
@@ -61,6 +66,7 @@ class OptimizerState {
                Eigen::Map<const Eigen::Array<S, Dynamic, 1>>(parameter.grad.data(), slot.size));
       }
     });
+    if (trained == 0) fail_untrained(who, listed, adapter);
   }
 
   /// The slot of a parameter, or null before its first step. For a checkpoint: look up each parameter of the model.
@@ -87,6 +93,13 @@ class OptimizerState {
   }
 
  private:
+  [[noreturn]] static void fail_untrained(const detail::Caller& who, Index listed, const AdapterHandle& adapter) {
+    detail::fail<StateError>(who, listed == 0 ? "the model lists no parameters, expected some to train in its visit"
+                                              : "there is nothing to train: all " + std::to_string(listed) +
+                                                    " parameters are frozen, or of adapters that are not " +
+                                                    (adapter ? "the handle's" : "selected"));
+  }
+
   template <class Iterator>
   static Iterator search(Iterator first, Iterator last, std::uint64_t path, Index size) {
     return std::find_if(first, last, [&](const Slot& slot) { return slot.path == path && slot.size == size; });

@@ -54,7 +54,10 @@ class Sgd {
   /// Updates every trained parameter of the model that has a gradient, once; lr_factor, from a schedule, multiplies
   /// every learning rate. Gradients do not change; one that is not finite makes its parameter not finite, so check the
   /// result of clip_gradient_norm first.
-  /// Throws ConfigError, with nothing changed, unless lr_factor is finite and at least 0.
+  /// A pass goes forward and backward between two steps: backward with parameters that have changed since its forward
+  /// pass is the gradient of neither.
+  /// Throws ConfigError, with nothing changed, unless lr_factor is finite and at least 0; StateError if nothing in the
+  /// model is trained. A parameter that is trained but has no gradient yet is no error.
   /// Cost: one pass over p, dL/dp and b; no allocation after a parameter's first step.
   template <class T>
   void step(T& model, double lr_factor = 1) {
@@ -67,7 +70,7 @@ class Sgd {
   void step(T& model, const AdapterHandle& adapter, double lr_factor = 1) {
     detail::check_not_negative("Sgd::step", "lr_factor", lr_factor);
     detail::check_has_parts("Sgd::step", model, adapter);
-    state_.step(model, config_.groups, adapter, [&](auto& slot, auto value, auto grad) {
+    state_.step("Sgd::step", model, config_.groups, adapter, [&](auto& slot, auto value, auto grad) {
       const auto [lr, weight_decay] = detail::settings_of(config_, slot.group);
       update(slot.moments[0], value, grad, S(lr * lr_factor), S(weight_decay));
     });

@@ -8,6 +8,7 @@
 ///   weighted     with a weight, backward and merge have it, too; a parameter that is not trained gets no gradient
 ///   accumulates  a second backward pass doubles the gradients
 ///   copy         a copy is complete and independent
+///   described    an adapter made anew from the settings and tensors that describe lists computes the same to the bit
 ///   no heap      after the first pass nothing allocates
 ///   switch       adapter a, then b, then a gives the first output
 ///   const        concurrent forward passes on one layer give the same bits as one alone
@@ -19,10 +20,12 @@
 #include "lora/testing/generic.hpp"
 #include "lora/testing/law.hpp"
 
+#include <algorithm>
 #include <cstddef>
 #include <string>
 #include <string_view>
 #include <thread>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -287,6 +290,96 @@ LawResults check_copy(const Layer& layer, const Matrix<typename Layer::Scalar>& 
   return results;
 }
 
+namespace detail {
+
+/// The table that describe() fills: each entry is given to a function.
+template <class OnSetting, class OnTensor>
+struct DescribeTable {
+  OnSetting on_setting;
+  OnTensor on_tensor;
+  void setting(std::string_view name, const auto& value) const { on_setting(name, value); }
+  void tensor(std::string_view name, auto& value) const { on_tensor(name, value); }
+};
+
+/// A kind that files store with a config of its own. LORA is read and written by functions of its own.
+template <class A>
+concept DescribedKind = AdapterKind<A> && requires { typename A::Config; } && std::string_view(A::peft_type) != "LORA";
+
+/// The config of an adapter from the settings that it describes, and the names that only one of the two has.
+template <class A>
+std::pair<typename A::Config, std::vector<std::string>> config_of(const A& adapter) {
+  using C = typename A::Config;
+  C config{};
+  std::vector<std::string> described, unmatched;
+  A::describe(adapter, DescribeTable{[&](std::string_view name, const auto&) { described.emplace_back(name); },
+                                     [](std::string_view, const auto&) {}});
+  if constexpr (requires { C::settings(config, [](const char*, auto&) {}); }) {
+    C::settings(config, [&](const char* name, auto& value) {
+      const auto own = std::find(described.begin(), described.end(), name);
+      if (own == described.end()) return unmatched.emplace_back(name), void();
+      described.erase(own);
+      const auto take = [&](std::string_view given_name, const auto& given) {
+        using T = std::remove_cvref_t<decltype(value)>;
+        if constexpr (std::is_constructible_v<T, decltype(given)>) {
+          if (given_name == name) value = static_cast<T>(given);
+        }
+      };
+      A::describe(adapter, DescribeTable{take, [](std::string_view, const auto&) {}});
+    });
+  }
+  unmatched.insert(unmatched.end(), described.begin(), described.end());
+  return {std::move(config), std::move(unmatched)};
+}
+
+}  // namespace detail
+
+/// What a file would hold of the adapter is all of it: one that is made from those settings and tensors, with other
+/// random numbers, computes the same to the bit. Give every setting of the config a value other than its default, which
+/// a kind that forgets the setting would have, too. For kinds that name a Config, other than LORA.
+template <class Base, detail::DescribedKind A>
+LawResults check_described(const Adapted<Base, A>& layer, const Matrix<typename A::Scalar>& x) {
+  using S = typename A::Scalar;
+  const auto names = [](const std::vector<std::string>& all) {
+    std::string text;
+    for (const std::string& name : all) text += (text.empty() ? "" : ", ") + name;
+    return text;
+  };
+  const auto no_setting = [](std::string_view, const auto&) {};
+  const A& adapter = layer.adapter();
+  auto [config, unmatched] = detail::config_of(adapter);
+  LawResults results = {
+      judge("described: settings", static_cast<double>(unmatched.size()), 0,
+            unmatched.empty() ? "" : "not in both describe and Config::settings: " + names(unmatched))};
+
+  std::vector<std::pair<std::string, Matrix<S>>> tensors;
+  std::vector<const S*> places;
+  A::describe(adapter, detail::DescribeTable{no_setting, [&](std::string_view name, const auto& tensor) {
+                                               tensors.emplace_back(name, tensor.value);
+                                               places.push_back(tensor.value.data());
+                                             }});
+  std::vector<std::string> lost;
+  visit_parameters(adapter, [&](const Path& path, const auto& parameter) {
+    const S* const own = parameter.value.data();
+    if (std::find(places.begin(), places.end(), own) == places.end()) lost.push_back(path.str());
+  });
+  results.push_back(judge("described: parameters", static_cast<double>(lost.size()), 0,
+                          lost.empty() ? "" : "in visit, but not in describe: " + names(lost)));
+
+  Rng other(20240229);
+  A anew(layer.base(), config, other);
+  A::describe(anew, detail::DescribeTable{no_setting, [&](std::string_view name, auto& tensor) {
+                                            if constexpr (!std::is_const_v<std::remove_reference_t<decltype(tensor)>>) {
+                                              for (const auto& [key, value] : tensors) {
+                                                if (key == name) tensor.value = value;
+                                              }
+                                            }
+                                          }});
+  const Adapted<Base, A> plain(layer.base(), adapter), remade(layer.base(), std::move(anew));
+  results.push_back(same_bits("described: output", detail::output_of(remade, x), detail::output_of(plain, x)));
+  results.push_back(same_bits("described: merged weight", remade.merged(), plain.merged()));
+  return results;
+}
+
 /// Counts the allocations of three training steps (forward, backward) after the first: with the whole batch, with about
 /// half the samples, and with the whole batch again.
 ///
@@ -350,7 +443,8 @@ LawResult check_const(const Layer& layer, const Matrix<typename Layer::Scalar>& 
   return judge("const", static_cast<double>(sum), 0, std::to_string(threads) + " threads");
 }
 
-/// All of the above that need only one layer: off, merged output, accumulates, copy and const.
+/// All of the above that need only one layer: off, merged output, accumulates, copy, const, and described for a kind
+/// with a config of its own.
 template <class Layer>
 LawResults adapter_laws(const Layer& layer, const Matrix<typename Layer::Scalar>& x) {
   LawResults results = check_off(layer, x);
@@ -359,6 +453,9 @@ LawResults adapter_laws(const Layer& layer, const Matrix<typename Layer::Scalar>
   append(results, check_accumulates(layer, x, dy, {.training = true, .seed = 1}));
   append(results, check_copy(layer, x));
   results.push_back(check_const(layer, x, {.training = true, .seed = 1}, 3, 2));
+  if constexpr (detail::DescribedKind<std::remove_cvref_t<decltype(layer.adapter())>>) {
+    append(results, check_described(layer, x));
+  }
   return results;
 }
 

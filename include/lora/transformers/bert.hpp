@@ -50,19 +50,6 @@ struct BertType {
   };
 };
 
-/// ```cpp
-/// #include <lora/transformers/bert.hpp>
-///
-/// int main() {
-///   lora::Rng rng(1);
-///   const lora::EncoderConfig config{.vocab_size = 100, .hidden_size = 32, .num_hidden_layers = 2,
-///                                    .num_attention_heads = 4, .intermediate_size = 64};
-///   const lora::BertModel<float> model(config, rng);
-///   const Eigen::MatrixXf sentences = model.sentence_embeddings({{5, 17, 3}, {42, 7}});
-///   return sentences.cols() == 2 && std::abs(sentences.col(0).norm() - 1) < 1e-5f ? 0 : 1;
-/// }
-/// ```
-///
 /// load_pretrained (io/pretrained.hpp) reads a published one.
 template <class S>
 using BertModel = TextEncoder<S, BertType>;

@@ -14,6 +14,19 @@ namespace lora::inline LORA_ABI {
 
 /// y = the last hidden state, (hidden_size, tokens).   Type: a type of model, such as BertType (transformers/bert.hpp)
 ///
+/// ```cpp
+/// #include <lora/transformers/bert.hpp>
+///
+/// int main() {
+///   lora::Rng rng(1);
+///   const lora::EncoderConfig config{.vocab_size = 100, .hidden_size = 32, .num_hidden_layers = 2,
+///                                    .num_attention_heads = 4, .intermediate_size = 64};
+///   const lora::BertModel<float> model(config, rng);
+///   const Eigen::MatrixXf sentences = model.sentence_embeddings({{5, 17, 3}, {42, 7}});
+///   return sentences.cols() == 2 && std::abs(sentences.col(0).norm() - 1) < 1e-5f ? 0 : 1;
+/// }
+/// ```
+///
 /// A batch is token ids without padding. Positions, attention and pooling look at the texts; to all else it is one
 /// matrix. Paths are those of the type's plain model in transformers.
 template <class S, class Type>

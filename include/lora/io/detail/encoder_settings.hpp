@@ -7,7 +7,7 @@
 #include "lora/transformers/encoder_config.hpp"
 
 #include <algorithm>
-#include <array>
+#include <iterator>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -23,47 +23,47 @@ EncoderConfig encoder_config_of(std::string_view who, const Json& root, std::str
 
 /// Settings that change nothing that is computed here, whatever they say: remarks, what belongs to tokenizers,
 /// generation, other heads, or to how transformers runs the model and what else it returns.
-inline constexpr auto harmless_model_settings = std::to_array<std::string_view>({"_attn_implementation_autoset",
-                                                                                 "_commit_hash",
-                                                                                 "_name_or_path",
-                                                                                 "_num_labels",
-                                                                                 "architectures",
-                                                                                 "attn_implementation",
-                                                                                 "bos_token_id",
-                                                                                 "chunk_size_feed_forward",
-                                                                                 "directionality",
-                                                                                 "dtype",
-                                                                                 "eos_token_id",
-                                                                                 "finetuning_task",
-                                                                                 "gradient_checkpointing",
-                                                                                 "id2label",
-                                                                                 "label2id",
-                                                                                 "language",
-                                                                                 "name",
-                                                                                 "num_labels",
-                                                                                 "output_attentions",
-                                                                                 "output_hidden_states",
-                                                                                 "output_past",
-                                                                                 "pad_token_id",
-                                                                                 "pooler_fc_size",
-                                                                                 "pooler_num_attention_heads",
-                                                                                 "pooler_num_fc_layers",
-                                                                                 "pooler_size_per_head",
-                                                                                 "pooler_type",
-                                                                                 "problem_type",
-                                                                                 "qa_dropout",
-                                                                                 "return_dict",
-                                                                                 "sep_token_id",
-                                                                                 "task_specific_params",
-                                                                                 "tie_word_embeddings",
-                                                                                 "tokenizer_class",
-                                                                                 "torch_dtype",
-                                                                                 "torchscript",
-                                                                                 "transformers_version",
-                                                                                 "use_bfloat16",
-                                                                                 "use_cache",
-                                                                                 "use_return_dict",
-                                                                                 "model_type"});
+inline constexpr std::string_view harmless_model_settings[] = {"_attn_implementation_autoset",
+                                                               "_commit_hash",
+                                                               "_name_or_path",
+                                                               "_num_labels",
+                                                               "architectures",
+                                                               "attn_implementation",
+                                                               "bos_token_id",
+                                                               "chunk_size_feed_forward",
+                                                               "directionality",
+                                                               "dtype",
+                                                               "eos_token_id",
+                                                               "finetuning_task",
+                                                               "gradient_checkpointing",
+                                                               "id2label",
+                                                               "label2id",
+                                                               "language",
+                                                               "model_type",
+                                                               "name",
+                                                               "num_labels",
+                                                               "output_attentions",
+                                                               "output_hidden_states",
+                                                               "output_past",
+                                                               "pad_token_id",
+                                                               "pooler_fc_size",
+                                                               "pooler_num_attention_heads",
+                                                               "pooler_num_fc_layers",
+                                                               "pooler_size_per_head",
+                                                               "pooler_type",
+                                                               "problem_type",
+                                                               "qa_dropout",
+                                                               "return_dict",
+                                                               "sep_token_id",
+                                                               "task_specific_params",
+                                                               "tie_word_embeddings",
+                                                               "tokenizer_class",
+                                                               "torch_dtype",
+                                                               "torchscript",
+                                                               "transformers_version",
+                                                               "use_bfloat16",
+                                                               "use_cache",
+                                                               "use_return_dict"};
 
 /// Settings that only one value of is computed here.
 struct FixedModelSetting {
@@ -158,13 +158,14 @@ LORA_IO_INLINE EncoderConfig encoder_config_of(std::string_view who, const Json&
                                          keys.classifier_dropout};
   if (!distilbert) known.insert(known.end(), {"type_vocab_size", "layer_norm_eps"});
   const auto has = [](const auto& list, std::string_view key) {
-    return std::find(list.begin(), list.end(), key) != list.end();
+    return std::find(std::begin(list), std::end(list), key) != std::end(list);
   };
   const auto fixed = fixed_model_settings();
   for (const auto& [key, value] : root.get_ref<const Json::object_t&>()) {
     if (value.is_null() || has(known, key) || has(harmless_model_settings, key) || has(ignore, key)) continue;
-    const auto only =
-        std::find_if(fixed.begin(), fixed.end(), [&](const FixedModelSetting& one) { return one.key == key; });
+    const auto only = std::find_if(fixed.begin(), fixed.end(), [&name = key](const FixedModelSetting& one) {
+      return one.key == name;  // clang 14 cannot capture a structured binding
+    });
     if (only != fixed.end()) {
       if (value == only->only) continue;
       settings.refuse(only->key.data(), value, only->only.dump() + ", the only one that is computed");

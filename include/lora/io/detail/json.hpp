@@ -180,9 +180,7 @@ LORA_IO_INLINE Json parse_json(std::string_view who, std::string_view text, cons
     fail<FormatError>(who, "is not valid JSON at byte 1: a byte order mark, or text outside of a string");
   }
   JsonTree tree(who, limits);
-  // What Json::sax_parse does, without the readers of binary formats, which take longer to compile than all else here.
-  using Parser = nlohmann::detail::parser<Json, decltype(nlohmann::detail::input_adapter(text.begin(), text.end()))>;
-  Parser(nlohmann::detail::input_adapter(text.begin(), text.end())).sax_parse(&tree);
+  Json::sax_parse(text.begin(), text.end(), &tree);
   return tree.root();
 }
 

@@ -80,7 +80,9 @@ class BaseTensors {
     const bool as_is = vector ? own.size() == stored_size(stored) && (rows == 1 || cols == 1)
                               : stored.shape == std::vector{rows, cols};
     const bool turned = !vector && stored.shape == std::vector{cols, rows};
-    if (!is_real(stored.dtype)) return "is stored as " + std::string(name(stored.dtype)) + ", expected numbers";
+    if (!is_real(stored.dtype)) {
+      return "is stored as " + std::string(name(stored.dtype)) + ", expected " + std::string(real_dtypes);
+    }
     if (!as_is && !turned) {
       return "is of another size than the model's, which has " + std::to_string(rows) + " x " + std::to_string(cols) +
              " (a resized vocabulary?)";

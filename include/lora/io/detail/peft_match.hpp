@@ -46,6 +46,15 @@ class BlockNames {
 
 InBlocks in_blocks(std::string_view path, const Targets& targets, const BlockNames& names);
 
+/// `"q_proj", "v_proj" and 3 more`, for messages.
+inline std::string name_list(const std::vector<std::string>& names) {
+  constexpr std::size_t max_shown = 10;
+  std::string list;
+  for (std::size_t k = 0; k < names.size() && k < max_shown; ++k) list += (k > 0 ? ", " : "") + shown(names[k]);
+  if (names.size() > max_shown) list += " and " + std::to_string(names.size() - max_shown) + " more";
+  return list;
+}
+
 /// What the config gives to every layer that takes adapters, in listing order. has_factors(path) tells whether the file
 /// has factors of a layer, and decides if the config does not: for a null target_modules, or where releases differ.
 /// has_parameter(path) tells whether it has the values of a parameter that belongs to no layer, such as an embedding.
@@ -72,7 +81,8 @@ std::vector<ModuleMatch> match_peft(const ModelPaths& model, const C& config, co
     return std::any_of(names.begin(), names.end(), [&](const auto& name) { return is_end_of(name, match.path); });
   });
   if (!names.empty() && !some_fit) {
-    fail<NameError>(who, "none of its target_modules is a layer of the model, which has " + layer_list(matches));
+    fail<NameError>(who, "none of its target_modules, " + name_list(names) + ", is a layer of the model, which has " +
+                             layer_list(matches));
   }
   const bool some_adapted = std::any_of(matches.begin(), matches.end(), [](const ModuleMatch& match) {
     return match.role == ModuleMatch::Role::adapter;

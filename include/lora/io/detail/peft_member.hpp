@@ -7,6 +7,7 @@
 #include "lora/core/finite.hpp"
 #include "lora/core/visit.hpp"
 #include "lora/io/detail/definitions.hpp"
+#include "lora/io/detail/described.hpp"
 #include "lora/io/detail/peft_describe.hpp"
 #include "lora/io/detail/peft_files.hpp"
 #include "lora/io/detail/product_error.hpp"
@@ -61,6 +62,8 @@ class PeftMember {
   virtual bool has_own_bias() const = 0;
   /// Of the adapter: empty if there is none.
   virtual std::string_view kind() const = 0;
+  /// Throws ConfigError if its kind lists less than it has (described.hpp).
+  virtual void check_described(const Caller& who) const = 0;
   virtual std::vector<AdapterSetting> settings() const = 0;
   /// Throws ConfigError for an adapter of a kind that is not LORA.
   virtual PeftLayer layer() const = 0;
@@ -121,6 +124,7 @@ class PeftMemberOf final : public PeftMember {
   std::string_view kind() const override {
     return named_ == nullptr ? std::string_view() : named_->adapter.peft_type();
   }
+  void check_described(const Caller& who) const override { detail::check_described(who, path(), named_->adapter); }
   std::vector<AdapterSetting> settings() const override { return named_->adapter.settings(); }
 
   PeftLayer layer() const override {

@@ -102,8 +102,8 @@ LORA_IO_INLINE void PeftTensorCheck::compare(const StoredTensor& tensor, const s
     misshapen_.push_back(tensor.name + ": shape is " + shape_text(tensor.shape) + ", expected " + shape_text(shape) +
                          remark);
   } else if (!is_real(tensor.dtype)) {
-    misshapen_.push_back(tensor.name + ": dtype is " + std::string(name(tensor.dtype)) +
-                         ", expected F64, F32, F16 or BF16");
+    misshapen_.push_back(tensor.name + ": dtype is " + std::string(name(tensor.dtype)) + ", expected " +
+                         std::string(real_dtypes));
   }
 }
 

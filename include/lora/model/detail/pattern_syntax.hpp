@@ -183,7 +183,7 @@ class PatternReader {
     std::size_t least = 0;
     std::size_t most = unbounded;
     if (quantifier(least, most)) refuse("has nothing before a quantifier");
-    const char c = next();
+    const char c = text_[at_++];  // sequence() has looked
     switch (c) {
       case '(': return group(depth);
       case '[': return {.kind = Kind::character, .characters = set()};
@@ -193,7 +193,7 @@ class PatternReader {
       case '\\': break;
       default: return is_ascii(c) ? one(c) : beyond_ascii();
     }
-    const char escaped = next();
+    const char escaped = next_escaped();
     if (!is_ascii(escaped)) return beyond_ascii();
     switch (escaped) {
       case 'A': return {.kind = Kind::start};
@@ -227,23 +227,25 @@ class PatternReader {
 
   void skip_name() {
     if (!take('<')) refuse("has a kind of group that is not supported");
-    while (next() != '>') {
+    const std::size_t begin = at_ - 4;
+    while (next(begin, "a > that ends the name of the group") != '>') {
     }
   }
 
   Characters set() {
     Characters all;
+    const std::size_t opening = at_ - 1;
     const bool inverted = take('^');
     for (bool first = true; first || !take(']'); first = false) {
       const std::size_t begin = at_;
-      const Characters low = member();
+      const Characters low = member(opening);
       const bool range = at_ + 1 < text_.size() && text_[at_] == '-' && text_[at_ + 1] != ']';
       if (!range) {
         all |= low;
         continue;
       }
       ++at_;
-      const Characters high = member();
+      const Characters high = member(opening);
       if (low.count() != 1 || high.count() != 1 || lowest(low) > lowest(high)) {
         refuse("has an invalid range " + in_quotes(text_.substr(begin, at_ - begin)));
       }
@@ -252,10 +254,10 @@ class PatternReader {
     return inverted ? ~all : all;
   }
 
-  Characters member() {
-    const char c = next();
+  Characters member(std::size_t opening) {
+    const char c = next(opening, "a ] that ends the set");
     if (c != '\\') return one(c).characters;
-    const char escaped = next();
+    const char escaped = next_escaped();
     return escaped == 'b' ? one('\b').characters : escape(escaped);
   }
 
@@ -298,10 +300,12 @@ class PatternReader {
     return {.kind = Kind::text, .text = std::string(text_.substr(begin, bytes))};
   }
 
-  char next() {
-    if (at_ == text_.size()) refuse("ends too early");
+  char next(std::size_t begin, const char* expected) {
+    if (at_ == text_.size()) refuse("ends in " + in_quotes(text_.substr(begin)) + ", expected " + expected);
     return text_[at_++];
   }
+  /// The character after a backslash.
+  char next_escaped() { return next(at_ - 1, "a character after the backslash"); }
   bool take(char c) {
     const bool found = at_ < text_.size() && text_[at_] == c;
     at_ += found ? 1 : 0;

@@ -6,7 +6,7 @@
 #include "lora/transformers/layer_source.hpp"
 #include "lora/transformers/tokens.hpp"
 
-#include <algorithm>
+#include <cstddef>
 #include <optional>
 #include <span>
 #include <string>
@@ -63,7 +63,8 @@ class Encoder {
     Sequences queries;           ///< how many of them each sequence has
     std::size_t lowest = 0;      ///< the number of blocks if nothing trains
     bool checkpointing = false;
-    Index tokens = -1;  ///< -1: no pass that backward could follow
+    std::size_t held = 0;  ///< with checkpointing: the block whose pass is in blocks[0]
+    Index tokens = -1;     ///< -1: no pass that backward could follow
 
     Index bytes() const {
       Index all = sum.bytes() + norm.bytes();
@@ -136,6 +137,9 @@ class Encoder {
 
   void run(const Tokens& tokens, std::span<const Index> columns, const Sequences* queries, MutableColumns<S>& y,
            Kept* kept, Scratch& scratch, const Pass& pass) const;
+
+  /// Computes the pass of block l again, into blocks[0].
+  void recompute(const Tokens& tokens, std::size_t l, Kept& kept, Scratch& scratch, const Pass& pass) const;
 
   const EncoderPaths* paths_;
   double dropout_;
@@ -276,7 +280,22 @@ void Encoder<S>::run(const Tokens& tokens, std::span<const Index> columns, const
   kept->columns.assign(columns.begin(), columns.end());
   if (queries != nullptr) kept->queries = *queries;
   kept->checkpointing = checkpointing;
+  kept->held = blocks.size() - 1;
   kept->tokens = total;
+}
+
+template <class S>
+void Encoder<S>::recompute(const Tokens& tokens, std::size_t l, Kept& kept, Scratch& scratch, const Pass& pass) const {
+  if (kept.held == l) return;
+  const auto result = scratch.borrow<S>();
+  const Columns<S> x(kept.inputs[l].view());
+  if (l + 1 == blocks.size() && !kept.columns.empty()) {
+    auto y = result->resize(features(), static_cast<Index>(kept.columns.size()));
+    blocks[l].forward(x, tokens.sequences(), kept.columns, kept.queries, y, &kept.blocks[0], scratch, pass);
+  } else {
+    blocks[l].forward(x, tokens.sequences(), result->resize(features(), x.cols()), &kept.blocks[0], scratch, pass);
+  }
+  kept.held = l;
 }
 
 template <class S>
@@ -296,9 +315,7 @@ void Encoder<S>::backward(const Tokens& tokens, const Columns<S>& dy, Kept& kept
     }
     const Columns<S> x = kept.checkpointing ? kept.inputs[l].view() : bottom ? kept.inputs[0].view() : input->view();
     const Columns<S> gradient = top ? dy : Columns<S>(in->view());
-    if (kept.checkpointing && !top) {  // the last one is still there
-      blocks[l].forward(x, tokens.sequences(), input->resize(features(), total), &own, scratch, pass);
-    }
+    if (kept.checkpointing) recompute(tokens, l, kept, scratch, pass);
     if (bottom && !embeddings) return blocks[l].backward(x, gradient, no_gradient, own, scratch);
     blocks[l].backward(x, gradient, out->resize(features(), total), own, scratch);
   }
