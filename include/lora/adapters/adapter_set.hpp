@@ -145,10 +145,25 @@ class AdapterSet {
 
   /// Adds an adapter and selects it alone. Throws NameError, changing nothing, if the name is taken, empty or has a
   /// dot.
-  void insert(std::string_view name, AnyAdapter<S> adapter, std::optional<Vector<S>> bias = std::nullopt);
+  void insert(std::string_view name, AnyAdapter<S> adapter, std::optional<Vector<S>> bias = std::nullopt) {
+    check_new_name(name);
+    auto member = std::make_shared<NamedAdapter<S>>(NamedAdapter<S>{std::string(name), std::move(adapter)});
+    if (bias) member->bias.emplace(std::move(*bias));
+    Selection<S> alone;
+    alone.choices.push_back({member, 1});
+    auto shared = std::make_shared<const Selection<S>>(std::move(alone));
+    members_.push_back(std::move(member));
+    selected_.store(std::move(shared));
+  }
 
   /// Removes an adapter. Throws NameError if there is none of that name.
-  void erase(std::string_view name);
+  void erase(std::string_view name) {
+    const Member member = member_of(name, "detach");
+    Selection<S> rest = *selection();
+    std::erase_if(rest.choices, [&](const auto& choice) { return choice.part == member; });
+    select(std::move(rest));
+    std::erase(members_, member);
+  }
 
   void select(std::string_view name) {
     Selection<S> alone;
@@ -175,16 +190,37 @@ class AdapterSet {
   const std::vector<Member>& members() const& { return members_; }
   const std::vector<Member>& members() const&& = delete;
   bool empty() const { return members_.empty(); }
-  std::shared_ptr<const Selection<S>> selection() const;
+  std::shared_ptr<const Selection<S>> selection() const { return selected_.load(); }
   /// The weight of an adapter in the selection; 0 if it is not selected.
-  double weight_of(std::string_view name) const;
-  bool selects(std::string_view name) const;
+  double weight_of(std::string_view name) const {
+    for (const auto& choice : selection()->choices) {
+      if (choice.part->name == name) return choice.weight;
+    }
+    return 0;
+  }
+  bool selects(std::string_view name) const {
+    const auto now = selection();
+    return std::any_of(now->choices.begin(), now->choices.end(),
+                       [&](const auto& one) { return one.part->name == name; });
+  }
 
   /// Throws NameError unless an adapter of this name could be added.
-  void check_new_name(std::string_view name) const;
+  void check_new_name(std::string_view name) const {
+    if (name.empty() || name.find('.') != std::string_view::npos) {
+      throw NameError("attach: the adapter name " + detail::in_quotes(name) +
+                      " is not allowed, expected text without a dot");
+    }
+    if (contains(name)) throw NameError("attach: an adapter " + detail::in_quotes(name) + " exists already");
+  }
 
   /// The selection of `name` alone, for a handle; null if there is no such adapter.
-  std::shared_ptr<const Selection<S>> alone(std::string_view name) const;
+  std::shared_ptr<const Selection<S>> alone(std::string_view name) const {
+    const Member* member = find(name);
+    if (member == nullptr) return nullptr;
+    Selection<S> one;
+    one.choices.push_back({*member, 1});
+    return std::make_shared<const Selection<S>>(std::move(one));
+  }
 
   static void visit(auto& self, auto&& f) {
     const auto now = self.selection();
@@ -206,117 +242,50 @@ class AdapterSet {
 
   void select(Selection<S> selection) { selected_.store(std::make_shared<const Selection<S>>(std::move(selection))); }
 
-  const Member* find(std::string_view name) const;
+  const Member* find(std::string_view name) const {
+    const auto found =
+        std::find_if(members_.begin(), members_.end(), [&](const Member& member) { return member->name == name; });
+    return found == members_.end() ? nullptr : &*found;
+  }
 
-  const Member& member_of(std::string_view name, const char* who) const;
+  const Member& member_of(std::string_view name, const char* who) const {
+    if (const Member* member = find(name)) return *member;
+    std::string known;
+    for (const Member& member : members_) known += (known.empty() ? "" : ", ") + detail::in_quotes(member->name);
+    throw NameError(std::string(who) + ": there is no adapter " + detail::in_quotes(name) +
+                    (known.empty() ? ": none has been attached" : ", expected one of " + known));
+  }
 
-  Selection<S> sum_of(const std::vector<AdapterWeight>& chosen) const;
+  Selection<S> sum_of(const std::vector<AdapterWeight>& chosen) const {
+    const auto counts = [](const AdapterWeight& one) { return S(one.weight) != S(0); };
+    const auto counted = std::count_if(chosen.begin(), chosen.end(), counts);
+    Selection<S> sum;
+    for (auto one = chosen.begin(); one != chosen.end(); ++one) {
+      const Member& member = member_of(one->name, "select_sum");
+      if (std::any_of(chosen.begin(), one, [&](const AdapterWeight& before) { return before.name == one->name; })) {
+        throw NameError("select_sum: adapter " + detail::in_quotes(one->name) + " is named twice");
+      }
+      if (!counts(*one)) continue;
+      if (!(std::abs(one->weight) <= std::min(member->adapter.max_weight(), detail::largest_finite<S>())) &&
+          member->adapter.summable()) {
+        throw ConfigError("select_sum: the weight of adapter " + detail::in_quotes(one->name) + " is " +
+                          detail::text_of(one->weight) + ", expected a finite number, also times the adapter's scale");
+      }
+      if (!member->adapter.summable() && (counted > 1 || one->weight != 1.0)) {
+        throw ConfigError("select_sum: adapter " + detail::in_quotes(one->name) +
+                          " is of a kind that cannot be summed, expected it alone and with weight 1");
+      }
+      sum.choices.push_back({member, one->weight});
+    }
+    // in the order of attachment, so that the same sum of the same adapters has the same bits
+    std::sort(sum.choices.begin(), sum.choices.end(), [&](const auto& a, const auto& b) {
+      return std::find(members_.begin(), members_.end(), a.part) < std::find(members_.begin(), members_.end(), b.part);
+    });
+    return sum;
+  }
 
   std::vector<Member> members_;
   detail::SharedSlot<const Selection<S>> selected_{none()};
 };
-
-template <class S>
-void AdapterSet<S>::insert(std::string_view name, AnyAdapter<S> adapter, std::optional<Vector<S>> bias) {
-  check_new_name(name);
-  auto member = std::make_shared<NamedAdapter<S>>(NamedAdapter<S>{std::string(name), std::move(adapter)});
-  if (bias) member->bias.emplace(std::move(*bias));
-  Selection<S> alone;
-  alone.choices.push_back({member, 1});
-  auto shared = std::make_shared<const Selection<S>>(std::move(alone));
-  members_.push_back(std::move(member));
-  selected_.store(std::move(shared));
-}
-
-template <class S>
-void AdapterSet<S>::erase(std::string_view name) {
-  const Member member = member_of(name, "detach");
-  Selection<S> rest = *selection();
-  std::erase_if(rest.choices, [&](const auto& choice) { return choice.part == member; });
-  select(std::move(rest));
-  std::erase(members_, member);
-}
-
-template <class S>
-std::shared_ptr<const Selection<S>> AdapterSet<S>::selection() const {
-  return selected_.load();
-}
-
-template <class S>
-double AdapterSet<S>::weight_of(std::string_view name) const {
-  for (const auto& choice : selection()->choices) {
-    if (choice.part->name == name) return choice.weight;
-  }
-  return 0;
-}
-
-template <class S>
-bool AdapterSet<S>::selects(std::string_view name) const {
-  const auto now = selection();
-  return std::any_of(now->choices.begin(), now->choices.end(), [&](const auto& one) { return one.part->name == name; });
-}
-
-template <class S>
-void AdapterSet<S>::check_new_name(std::string_view name) const {
-  if (name.empty() || name.find('.') != std::string_view::npos) {
-    throw NameError("attach: the adapter name " + detail::in_quotes(name) +
-                    " is not allowed, expected text without a dot");
-  }
-  if (contains(name)) throw NameError("attach: an adapter " + detail::in_quotes(name) + " exists already");
-}
-
-template <class S>
-std::shared_ptr<const Selection<S>> AdapterSet<S>::alone(std::string_view name) const {
-  const Member* member = find(name);
-  if (member == nullptr) return nullptr;
-  Selection<S> one;
-  one.choices.push_back({*member, 1});
-  return std::make_shared<const Selection<S>>(std::move(one));
-}
-
-template <class S>
-auto AdapterSet<S>::find(std::string_view name) const -> const Member* {
-  const auto found =
-      std::find_if(members_.begin(), members_.end(), [&](const Member& member) { return member->name == name; });
-  return found == members_.end() ? nullptr : &*found;
-}
-
-template <class S>
-auto AdapterSet<S>::member_of(std::string_view name, const char* who) const -> const Member& {
-  if (const Member* member = find(name)) return *member;
-  std::string known;
-  for (const Member& member : members_) known += (known.empty() ? "" : ", ") + detail::in_quotes(member->name);
-  throw NameError(std::string(who) + ": there is no adapter " + detail::in_quotes(name) +
-                  (known.empty() ? ": none has been attached" : ", expected one of " + known));
-}
-
-template <class S>
-Selection<S> AdapterSet<S>::sum_of(const std::vector<AdapterWeight>& chosen) const {
-  const auto counts = [](const AdapterWeight& one) { return S(one.weight) != S(0); };
-  const auto counted = std::count_if(chosen.begin(), chosen.end(), counts);
-  Selection<S> sum;
-  for (auto one = chosen.begin(); one != chosen.end(); ++one) {
-    const Member& member = member_of(one->name, "select_sum");
-    if (std::any_of(chosen.begin(), one, [&](const AdapterWeight& before) { return before.name == one->name; })) {
-      throw NameError("select_sum: adapter " + detail::in_quotes(one->name) + " is named twice");
-    }
-    if (!counts(*one)) continue;
-    if (!(std::abs(one->weight) <= std::min(member->adapter.max_weight(), detail::largest_finite<S>())) &&
-        member->adapter.summable()) {
-      throw ConfigError("select_sum: the weight of adapter " + detail::in_quotes(one->name) + " is " +
-                        detail::text_of(one->weight) + ", expected a finite number, also times the adapter's scale");
-    }
-    if (!member->adapter.summable() && (counted > 1 || one->weight != 1.0)) {
-      throw ConfigError("select_sum: adapter " + detail::in_quotes(one->name) +
-                        " is of a kind that cannot be summed, expected it alone and with weight 1");
-    }
-    sum.choices.push_back({member, one->weight});
-  }
-  // in the order of attachment, so that the same sum of the same adapters has the same bits
-  std::sort(sum.choices.begin(), sum.choices.end(), [&](const auto& a, const auto& b) {
-    return std::find(members_.begin(), members_.end(), a.part) < std::find(members_.begin(), members_.end(), b.part);
-  });
-  return sum;
-}
 
 }  // namespace lora::inline LORA_ABI

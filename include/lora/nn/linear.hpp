@@ -163,13 +163,21 @@ class Linear : public detail::CachedPass<Linear<S>, S> {
   /// As above, with an existing adapter of any kind: factors, factors that start from this weight (ResidualLora, from
   /// pissa or olora of dense()), a trained copy, or only a bias (NoAdapter). Throws ShapeError if it does not fit this
   /// layer, StateError if it has a bias and the layer has none, NameError.
-  void attach(std::string_view name, AnyAdapter<S> adapter, std::optional<Vector<S>> bias = std::nullopt);
+  void attach(std::string_view name, AnyAdapter<S> adapter, std::optional<Vector<S>> bias = std::nullopt) {
+    check_fits(adapter, bias);
+    adapters_.check_new_name(name);
+    freeze();
+    adapters_.insert(name, std::move(adapter), std::move(bias));
+  }
 
   /// A copy of W and b, trained in full, that belongs to the adapter (PEFT's modules_to_save).
-  void attach_full(std::string_view name);
+  void attach_full(std::string_view name) { attach(name, FullWeight<S>(dense()), copy_of_bias()); }
 
   /// A trained copy of b alone. Throws StateError if the layer has no bias.
-  void attach_bias(std::string_view name);
+  void attach_bias(std::string_view name) {
+    if (!bias_) throw StateError("Linear::attach_bias: the layer has no bias");
+    attach(name, NoAdapter<S>(), copy_of_bias());
+  }
 
   /// Removes an adapter. The selection of the others does not change, and the base stays frozen. Throws NameError.
   void detach(std::string_view name) { adapters_.erase(name); }
@@ -182,7 +190,9 @@ class Linear : public detail::CachedPass<Linear<S>, S> {
 
   /// Stops training W and b, and packs W, which is shared and constant from then on; both copies are in memory
   /// meanwhile. Outputs do not change by a bit. attach calls it; a second call does nothing.
-  void freeze();
+  void freeze() {
+    if (!frozen()) freeze_as(packed_weight());
+  }
   bool frozen() const { return base_.has_value(); }
 
   using Thin::backward;
@@ -209,21 +219,41 @@ class Linear : public detail::CachedPass<Linear<S>, S> {
   }
 
   /// Whether backward after such a pass would add to a gradient.
-  bool trains(const Kept& kept) const;
+  bool trains(const Kept& kept) const {
+    if (!frozen()) return weight_->trainable || (bias_ && bias_->trainable);
+    for (const Piece& piece : kept.pieces) {
+      for (std::size_t k = 0; k < piece.size(); ++k) {
+        const NamedAdapter<S>& part = *piece.choice->choices[k].part;
+        if (part.adapter.count().trains() || (part.bias && part.bias->trainable)) return true;
+      }
+    }
+    return false;
+  }
 
   /// W0 plus the deltas of the selected adapters, (out, in), rounded once. The layer is unchanged.
   Matrix<S> merged() const;
   /// The sum of the deltas of the selected adapters, (out, in).
-  Matrix<S> delta() const;
+  Matrix<S> delta() const {
+    Matrix<S> weight = Matrix<S>::Zero(out_features(), in_features());
+    add_delta_to(weight);
+    return weight;
+  }
   /// The bias in effect, (out); empty if the layer has none.
-  Vector<S> merged_bias() const;
+  Vector<S> merged_bias() const {
+    Vector<S> sum = Vector<S>::Zero(bias_ ? out_features() : 0);
+    add_bias(*adapters_.selection(), sum);
+    return sum;
+  }
 
   Index in_features() const { return frozen() ? base_->cols() : weight_->value.cols(); }
   Index out_features() const { return frozen() ? base_->rows() : weight_->value.rows(); }
   /// W or W0, (out, in), without adapters, as a new matrix.
   Matrix<S> dense() const { return frozen() ? base_->dense() : weight_->value; }
   /// The base that holds W0. Throws StateError if the layer is not frozen.
-  const AnyBase<S>& base() const&;
+  const AnyBase<S>& base() const& {
+    if (!frozen()) throw StateError("Linear::base: the layer is not frozen; dense() gives its weight");
+    return *base_;
+  }
   const AnyBase<S>& base() const&& = delete;
   /// Bytes of W, or of W0 as its base holds it.
   Index weight_bytes() const {
@@ -257,20 +287,38 @@ class Linear : public detail::CachedPass<Linear<S>, S> {
   }
 
  private:
-  void set_bias(std::optional<Vector<S>> b);
+  void set_bias(std::optional<Vector<S>> b) {
+    if (!b) return;
+    detail::check_rows("Linear", "the bias", b->rows(), "out_features", out_features());
+    bias_.emplace(std::move(*b));
+  }
 
   std::optional<Vector<S>> copy_of_bias() const {
     if (!bias_) return std::nullopt;
     return bias_->value;
   }
 
-  AnyBase<S> packed_weight() const;
-  void freeze_as(AnyBase<S> packed);
+  AnyBase<S> packed_weight() const { return Frozen<S>(Eigen::Ref<const Matrix<S>>(weight_->value)); }
+  void freeze_as(AnyBase<S> packed) {
+    base_ = std::move(packed);
+    weight_.reset();
+    if (bias_) bias_->drop_gradient();
+  }
 
-  void check_fits(const AnyAdapter<S>& adapter, const std::optional<Vector<S>>& bias) const;
+  void check_fits(const AnyAdapter<S>& adapter, const std::optional<Vector<S>>& bias) const {
+    adapter.check_fits("Linear::attach", out_features(), in_features());
+    if (!bias) return;
+    if (!bias_) {
+      throw StateError("Linear::attach: the adapter brings a bias, but the layer has none to replace");
+    }
+    detail::check_rows("Linear::attach", "the trained bias", bias->rows(), "out_features", out_features());
+  }
 
   /// The selection that a pass uses.
-  std::shared_ptr<const Selection<S>> choose(const AdapterHandle& adapter) const;
+  std::shared_ptr<const Selection<S>> choose(const AdapterHandle& adapter) const {
+    if (!adapter) return adapters_.selection();
+    return std::static_pointer_cast<const Selection<S>>(adapter.choice_of(number_, "Linear::forward"));
+  }
 
   void divide(const Pass& pass, Index samples, Kept& kept) const;
   void forward_frozen(const Columns& x, MutableColumns& y, Kept& kept, Scratch& scratch) const;
@@ -312,97 +360,6 @@ class Linear : public detail::CachedPass<Linear<S>, S> {
   AdapterSet<S> adapters_;
   detail::OwnNumber number_;
 };
-
-template <class S>
-AnyBase<S> Linear<S>::packed_weight() const {
-  return Frozen<S>(Eigen::Ref<const Matrix<S>>(weight_->value));
-}
-
-template <class S>
-void Linear<S>::attach(std::string_view name, AnyAdapter<S> adapter, std::optional<Vector<S>> bias) {
-  check_fits(adapter, bias);
-  adapters_.check_new_name(name);
-  freeze();
-  adapters_.insert(name, std::move(adapter), std::move(bias));
-}
-
-template <class S>
-void Linear<S>::attach_full(std::string_view name) {
-  attach(name, FullWeight<S>(dense()), copy_of_bias());
-}
-
-template <class S>
-void Linear<S>::attach_bias(std::string_view name) {
-  if (!bias_) throw StateError("Linear::attach_bias: the layer has no bias");
-  attach(name, NoAdapter<S>(), copy_of_bias());
-}
-
-template <class S>
-void Linear<S>::freeze() {
-  if (!frozen()) freeze_as(packed_weight());
-}
-
-template <class S>
-bool Linear<S>::trains(const Kept& kept) const {
-  if (!frozen()) return weight_->trainable || (bias_ && bias_->trainable);
-  for (const Piece& piece : kept.pieces) {
-    for (std::size_t k = 0; k < piece.size(); ++k) {
-      const NamedAdapter<S>& part = *piece.choice->choices[k].part;
-      if (part.adapter.count().trains() || (part.bias && part.bias->trainable)) return true;
-    }
-  }
-  return false;
-}
-
-template <class S>
-Matrix<S> Linear<S>::delta() const {
-  Matrix<S> weight = Matrix<S>::Zero(out_features(), in_features());
-  add_delta_to(weight);
-  return weight;
-}
-
-template <class S>
-Vector<S> Linear<S>::merged_bias() const {
-  Vector<S> sum = Vector<S>::Zero(bias_ ? out_features() : 0);
-  add_bias(*adapters_.selection(), sum);
-  return sum;
-}
-
-template <class S>
-const AnyBase<S>& Linear<S>::base() const& {
-  if (!frozen()) throw StateError("Linear::base: the layer is not frozen; dense() gives its weight");
-  return *base_;
-}
-
-template <class S>
-void Linear<S>::set_bias(std::optional<Vector<S>> b) {
-  if (!b) return;
-  detail::check_rows("Linear", "the bias", b->rows(), "out_features", out_features());
-  bias_.emplace(std::move(*b));
-}
-
-template <class S>
-void Linear<S>::freeze_as(AnyBase<S> packed) {
-  base_ = std::move(packed);
-  weight_.reset();
-  if (bias_) bias_->drop_gradient();
-}
-
-template <class S>
-void Linear<S>::check_fits(const AnyAdapter<S>& adapter, const std::optional<Vector<S>>& bias) const {
-  adapter.check_fits("Linear::attach", out_features(), in_features());
-  if (!bias) return;
-  if (!bias_) {
-    throw StateError("Linear::attach: the adapter brings a bias, but the layer has none to replace");
-  }
-  detail::check_rows("Linear::attach", "the trained bias", bias->rows(), "out_features", out_features());
-}
-
-template <class S>
-std::shared_ptr<const Selection<S>> Linear<S>::choose(const AdapterHandle& adapter) const {
-  if (!adapter) return adapters_.selection();
-  return std::static_pointer_cast<const Selection<S>>(adapter.choice_of(number_, "Linear::forward"));
-}
 
 template <class S>
 template <AdapterConfig<S> C>

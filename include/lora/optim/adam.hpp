@@ -86,7 +86,7 @@ class BasicAdam {
   using State = OptimizerState<S, 2>;
 
   /// Throws ConfigError for a setting out of range.
-  explicit BasicAdam(Config config = {});
+  explicit BasicAdam(Config config = {}) : config_(std::move(config)) { validate(config_, name); }
 
   /// Updates every trained parameter of the model that has a gradient, once; lr_factor, from a schedule, multiplies
   /// every learning rate. Gradients do not change; one that is not finite makes its parameter not finite, so check the
@@ -98,7 +98,7 @@ class BasicAdam {
   /// Cost: one pass over p, dL/dp, m and v; no allocation after a parameter's first step.
   template <class T>
   void step(T& model, double lr_factor = 1) {
-    step_for(model, AdapterHandle(), lr_factor);
+    step(model, AdapterHandle(), lr_factor);
   }
 
   /// As above for one adapter, whatever is selected: optimizer.step(net, alice). No forward pass may use an adapter
@@ -107,7 +107,11 @@ class BasicAdam {
   void step(T& model, const AdapterHandle& adapter, double lr_factor = 1) {
     detail::check_not_negative(Decoupled ? "AdamW::step" : "Adam::step", "lr_factor", lr_factor);
     detail::check_has_parts(Decoupled ? "AdamW::step" : "Adam::step", model, adapter);
-    step_for(model, adapter, lr_factor);
+    state_.step(Decoupled ? "AdamW::step" : "Adam::step", model, config_.groups, adapter,
+                [&](auto& slot, const Flat& value, const FlatGradient& grad) {
+                  const auto [lr, weight_decay] = detail::settings_of(config_, slot.group);
+                  update(slot, value, grad, lr * lr_factor, weight_decay);
+                });
   }
 
   const Config& config() const& { return config_; }
@@ -119,16 +123,6 @@ class BasicAdam {
  private:
   using Flat = Eigen::Map<Eigen::Array<S, Dynamic, 1>>;
   using FlatGradient = Eigen::Map<const Eigen::Array<S, Dynamic, 1>>;
-
-  template <class T>
-  void step_for(T& model, const AdapterHandle& adapter, double lr_factor) {
-    detail::check_not_negative(Decoupled ? "AdamW::step" : "Adam::step", "lr_factor", lr_factor);
-    state_.step(Decoupled ? "AdamW::step" : "Adam::step", model, config_.groups, adapter,
-                [&](auto& slot, const Flat& value, const FlatGradient& grad) {
-                  const auto [lr, weight_decay] = detail::settings_of(config_, slot.group);
-                  update(slot, value, grad, lr * lr_factor, weight_decay);
-                });
-  }
   void update(typename State::Slot& slot, Flat value, FlatGradient grad, double lr, double weight_decay);
 
   Config config_;
@@ -153,11 +147,6 @@ double decay_factor(double decay, std::uint64_t t) {
 }
 
 }  // namespace detail
-
-template <class S, bool Decoupled>
-BasicAdam<S, Decoupled>::BasicAdam(Config config) : config_(std::move(config)) {
-  validate(config_, name);
-}
 
 /// The factors are computed in double and rounded once to S. Defined outside the class for lora::compiled.
 template <class S, bool Decoupled>

@@ -70,11 +70,17 @@ class OptimizerState {
   }
 
   /// The slot of a parameter, or null before its first step. For a checkpoint: look up each parameter of the model.
-  const Slot* find(const Path& path, Index size) const&;
+  const Slot* find(const Path& path, Index size) const& {
+    const auto found = search(slots_.begin(), slots_.end(), path.identity(), size);
+    return found == slots_.end() ? nullptr : &*found;
+  }
   const Slot* find(const Path& path, Index size) const&& = delete;
 
   /// The slot of a parameter, created if necessary. To restore a checkpoint, write its steps and moments.
-  Slot& slot(const Path& path, Index size);
+  Slot& slot(const Path& path, Index size) {
+    const auto found = search(slots_.begin(), slots_.end(), path.identity(), size);
+    return found != slots_.end() ? *found : slots_.emplace_back(Slot{.path = path.identity(), .size = size});
+  }
 
   /// In the order of the last step; at the end, parameters that are no longer in the listing.
   const std::vector<Slot>& slots() const& { return slots_; }
@@ -106,7 +112,13 @@ class OptimizerState {
   }
 
   /// Moves the parameter's slot to `position`, or creates it there; the slots before it are done in this step.
-  Slot& bind(std::uint64_t path, Index size, std::size_t position);
+  Slot& bind(std::uint64_t path, Index size, std::size_t position) {
+    const auto expected = slots_.begin() + static_cast<std::ptrdiff_t>(position);
+    const auto found = search(expected, slots_.end(), path, size);
+    if (found == slots_.end()) return *slots_.insert(expected, Slot{.path = path, .size = size});
+    if (found != expected) std::iter_swap(expected, found);
+    return *expected;
+  }
 
   static std::size_t first_group_of(const Path& path, const std::vector<ParameterGroup>& groups) {
     const auto selects = [&](const ParameterGroup& group) { return group.select(path); };
@@ -115,27 +127,6 @@ class OptimizerState {
 
   std::vector<Slot> slots_;
 };
-
-template <class S, std::size_t Moments>
-auto OptimizerState<S, Moments>::find(const Path& path, Index size) const& -> const Slot* {
-  const auto found = search(slots_.begin(), slots_.end(), path.identity(), size);
-  return found == slots_.end() ? nullptr : &*found;
-}
-
-template <class S, std::size_t Moments>
-auto OptimizerState<S, Moments>::slot(const Path& path, Index size) -> Slot& {
-  const auto found = search(slots_.begin(), slots_.end(), path.identity(), size);
-  return found != slots_.end() ? *found : slots_.emplace_back(Slot{.path = path.identity(), .size = size});
-}
-
-template <class S, std::size_t Moments>
-auto OptimizerState<S, Moments>::bind(std::uint64_t path, Index size, std::size_t position) -> Slot& {
-  const auto expected = slots_.begin() + static_cast<std::ptrdiff_t>(position);
-  const auto found = search(expected, slots_.end(), path, size);
-  if (found == slots_.end()) return *slots_.insert(expected, Slot{.path = path, .size = size});
-  if (found != expected) std::iter_swap(expected, found);
-  return *expected;
-}
 
 namespace detail {
 
