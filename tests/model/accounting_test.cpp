@@ -9,6 +9,7 @@
 #include "lora/model/attach.hpp"
 #include "lora/model/report.hpp"
 #include "lora/model/shapes.hpp"
+#include "lora/nn/layer_norm.hpp"
 #include "lora/nn/lora_linear.hpp"
 #include "lora/nn/mlp.hpp"
 #include "lora/optim/adam.hpp"
@@ -67,6 +68,12 @@ Index bytes_of_gradients(auto& model) {
   });
   return bytes;
 }
+
+struct WithNorm {
+  lora::Linear<float> fc;
+  lora::LayerNorm<float> norm;
+  static void visit(auto& self, auto&& f) { f("fc", self.fc), f("norm", self.norm); }
+};
 
 }  // namespace
 
@@ -247,6 +254,16 @@ TEST_CASE("D5: alpha = 0 is accepted as PEFT does, and remarked on: the factors 
   CHECK(remarks().size() == 1);
   layer.attach("c", {.rank = 2, .alpha = 4}, rng);  // the two above are not selected any more
   CHECK(remarks().empty());
+}
+
+TEST_CASE("D9: the report names the layers whose passes it does not count") {
+  lora::Rng rng(1);
+  const WithNorm net{lora::Linear<float>({.in = 40, .out = 30}, rng), lora::LayerNorm<float>(30)};
+  CHECK(lora::report(net.fc, 2).account.remarks.empty());
+  REQUIRE(lora::report(net, 2).account.remarks.size() == 1);
+  CHECK(lora::report(net, 2).account.remarks[0] ==
+        "the memory of passes is that of linear layers, without what the layers of norm.weight and 1 more keep or "
+        "borrow");
 }
 
 TEST_CASE("What cannot be counted is refused") {

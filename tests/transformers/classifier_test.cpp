@@ -4,6 +4,7 @@
 #include "lora/losses/softmax_cross_entropy.hpp"
 #include "lora/model/attach.hpp"
 #include "lora/model/handle.hpp"
+#include "lora/model/report.hpp"
 #include "lora/optim/adam.hpp"
 #include "lora/parallel/workers.hpp"
 #include "lora/testing/gradient.hpp"
@@ -339,4 +340,60 @@ TEST_CASE("classifiers: sentence embeddings are means of length 1") {
   const Matrix<double> y = model(batch), sentences = model.sentence_embeddings(batch);
   CHECK((sentences.col(0) - y.leftCols(4).rowwise().mean().normalized()).norm() <= 1e-15);
   CHECK((sentences.col(1) - y.col(4).normalized()).norm() <= 1e-15);
+}
+
+TEST_CASE("classifiers: report predicts the memory of a step") {
+  lora::EncoderConfig config = small_config();
+  config.hidden_size = 32;
+  config.intermediate_size = 96;
+  config.num_hidden_layers = 5;
+  config.max_position_embeddings = 60;
+  Tokens batch;
+  for (int length : {40, 25, 60, 33, 7, 50, 38, 60}) batch.add(std::vector<int>(std::size_t(length), length % 19));
+  lora::Workers two(2);
+
+  const auto check = [&](auto model, const char* what, const lora::Targets& targets, lora::Executor* executor) {
+    INFO(what);
+    using Model = decltype(model);
+    const Pass pass{.training = true, .seed = 3, .executor = executor};
+    lora::Rng rng(2);
+    if (!targets.modules.empty()) lora::attach(model, {.rank = 4, .alpha = 8}, targets, rng);
+    const auto dy = random_matrix(model.out_features(), Model::out_columns(batch), rng);
+    typename Model::Cache cache;
+    lora::AdamW<double> optimizer;
+    const auto step = [&] {
+      model.forward(batch, cache, pass);
+      model.backward(batch, dy, cache);
+      optimizer.step(model);
+    };
+    const lora::Report report = lora::report(model, batch.sequences(), executor == nullptr ? 1 : executor->threads());
+    const auto& bytes = report.account.current.bytes;
+    const auto near = [](double given, double expected) { return std::abs(given - expected) <= 0.05 * expected; };
+    Index before = 0, after = 0;  // gradients are made by the first backward that adds to them
+    lora::visit_parameters(model, [&](const lora::Path&, auto& parameter) { before += parameter.grad.size(); });
+    const auto peak = lora_test::heap_peak_in(step);
+    lora::visit_parameters(model, [&](const lora::Path&, auto& parameter) { after += parameter.grad.size(); });
+    const double held = static_cast<double>(peak) - static_cast<double>(after - before) * sizeof(double);
+    CHECK(bytes.gradients == after * Index(sizeof(double)));
+    INFO("kept " << bytes.activations << ", scratch " << bytes.workspace << ", moments " << bytes.optimizer << "; held "
+                 << held << ", kept " << cache.kept.bytes() << ", scratch " << cache.scratch.bytes());
+    CHECK(near(double(bytes.activations), double(cache.kept.bytes() + cache.y.bytes())));
+    CHECK(near(double(bytes.workspace), double(cache.scratch.bytes())));
+    CHECK(near(double(bytes.activations + bytes.workspace + bytes.optimizer), held));
+    if (targets.modules.empty()) CHECK(report.account.full.bytes.total() == report.account.current.bytes.total());
+  };
+  const lora::Targets attention{.modules = {"query", "value"}};
+  using Plain = lora::BertModel<double>;
+  using TokenClassifier = lora::BertForTokenClassification<double>;
+  check(new_model<Classifier>(config), "query and value", attention, nullptr);
+  check(new_model<Classifier>(config), "two threads", attention, &two);
+  check(new_model<Classifier>(config), "upper blocks", {.modules = {"output.dense"}, .blocks = {3, 4}}, nullptr);
+  check(new_model<Classifier>(config), "everything", {}, nullptr);
+  check(new_model<TokenClassifier>(config), "tokens", {.modules = "all-linear", .exclude = {"classifier"}}, nullptr);
+  check(new_model<Plain>(config), "plain", attention, &two);
+  auto economical = new_model<Classifier>(config);
+  economical.encoder.checkpointing = true;
+  check(std::move(economical), "checkpointing", attention, nullptr);
+  config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0;
+  check(new_model<Classifier>(config), "without dropout", attention, nullptr);
 }

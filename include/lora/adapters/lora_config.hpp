@@ -36,6 +36,7 @@ enum class Bias {
 template <class S, int Rows = Dynamic, int Cols = Dynamic, int Rank = Dynamic>
 struct Lora;
 
+/// C++ wants the members in this order, .rank before .alpha: g++ refuses another, clang warns.
 struct LoraConfig {
   Index rank = 8;
   double alpha = 8;

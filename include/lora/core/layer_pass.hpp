@@ -100,7 +100,8 @@ class CachedPass {
   }
 
   /// Gradients accumulate; returns dx (in, samples), a view into the cache. x is the input of the last forward pass
-  /// with this cache. Throws StateError without a forward pass, ShapeError if x or dy differ from it in size.
+  /// with this cache, which keeps no copy: another x of the same size gives another gradient, and nothing notices.
+  /// Throws StateError without a forward pass, ShapeError if x or dy differ from it in size.
   template <class X, class Dy, IsLayerCache C>
   auto backward(const Eigen::MatrixBase<X>& x, const Eigen::MatrixBase<Dy>& dy, C& cache) {
     self().check_backward({Layer::layer_name(), "backward"}, x, dy, cache.kept);

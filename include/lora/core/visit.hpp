@@ -15,6 +15,9 @@
 ///   - a type with its own `visit`,
 ///   - a std::optional or a pointer to one of these (skipped when empty),
 ///   - a range of these, such as std::vector: its elements are named 0, 1, 2, ...
+/// What is not listed does not exist: it is neither adapted nor trained nor saved, and nothing notices. Compare
+/// lora::tensor_names(net) with the names that you expect, once.
+///
 /// A type that holds adapters lists each with a third argument, f(name, adapter, selected) or f(name, adapter,
 /// AdapterTag): an adapter that is not selected is listed and saved like any other part, but not trained.
 

@@ -87,6 +87,11 @@ struct Cost {
   Flops flops;
 };
 
+/// What the passes of a model hold: what forward keeps for backward, and what both borrow.
+struct PassBytes {
+  Index kept = 0, scratch = 0;
+};
+
 /// current: as the shapes say; inference if nothing is trained.   full: all of the base trained, no adapters. merged:
 /// inference with the adapters merged into the base.
 struct Account {

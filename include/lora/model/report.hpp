@@ -1,11 +1,13 @@
 #pragma once
 /// The accounting as text: adapters compared with full fine-tuning and merged inference.
 
+#include "lora/core/sequences.hpp"
 #include "lora/model/accounting.hpp"
 #include "lora/model/shapes.hpp"
 
 #include <array>
 #include <charconv>
+#include <concepts>
 #include <ostream>
 #include <string>
 #include <vector>
@@ -58,10 +60,45 @@ struct Report {
   std::string text() const;
 };
 
-/// The account of a model and a batch of `samples` columns. Throws ShapeError for samples below 1.
+/// The account of a model and a batch of `samples` columns, the memory of passes that of linear layers in a chain: a
+/// remark names what else there is. Throws ShapeError for samples below 1.
 template <class T>
 Report report(const T& model, Index samples) {
-  return {account(shapes_of(model), samples)};
+  const std::vector<LayerShape> shapes = shapes_of(model);
+  Report report{account(shapes, samples)};
+  std::string others;
+  Index more = -1;
+  for (const LayerShape& shape : shapes) {
+    if (shape.product || shape.name.empty()) continue;
+    if (more++ < 0) others = shape.name;
+  }
+  if (more < 0) return report;
+  if (more > 0) others += " and " + std::to_string(more) + " more";
+  report.account.remarks.push_back("the memory of passes is that of linear layers, without what the layers of " +
+                                   others + " keep or borrow");
+  return report;
+}
+
+/// The account of a model whose layers are not one chain of matrices, such as an encoder, and a batch of texts of these
+/// lengths: it says itself what its passes hold. `threads`: of the executor. Memory is that of the selected adapters'
+/// own step; dropout of their inputs and a loss add to it. Throws ShapeError for a batch without a token.
+///
+///   const lora::Report report = lora::report(model, tokens.sequences());
+///   report.account.current.bytes.total();   // the peak of a step with AdamW
+template <class T>
+  requires requires(const T& model, const Sequences& texts) {
+    { model.pass_bytes(texts, 1, true) } -> std::same_as<PassBytes>;
+  }
+Report report(const T& model, const Sequences& texts, int threads = 1) {
+  Report report{account(shapes_of(model), texts.total())};
+  const auto set = [&](Cost& cost, bool everything) {
+    const PassBytes bytes = model.pass_bytes(texts, threads, everything);
+    cost.bytes.activations = bytes.kept;
+    cost.bytes.workspace = bytes.scratch;
+  };
+  set(report.account.current, false);
+  set(report.account.full, true);
+  return report;
 }
 
 /// The same from shapes alone.

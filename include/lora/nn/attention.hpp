@@ -112,14 +112,18 @@ inline std::optional<AttentionMasks> masks_of(const AttentionShape& shape, const
   return masks;
 }
 
+/// How many threads share `count` heads of sequences; work: multiply-adds of all together.
+inline Index attention_workers(Index count, int threads, double work) {
+  return work >= 2.5e5 ? std::clamp<Index>(threads, 1, std::max<Index>(count, 1)) : 1;
+}
+
 /// Calls head(sequence, key head, memory) for all of them, on the threads of an executor if there is one. Each thread
 /// has `size` numbers of memory, from the scratch. work: multiply-adds of all together.
 template <class S>
 void for_each_head(Index sequences, Index key_heads, Index size, Scratch& scratch, Executor* executor, double work,
                    const auto& head) {
   const Index count = sequences * key_heads;
-  const bool shares = executor != nullptr && count > 1 && work >= 2.5e5;
-  const Index workers = shares ? std::min<Index>(std::max(executor->threads(), 1), count) : 1;
+  const Index workers = executor == nullptr ? 1 : attention_workers(count, executor->threads(), work);
   const auto borrowed = scratch.borrow<S>();
   S* const memory = borrowed->resize(size, workers).data();
   std::atomic<Index> next = 0;

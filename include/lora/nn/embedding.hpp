@@ -21,6 +21,7 @@ namespace detail {
 template <class S>
 class SharedTable {
  public:
+  using Scalar = S;
   using View = Eigen::Map<const RowMajorMatrix<S>>;
 
   SharedTable(const Caller& who, const SharedBytes& block, Index rows, Index cols)

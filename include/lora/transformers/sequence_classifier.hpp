@@ -4,7 +4,7 @@
 #include "lora/model/targets.hpp"
 #include "lora/nn/activations.hpp"
 #include "lora/nn/pooling.hpp"
-#include "lora/transformers/detail/encoder.hpp"
+#include "lora/transformers/detail/encoder_memory.hpp"
 #include "lora/transformers/detail/token_pass.hpp"
 
 #include <string>
@@ -79,6 +79,19 @@ class SequenceClassifier : public detail::TokenPass<SequenceClassifier<S, Type>,
   /// ShapeError, and changes nothing then.
   void backward(const Tokens& tokens, const Columns& dlogits, Kept& kept, Scratch& scratch);
 
+  /// What the passes of a batch of such texts hold, as things train now, or if everything did: see report().
+  PassBytes pass_bytes(const Sequences& texts, int threads = 1, bool everything = false) const {
+    const Index numbers = encoder.features() * texts.count();
+    return detail::pass_bytes(
+        encoder,
+        {.texts = texts, .chosen = texts.count(), .threads = threads, .everything = everything, .lent_backward = 2},
+        [&](detail::LentSizes& lent) {
+          for (const std::size_t k : {0, 1}) lent.lend(k, numbers);
+          const Index adapters = detail::adapter_numbers(dense, texts.count(), lent) +
+                                 detail::adapter_numbers(output, texts.count(), lent);
+          return 2 * numbers + out_features() * texts.count() + (everything ? 0 : adapters);
+        });
+  }
   bool trains(const Kept& kept) const {
     return encoder.trains(kept.encoder) || dense.trains(kept.dense) || output.trains(kept.output);
   }

@@ -3,7 +3,7 @@
 
 #include "lora/model/targets.hpp"
 #include "lora/nn/pooling.hpp"
-#include "lora/transformers/detail/encoder.hpp"
+#include "lora/transformers/detail/encoder_memory.hpp"
 #include "lora/transformers/detail/token_pass.hpp"
 
 #include <optional>
@@ -87,6 +87,11 @@ class TextEncoder : public detail::TokenPass<TextEncoder<S, Type>, S> {
     return means;
   }
 
+  /// What the passes of a batch of such texts hold, as things train now, or if everything did: see report().
+  PassBytes pass_bytes(const Sequences& texts, int threads = 1, bool everything = false) const {
+    return detail::pass_bytes(encoder, {.texts = texts, .threads = threads, .everything = everything},
+                              [&](detail::LentSizes&) { return out_features() * texts.total(); });
+  }
   bool trains(const Kept& kept) const { return encoder.trains(kept); }
   const EncoderConfig& config() const& { return config_; }
   const EncoderConfig& config() const&& = delete;

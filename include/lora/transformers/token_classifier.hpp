@@ -2,7 +2,7 @@
 /// An encoder with a head that classifies each token.
 
 #include "lora/model/targets.hpp"
-#include "lora/transformers/detail/encoder.hpp"
+#include "lora/transformers/detail/encoder_memory.hpp"
 #include "lora/transformers/detail/token_pass.hpp"
 
 namespace lora::inline LORA_ABI {
@@ -66,6 +66,17 @@ class TokenClassifier : public detail::TokenPass<TokenClassifier<S, Type>, S> {
   /// ShapeError, and changes nothing then.
   void backward(const Tokens& tokens, const Columns& dlogits, Kept& kept, Scratch& scratch);
 
+  /// What the passes of a batch of such texts hold, as things train now, or if everything did: see report().
+  PassBytes pass_bytes(const Sequences& texts, int threads = 1, bool everything = false) const {
+    const Index numbers = encoder.features() * texts.total();
+    return detail::pass_bytes(
+        encoder, {.texts = texts, .threads = threads, .everything = everything, .lent_forward = 1, .lent_backward = 1},
+        [&](detail::LentSizes& lent) {
+          lent.lend(0, numbers);
+          const Index adapters = detail::adapter_numbers(output, texts.total(), lent);
+          return numbers + out_features() * texts.total() + (everything ? 0 : adapters);
+        });
+  }
   bool trains(const Kept& kept) const { return encoder.trains(kept.encoder) || output.trains(kept.output); }
   const EncoderConfig& config() const& { return config_; }
   const EncoderConfig& config() const&& = delete;
