@@ -23,6 +23,15 @@
 
 #include <Eigen/Core>
 
+// Begins an instance of what lora::compiled compiles once for a program (compiled.hpp): compiled.cpp has those for
+// float, compiled_double.cpp those for double, because one process for both would need 1.2 GB.
+#ifndef LORA_COMPILED_FLOAT
+#define LORA_COMPILED_FLOAT extern template
+#endif
+#ifndef LORA_COMPILED_DOUBLE
+#define LORA_COMPILED_DOUBLE extern template
+#endif
+
 #if defined(EIGEN_VECTORIZE_AVX512)
 #define LORA_DETAIL_PACKETS 64
 #elif defined(EIGEN_VECTORIZE_AVX)

@@ -7,6 +7,7 @@
 /// wins, and neither file is torn. The next save in the folder removes what a killed process leaves behind; see
 /// detail/temporary.hpp.
 
+#include "lora/io/detail/definitions.hpp"
 #include "lora/io/detail/temporary.hpp"
 #include "lora/io/file_error.hpp"
 #include "lora/io/posix.hpp"
@@ -161,5 +162,7 @@ class AtomicFile {
   std::string temporary_;  // its name while it exists
   std::vector<std::byte> buffer_;
 };
+
+LORA_IO_INSTANCE(class AtomicFile<PosixFiles>)
 
 }  // namespace lora::inline LORA_ABI

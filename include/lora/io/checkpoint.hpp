@@ -18,6 +18,7 @@
 #include "lora/core/random.hpp"
 #include "lora/core/visit.hpp"
 #include "lora/io/detail/adapter_meaning.hpp"
+#include "lora/io/detail/definitions.hpp"
 #include "lora/io/mismatch.hpp"
 #include "lora/io/safetensors.hpp"
 #include "lora/io/safetensors_writer.hpp"
@@ -47,13 +48,32 @@ inline bool is_checkpointed(const Path& path, const auto& parameter) {
   return path.in_adapter() || parameter.trainable;
 }
 
-inline std::string written(const Rng& rng) {
+std::string written(const Rng& rng);
+
+/// Reads unsigned numbers with single spaces between; throws FormatError unless there are exactly `count`.
+std::vector<std::uint64_t> read_numbers(const std::string& file, std::string_view key, std::string_view text,
+                                        std::size_t count);
+
+/// Of the format. 2: with the meaning of the adapters.
+constexpr std::string_view version_key = "lora.checkpoint";
+constexpr std::string_view version = "2";
+constexpr std::string_view adapter_key = "lora.adapter.";
+constexpr std::string_view step_key = "lora.step";
+constexpr std::string_view moments_key = "lora.moments";
+constexpr std::string_view generator_key = "lora.generator.";
+constexpr std::string_view note_key = "lora.note.";
+
+/// The metadata of a checkpoint, except the number of moments.
+Checkpoint read_checkpoint_metadata(const Safetensors& file);
+
+#ifdef LORA_IO_DEFINITIONS
+
+LORA_IO_INLINE std::string written(const Rng& rng) {
   return std::to_string(rng.seed()) + " " + std::to_string(rng.stream()) + " " + std::to_string(rng.position());
 }
 
-/// Reads unsigned numbers with single spaces between; throws FormatError unless there are exactly `count`.
-inline std::vector<std::uint64_t> read_numbers(const std::string& file, std::string_view key, std::string_view text,
-                                               std::size_t count) {
+LORA_IO_INLINE std::vector<std::uint64_t> read_numbers(const std::string& file, std::string_view key,
+                                                       std::string_view text, std::size_t count) {
   std::vector<std::uint64_t> numbers;
   const char* at = text.data();
   const char* const end = at + text.size();
@@ -70,17 +90,7 @@ inline std::vector<std::uint64_t> read_numbers(const std::string& file, std::str
                                                 std::to_string(count) + (count == 1 ? " number" : " numbers"));
 }
 
-/// Of the format. 2: with the meaning of the adapters.
-constexpr std::string_view version_key = "lora.checkpoint";
-constexpr std::string_view version = "2";
-constexpr std::string_view adapter_key = "lora.adapter.";
-constexpr std::string_view step_key = "lora.step";
-constexpr std::string_view moments_key = "lora.moments";
-constexpr std::string_view generator_key = "lora.generator.";
-constexpr std::string_view note_key = "lora.note.";
-
-/// The metadata of a checkpoint, except the number of moments.
-inline Checkpoint read_checkpoint_metadata(const Safetensors& file) {
+LORA_IO_INLINE Checkpoint read_checkpoint_metadata(const Safetensors& file) {
   const std::string& path = file.files().front();
   Checkpoint point;
   bool has_step = false;
@@ -108,6 +118,8 @@ inline Checkpoint read_checkpoint_metadata(const Safetensors& file) {
   }
   return point;
 }
+
+#endif  // LORA_IO_DEFINITIONS
 
 }  // namespace detail
 

@@ -6,6 +6,7 @@
 ///        no check can prevent that. Programs that replace files by renaming, as AtomicFile does, are harmless.
 /// read   the bytes are a private copy: for network folders and files that others may change meanwhile.
 
+#include "lora/io/detail/definitions.hpp"
 #include "lora/io/file_error.hpp"
 #include "lora/io/posix.hpp"
 
@@ -115,5 +116,7 @@ class FileBytes {
   std::span<const std::byte> bytes_;
   std::unique_ptr<std::byte[]> memory_;  // empty if the bytes are mapped
 };
+
+LORA_IO_INSTANCE(FileBytes FileBytes::open<PosixFiles>(const std::filesystem::path&, FileAccess))
 
 }  // namespace lora::inline LORA_ABI

@@ -4,6 +4,7 @@
 ///   adapter.safetensors: tensor "fc1.weight": dtype is F16, expected F32; read<float> converts
 
 #include "lora/core/error.hpp"
+#include "lora/io/detail/definitions.hpp"
 
 #include <cstddef>
 #include <filesystem>
@@ -29,7 +30,17 @@ struct DtypeError : Error {
 namespace detail {
 
 /// A name from a file, in quotes, so that it can be printed: control characters as \xNN, and cut to 100 bytes.
-inline std::string shown(std::string_view name) {
+std::string shown(std::string_view name);
+
+/// Throws FileError `path: cannot step: reason of the error number`.
+[[noreturn]] void fail_system(const std::filesystem::path& path, std::string_view step, int error_number);
+
+/// Throws FileError for an empty path, or one with a NUL, at which the operating system would cut it off.
+void check_path(const std::filesystem::path& path);
+
+#ifdef LORA_IO_DEFINITIONS
+
+LORA_IO_INLINE std::string shown(std::string_view name) {
   constexpr std::size_t longest = 100;
   constexpr std::string_view digits = "0123456789abcdef";
   std::string text;
@@ -46,19 +57,19 @@ inline std::string shown(std::string_view name) {
   return in_quotes(text) + (name.size() > longest ? "... (" + std::to_string(name.size()) + " bytes)" : "");
 }
 
-/// Throws FileError `path: cannot step: reason of the error number`.
-[[noreturn]] inline void fail_system(const std::filesystem::path& path, std::string_view step, int error_number) {
+LORA_IO_INLINE void fail_system(const std::filesystem::path& path, std::string_view step, int error_number) {
   const std::string file = path.string();
   fail<FileError>(std::string_view(file),
                   "cannot " + std::string(step) + ": " + std::generic_category().message(error_number));
 }
 
-/// Throws FileError for an empty path, or one with a NUL, at which the operating system would cut it off.
-inline void check_path(const std::filesystem::path& path) {
+LORA_IO_INLINE void check_path(const std::filesystem::path& path) {
   const std::string file = path.string();
   if (file.empty()) fail<FileError>("file", "the path is empty");
   if (file.find('\0') != std::string::npos) fail<FileError>("file", "the path " + shown(file) + " contains a NUL");
 }
+
+#endif  // LORA_IO_DEFINITIONS
 
 }  // namespace detail
 }  // namespace lora::inline LORA_ABI

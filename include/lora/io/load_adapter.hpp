@@ -26,6 +26,7 @@
 
 #include "lora/adapters/residual_lora.hpp"
 #include "lora/core/finite.hpp"
+#include "lora/io/detail/definitions.hpp"
 #include "lora/io/detail/peft_base_tensors.hpp"
 #include "lora/io/detail/peft_files.hpp"
 #include "lora/io/detail/peft_match.hpp"
@@ -73,15 +74,157 @@ struct PeftPlan {
   bool transposed = false;     // a full weight stored (in, out)
 };
 
-template <class L>
-PeftPlan plan_layer(const L& layer, const ModuleMatch& match, const PeftConfig& config, const PeftFiles& files,
-                    bool no_bias_stored, PeftTensorCheck& check) {
+/// out, in: those of the layer.
+PeftPlan plan_layer(Index out_features, Index in_features, bool has_bias, const ModuleMatch& match,
+                    const PeftConfig& config, const PeftFiles& files, bool no_bias_stored, PeftTensorCheck& check);
+
+inline constexpr std::string_view load_non_finite_advice =
+    "; LoadAdapterOptions{.allow_non_finite = true} loads them as they are";
+
+/// The adapter of a plan, with the values of the file, and its bias.
+template <class S>
+std::pair<AnyAdapter<S>, std::optional<Vector<S>>> read_layer(Index out, Index in, const Vector<S>* base_bias,
+                                                              const PeftPlan& plan, const PeftConfig& config,
+                                                              const PeftFiles& files,
+                                                              const LoadAdapterOptions& options) {
+  const std::string& path = plan.match.path;
+  const auto read_into = [&](const char* part, auto& matrix) {
+    const std::string key = peft_key(path, part);
+    files.weights.read_into(key, matrix);
+    if (options.allow_non_finite) return;
+    check_finite(std::string_view(files.weights_path), "tensor " + shown(key), matrix, load_non_finite_advice);
+  };
+  std::optional<Vector<S>> bias;
+  if (plan.bias != nullptr) {
+    bias = *base_bias;
+    if (plan.stored_bias) read_into(plan.bias, *bias);
+  }
+  if (plan.match.role == ModuleMatch::Role::full) {
+    Matrix<S> weight(plan.transposed ? in : out, plan.transposed ? out : in);
+    read_into("weight", weight);
+    if (plan.transposed) weight = Matrix<S>(weight.transpose());
+    return std::pair(AnyAdapter<S>(FullWeight<S>(std::move(weight))), std::move(bias));
+  }
+  if (plan.match.role == ModuleMatch::Role::bias) {
+    return std::pair(AnyAdapter<S>(NoAdapter<S>()), std::move(bias));
+  }
+  LoraConfig own;
+  own.rank = plan.match.rank;
+  own.alpha = plan.match.alpha;
+  own.scaling = config.lora.scaling;
+  const Caller who(files.config_path, path);
+  check_scale<S>(own, who);
+  // Dropout streams differ between layers and adapters, and are the same whenever this file is loaded.
+  std::uint64_t seed = 14695981039346656037ull;
+  for (const char letter : path) seed = (seed ^ static_cast<unsigned char>(letter)) * 1099511628211ull;
+  Rng rng(seed);
+  Lora<S> factors(out, in, {.rank = 1, .init = Init::kaiming_uniform}, rng);
+  factors.alpha = own.alpha;
+  factors.scaling = own.scaling;
+  factors.dropout.probability = config.lora.dropout;
+  factors.A.value.resize(own.rank, in);
+  factors.B.value.resize(out, own.rank);
+  read_into("lora_A.weight", factors.A.value);
+  read_into("lora_B.weight", factors.B.value);
+  return std::pair(AnyAdapter<S>(std::move(factors)), std::move(bias));
+}
+
+LORA_IO_INSTANCE(std::pair<AnyAdapter<float>, std::optional<Vector<float>>> read_layer<float>(
+    Index, Index, const Vector<float>*, const PeftPlan&, const PeftConfig&, const PeftFiles&,
+    const LoadAdapterOptions&))
+LORA_IO_DOUBLE_INSTANCE(std::pair<AnyAdapter<double>, std::optional<Vector<double>>> read_layer<double>(
+    Index, Index, const Vector<double>*, const PeftPlan&, const PeftConfig&, const PeftFiles&,
+    const LoadAdapterOptions&))
+
+/// For a target_modules of null: the layers that the file has factors for.
+ModuleNames targets_of(const std::vector<ModuleMatch>& matches, const PeftFiles& files);
+
+/// Adds to modules_to_save what PEFT adds for the task, as far as the file has such layers: PEFT 0.7.1 does not write
+/// the names that it has added.
+void add_task_modules(PeftConfig& config, const ModelPaths& model,
+                      FunctionRef<bool(const std::string& path)> has_weight);
+
+/// Attaches the adapter of kind LORA in the files. If it throws, nothing has changed.
+template <class T>
+PeftConfig load_lora(T& model, const PeftFiles& files, const LoadAdapterOptions& options) {
+  PeftConfig config = peft_config_of(files.config_path, files.settings);
+  check_supported(files.config_path, config, options.ignore);
+  config.from_weights = files.from_weights;
+  for (const std::string& key : options.ignore) config.source.erase(key);
+
+  const auto has = [&](std::string_view path, const char* part) {
+    return files.weights.find(peft_key(path, part)) != nullptr;
+  };
+  const ModelPaths paths = paths_of(model);
+  add_task_modules(config, paths, [&](const std::string& path) { return has(path, "weight"); });
+  const auto matches = match_peft(
+      paths, config.lora, config.targets, std::string_view(files.config_path),
+      [&](const std::string& path) { return has(path, "lora_A.weight") || has(path, "lora_B.weight"); },
+      [&](const std::string& parameter) {
+        return files.weights.find(std::string(peft_prefix) + parameter) != nullptr;
+      });
+  if (config.targets.modules.empty()) config.targets.modules = targets_of(matches, files);
+  // PEFT up to 0.18 at least stores no biases for lora_only, and reads none.
+  const bool no_bias_stored =
+      config.lora.bias == Bias::lora_only && std::none_of(matches.begin(), matches.end(), [&](const auto& match) {
+        const bool adapted = match.role == ModuleMatch::Role::adapter;
+        return has(match.path, "base_layer.bias") || (adapted && has(match.path, "bias"));
+      });
+  PeftTensorCheck check(files.weights);
+  std::vector<PeftPlan> plans;
+  visit_adaptable(std::as_const(model), [&](const Path&, const auto& layer) {
+    plans.push_back(plan_layer(layer.out_features(), layer.in_features(), layer.bias() != nullptr,
+                               matches[plans.size()], config, files, no_bias_stored, check));
+  });
+  std::optional<BaseTensors> base;  // only if something asks for it
+  std::map<std::string_view, const ModuleMatch*> by_path;
+  for (const ModuleMatch& match : matches) by_path.emplace(match.path, &match);
+  check.finish(files.weights_path, options.ignore_tensors, [&](const StoredTensor& tensor) {
+    if (!base) base.emplace(std::as_const(model), files.weights);
+    const auto path = path_of_factor(tensor.name);
+    return path && !base->has(base_path(tensor.name)) ? why_no_factors(*path, by_path, config.targets)
+                                                      : base->difference(tensor);
+  });
+
+  std::vector<std::function<void()>> changes;
+  visit_adaptable(model, [&](const Path&, auto& layer) {
+    using S = typename std::remove_cvref_t<decltype(layer)>::Scalar;
+    const PeftPlan& plan = plans[changes.size()];
+    if (plan.match.role == ModuleMatch::Role::nothing) {
+      changes.emplace_back([&layer] { layer.select_none(); });
+      return;
+    }
+    changes.emplace_back([&layer, &options,
+                          made = read_layer<S>(layer.out_features(), layer.in_features(), std::as_const(layer).bias(),
+                                               plan, config, files, options)]() mutable {
+      layer.attach(options.name, std::move(made.first), std::move(made.second));
+    });
+  });
+  for (const auto& change : changes) change();
+  freeze_base(model);
+  return config;
+}
+
+/// Opens the files of an adapter. Throws NameError if the model has an adapter of this name already.
+template <class T>
+PeftFiles open_peft_for(const T& model, const std::filesystem::path& directory, std::string_view name) {
+  visit_adaptable(model, [&](const Path&, const auto& layer) {
+    static_assert(require_peft_layer<std::remove_cvref_t<decltype(layer)>>());
+    layer.adapters().check_new_name(name);
+  });
+  return open_peft(peft_folder_to_load(directory, name, "load_adapter"));
+}
+
+#ifdef LORA_IO_DEFINITIONS
+
+LORA_IO_INLINE PeftPlan plan_layer(Index out_features, Index in_features, bool has_bias, const ModuleMatch& match,
+                                   const PeftConfig& config, const PeftFiles& files, bool no_bias_stored,
+                                   PeftTensorCheck& check) {
   using Role = ModuleMatch::Role;
   PeftPlan plan{match};
-  const auto out = static_cast<std::uint64_t>(layer.out_features()),
-             in = static_cast<std::uint64_t>(layer.in_features());
+  const auto out = static_cast<std::uint64_t>(out_features), in = static_cast<std::uint64_t>(in_features);
   const std::string& path = match.path;
-  if (layer.bias() != nullptr) {
+  if (has_bias) {
     if (match.role == Role::adapter && config.lora.bias != Bias::none) {
       // PEFT up to 0.5 stores it under the layer's own name.
       const bool own_name = files.weights.find(peft_key(path, "base_layer.bias")) == nullptr &&
@@ -125,59 +268,7 @@ PeftPlan plan_layer(const L& layer, const ModuleMatch& match, const PeftConfig& 
   return plan;
 }
 
-inline constexpr std::string_view load_non_finite_advice =
-    "; LoadAdapterOptions{.allow_non_finite = true} loads them as they are";
-
-/// The adapter of a plan, with the values of the file, and its bias.
-template <class L>
-auto read_layer(const L& layer, const PeftPlan& plan, const PeftConfig& config, const PeftFiles& files,
-                const LoadAdapterOptions& options) {
-  using S = typename L::Scalar;
-  const std::string& path = plan.match.path;
-  const auto read_into = [&](const char* part, auto& matrix) {
-    const std::string key = peft_key(path, part);
-    files.weights.read_into(key, matrix);
-    if (options.allow_non_finite) return;
-    check_finite(std::string_view(files.weights_path), "tensor " + shown(key), matrix, load_non_finite_advice);
-  };
-  std::optional<Vector<S>> bias;
-  if (plan.bias != nullptr) {
-    bias = *layer.bias();
-    if (plan.stored_bias) read_into(plan.bias, *bias);
-  }
-  if (plan.match.role == ModuleMatch::Role::full) {
-    Matrix<S> weight(plan.transposed ? layer.in_features() : layer.out_features(),
-                     plan.transposed ? layer.out_features() : layer.in_features());
-    read_into("weight", weight);
-    if (plan.transposed) weight = Matrix<S>(weight.transpose());
-    return std::pair(AnyAdapter<S>(FullWeight<S>(std::move(weight))), std::move(bias));
-  }
-  if (plan.match.role == ModuleMatch::Role::bias) {
-    return std::pair(AnyAdapter<S>(NoAdapter<S>()), std::move(bias));
-  }
-  LoraConfig own;
-  own.rank = plan.match.rank;
-  own.alpha = plan.match.alpha;
-  own.scaling = config.lora.scaling;
-  const Caller who(files.config_path, path);
-  check_scale<S>(own, who);
-  // Dropout streams differ between layers and adapters, and are the same whenever this file is loaded.
-  std::uint64_t seed = 14695981039346656037ull;
-  for (const char letter : path) seed = (seed ^ static_cast<unsigned char>(letter)) * 1099511628211ull;
-  Rng rng(seed);
-  Lora<S> factors(layer.out_features(), layer.in_features(), {.rank = 1, .init = Init::kaiming_uniform}, rng);
-  factors.alpha = own.alpha;
-  factors.scaling = own.scaling;
-  factors.dropout.probability = config.lora.dropout;
-  factors.A.value.resize(own.rank, layer.in_features());
-  factors.B.value.resize(layer.out_features(), own.rank);
-  read_into("lora_A.weight", factors.A.value);
-  read_into("lora_B.weight", factors.B.value);
-  return std::pair(AnyAdapter<S>(std::move(factors)), std::move(bias));
-}
-
-/// For a target_modules of null: the layers that the file has factors for.
-inline ModuleNames targets_of(const std::vector<ModuleMatch>& matches, const PeftFiles& files) {
+LORA_IO_INLINE ModuleNames targets_of(const std::vector<ModuleMatch>& matches, const PeftFiles& files) {
   std::vector<std::string> targets;
   for (const ModuleMatch& match : matches) {
     if (match.role == ModuleMatch::Role::adapter) targets.push_back(match.path);
@@ -189,10 +280,8 @@ inline ModuleNames targets_of(const std::vector<ModuleMatch>& matches, const Pef
   return targets;
 }
 
-/// Adds to modules_to_save what PEFT adds for the task, as far as the file has such layers: PEFT 0.7.1 does not write
-/// the names that it has added.
-inline void add_task_modules(PeftConfig& config, const ModelPaths& model,
-                             FunctionRef<bool(const std::string& path)> has_weight) {
+LORA_IO_INLINE void add_task_modules(PeftConfig& config, const ModelPaths& model,
+                                     FunctionRef<bool(const std::string& path)> has_weight) {
   auto& saved = config.targets.modules_to_save;
   for (const std::string_view name : modules_of_task(config.task_type.value_or(""))) {
     const bool there = std::any_of(model.layers.begin(), model.layers.end(), [&](const ModelPaths::Layer& layer) {
@@ -202,72 +291,7 @@ inline void add_task_modules(PeftConfig& config, const ModelPaths& model,
   }
 }
 
-/// Attaches the adapter of kind LORA in the files. If it throws, nothing has changed.
-template <class T>
-PeftConfig load_lora(T& model, const PeftFiles& files, const LoadAdapterOptions& options) {
-  PeftConfig config = peft_config_of(files.config_path, files.settings);
-  check_supported(files.config_path, config, options.ignore);
-  config.from_weights = files.from_weights;
-  for (const std::string& key : options.ignore) config.source.erase(key);
-
-  const auto has = [&](std::string_view path, const char* part) {
-    return files.weights.find(peft_key(path, part)) != nullptr;
-  };
-  const ModelPaths paths = paths_of(model);
-  add_task_modules(config, paths, [&](const std::string& path) { return has(path, "weight"); });
-  const auto matches = match_peft(
-      paths, config.lora, config.targets, std::string_view(files.config_path),
-      [&](const std::string& path) { return has(path, "lora_A.weight") || has(path, "lora_B.weight"); },
-      [&](const std::string& parameter) {
-        return files.weights.find(std::string(peft_prefix) + parameter) != nullptr;
-      });
-  if (config.targets.modules.empty()) config.targets.modules = targets_of(matches, files);
-  // PEFT up to 0.18 at least stores no biases for lora_only, and reads none.
-  const bool no_bias_stored =
-      config.lora.bias == Bias::lora_only && std::none_of(matches.begin(), matches.end(), [&](const auto& match) {
-        const bool adapted = match.role == ModuleMatch::Role::adapter;
-        return has(match.path, "base_layer.bias") || (adapted && has(match.path, "bias"));
-      });
-  PeftTensorCheck check(files.weights);
-  std::vector<PeftPlan> plans;
-  visit_adaptable(std::as_const(model), [&](const Path&, const auto& layer) {
-    plans.push_back(plan_layer(layer, matches[plans.size()], config, files, no_bias_stored, check));
-  });
-  std::optional<BaseTensors> base;  // only if something asks for it
-  std::map<std::string_view, const ModuleMatch*> by_path;
-  for (const ModuleMatch& match : matches) by_path.emplace(match.path, &match);
-  check.finish(files.weights_path, options.ignore_tensors, [&](const StoredTensor& tensor) {
-    if (!base) base.emplace(std::as_const(model), files.weights);
-    const auto path = path_of_factor(tensor.name);
-    return path && !base->has(base_path(tensor.name)) ? why_no_factors(*path, by_path, config.targets)
-                                                      : base->difference(tensor);
-  });
-
-  std::vector<std::function<void()>> changes;
-  visit_adaptable(model, [&](const Path&, auto& layer) {
-    const PeftPlan& plan = plans[changes.size()];
-    if (plan.match.role == ModuleMatch::Role::nothing) {
-      changes.emplace_back([&layer] { layer.select_none(); });
-      return;
-    }
-    changes.emplace_back([&layer, &options, made = read_layer(layer, plan, config, files, options)]() mutable {
-      layer.attach(options.name, std::move(made.first), std::move(made.second));
-    });
-  });
-  for (const auto& change : changes) change();
-  freeze_base(model);
-  return config;
-}
-
-/// Opens the files of an adapter. Throws NameError if the model has an adapter of this name already.
-template <class T>
-PeftFiles open_peft_for(const T& model, const std::filesystem::path& directory, std::string_view name) {
-  visit_adaptable(model, [&](const Path&, const auto& layer) {
-    static_assert(require_peft_layer<std::remove_cvref_t<decltype(layer)>>());
-    layer.adapters().check_new_name(name);
-  });
-  return open_peft(peft_folder_to_load(directory, name, "load_adapter"));
-}
+#endif  // LORA_IO_DEFINITIONS
 
 }  // namespace detail
 

@@ -10,6 +10,7 @@
 /// Source: peft 0.7.1 and 0.21.2, config.py and tuners/lora/config.py.
 
 #include "lora/adapters/lora_config.hpp"
+#include "lora/io/detail/definitions.hpp"
 #include "lora/io/detail/json.hpp"
 #include "lora/io/detail/peft_settings.hpp"
 #include "lora/io/file_bytes.hpp"
@@ -55,7 +56,40 @@ inline constexpr const char* peft_weights_name = "adapter_model.safetensors";
 inline constexpr JsonLimits peft_config_limits{.bytes = 16'000'000, .depth = 8, .values = 1'000'000};
 
 /// The keys that PEFT 0.7.1 knows, with the values of a new config.
-inline Json new_peft_settings() {
+Json new_peft_settings();
+
+/// Throws FormatError for a task_type that PEFT does not know.
+void check_task_type(const PeftSettings& settings);
+
+PeftConfig peft_config_of(std::string_view who, const Json& root);
+
+/// Null if it is empty.
+template <class T>
+Json list_setting(const std::vector<T>& list) {
+  return list.empty() ? Json() : Json(list);
+}
+Json text_setting(const std::optional<std::string>& text);
+Json names_setting(const ModuleNames& names);
+/// Writes a whole number without a decimal point.
+Json alpha_setting(double alpha);
+template <class T, class F>
+Json table_setting(const std::vector<std::pair<std::string, T>>& table, F&& setting) {
+  Json::object_t object;
+  object.reserve(table.size());
+  for (const auto& [name, value] : table) object.emplace_back(name, setting(value));
+  return object;
+}
+
+/// The settings that PeftConfig has a field for.
+Json peft_settings_of(const PeftConfig& config);
+
+/// A file of settings as a tree. It is read rather than mapped: Python writes it in place, and a mapped file that is
+/// truncated kills the process.
+Json read_settings(const std::filesystem::path& file);
+
+#ifdef LORA_IO_DEFINITIONS
+
+LORA_IO_INLINE Json new_peft_settings() {
   return parse_json("PeftConfig", R"({
     "alpha_pattern": {}, "auto_mapping": null, "base_model_name_or_path": null, "bias": "none", "fan_in_fan_out": false,
     "inference_mode": true, "init_lora_weights": true, "layers_pattern": null, "layers_to_transform": null,
@@ -64,8 +98,7 @@ inline Json new_peft_settings() {
     "task_type": null})");
 }
 
-/// Throws FormatError for a task_type that PEFT does not know.
-inline void check_task_type(const PeftSettings& settings) {
+LORA_IO_INLINE void check_task_type(const PeftSettings& settings) {
   constexpr std::array<std::string_view, 6> known{"SEQ_CLS",   "SEQ_2_SEQ_LM", "CAUSAL_LM",
                                                   "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION"};
   const auto type = settings.text("task_type");
@@ -74,7 +107,7 @@ inline void check_task_type(const PeftSettings& settings) {
                   "CAUSAL_LM, FEATURE_EXTRACTION, QUESTION_ANS, SEQ_2_SEQ_LM, SEQ_CLS, TOKEN_CLS or null");
 }
 
-inline PeftConfig peft_config_of(std::string_view who, const Json& root) {
+LORA_IO_INLINE PeftConfig peft_config_of(std::string_view who, const Json& root) {
   if (!root.is_object()) fail<FormatError>(who, "is not a JSON object, expected one of settings");
   const PeftSettings settings(who, root);
   const auto type = root.find("peft_type");
@@ -125,30 +158,18 @@ inline PeftConfig peft_config_of(std::string_view who, const Json& root) {
   return config;
 }
 
-/// Null if it is empty.
-template <class T>
-Json list_setting(const std::vector<T>& list) {
-  return list.empty() ? Json() : Json(list);
-}
-inline Json text_setting(const std::optional<std::string>& text) { return text ? Json(*text) : Json(); }
-inline Json names_setting(const ModuleNames& names) {
+LORA_IO_INLINE Json text_setting(const std::optional<std::string>& text) { return text ? Json(*text) : Json(); }
+
+LORA_IO_INLINE Json names_setting(const ModuleNames& names) {
   return names.is_pattern() ? Json(names.pattern()) : list_setting(names.names());
 }
-/// Writes a whole number without a decimal point.
-inline Json alpha_setting(double alpha) {
+
+LORA_IO_INLINE Json alpha_setting(double alpha) {
   const bool whole = alpha == std::floor(alpha) && std::abs(alpha) < 1e15;
   return whole ? Json(static_cast<Index>(alpha)) : json_number(alpha);
 }
-template <class T, class F>
-Json table_setting(const std::vector<std::pair<std::string, T>>& table, F&& setting) {
-  Json::object_t object;
-  object.reserve(table.size());
-  for (const auto& [name, value] : table) object.emplace_back(name, setting(value));
-  return object;
-}
 
-/// The settings that PeftConfig has a field for.
-inline Json peft_settings_of(const PeftConfig& config) {
+LORA_IO_INLINE Json peft_settings_of(const PeftConfig& config) {
   const LoraConfig& lora = config.lora;
   Json settings;
   settings["r"] = lora.rank;
@@ -171,9 +192,7 @@ inline Json peft_settings_of(const PeftConfig& config) {
   return settings;
 }
 
-/// A file of settings as a tree. It is read rather than mapped: Python writes it in place, and a mapped file that is
-/// truncated kills the process.
-inline Json read_settings(const std::filesystem::path& file) {
+LORA_IO_INLINE Json read_settings(const std::filesystem::path& file) {
   const std::string who = file.string();
   std::error_code ignored;
   const auto size = std::filesystem::file_size(file, ignored);
@@ -186,23 +205,33 @@ inline Json read_settings(const std::filesystem::path& file) {
                     peft_config_limits);
 }
 
+#endif  // LORA_IO_DEFINITIONS
+
 }  // namespace detail
 
 /// Parses a config; messages begin with `who`. Throws FormatError for invalid JSON, a setting of another type or a
 /// peft_type other than LORA, ConfigError for a setting out of range. Settings that cannot be applied are no error yet.
-inline PeftConfig parse_peft_config(std::string_view who, std::string_view text) {
+PeftConfig parse_peft_config(std::string_view who, std::string_view text);
+
+/// The same from a file, or from adapter_config.json in a folder. Throws FileError too.
+PeftConfig read_peft_config(const std::filesystem::path& path);
+
+/// The text of adapter_config.json. Throws ValueError for a number that is not finite or a text that is not UTF-8.
+std::string to_json(const PeftConfig& config);
+
+#ifdef LORA_IO_DEFINITIONS
+
+LORA_IO_INLINE PeftConfig parse_peft_config(std::string_view who, std::string_view text) {
   return detail::peft_config_of(who, detail::parse_json(who, text, detail::peft_config_limits));
 }
 
-/// The same from a file, or from adapter_config.json in a folder. Throws FileError too.
-inline PeftConfig read_peft_config(const std::filesystem::path& path) {
+LORA_IO_INLINE PeftConfig read_peft_config(const std::filesystem::path& path) {
   std::error_code ignored;
   const auto file = std::filesystem::is_directory(path, ignored) ? path / detail::peft_config_name : path;
   return detail::peft_config_of(file.string(), detail::read_settings(file));
 }
 
-/// The text of adapter_config.json. Throws ValueError for a number that is not finite or a text that is not UTF-8.
-inline std::string to_json(const PeftConfig& config) {
+LORA_IO_INLINE std::string to_json(const PeftConfig& config) {
   detail::Json settings = config.source.empty() ? detail::new_peft_settings() : config.source;
   const detail::Json before = detail::peft_settings_of(detail::peft_config_of("PeftConfig::source", settings));
   const detail::Json now = detail::peft_settings_of(config);
@@ -211,5 +240,7 @@ inline std::string to_json(const PeftConfig& config) {
   }
   return detail::python_json(settings);
 }
+
+#endif  // LORA_IO_DEFINITIONS
 
 }  // namespace lora::inline LORA_ABI

@@ -9,6 +9,7 @@
 /// are given back; a table of embeddings stays in the file, of which only the rows that are read come into memory. So
 /// the peak is the model and one tensor.
 
+#include "lora/io/detail/definitions.hpp"
 #include "lora/io/detail/encoder_settings.hpp"
 #include "lora/io/mismatch.hpp"
 #include "lora/io/peft_config.hpp"
@@ -52,18 +53,7 @@ class StoredLayers : public LayerSource<S> {
  public:
   /// root: what the model's encoder has before its paths; module: what a classifier of this type has, "bert.".
   StoredLayers(Safetensors file, std::string_view root, std::string_view module, const PretrainedOptions& options,
-               double deviation)
-      : file_(std::move(file)),
-        root_(root),
-        options_(options),
-        rng_(options.seed),
-        added_(rng_, deviation),
-        ignored_("ignored", options.ignored, "load_pretrained") {
-    // A file has the paths of the plain model, or those of a model with a head.
-    const bool headed = std::any_of(file_.tensors().begin(), file_.tensors().end(),
-                                    [&](const StoredTensor& tensor) { return tensor.name.starts_with(module); });
-    file_root_ = headed ? module : "";
-  }
+               double deviation);
 
   Linear<S> linear(const std::string& path, const LinearShape& shape) override {
     const std::string weight = name_of(path) + ".weight", bias = name_of(path) + ".bias";
@@ -116,14 +106,7 @@ class StoredLayers : public LayerSource<S> {
   bool has(const std::string& path) const override { return file_.find(name_of(path) + ".weight") != nullptr; }
 
   /// Throws MismatchError if anything did not fit, or if the file has tensors that the model did not ask for.
-  void finish() {
-    std::sort(used_.begin(), used_.end());
-    for (const StoredTensor& stored : file_.tensors()) {
-      if (std::binary_search(used_.begin(), used_.end(), stored.name)) continue;
-      if (!ignored_.matches(stored.name) && !of_pretraining(stored.name)) mismatches_.unexpected(stored.name);
-    }
-    throw_mismatches();
-  }
+  void finish();
 
  private:
   /// The tensor's name in the file.
@@ -191,18 +174,68 @@ class StoredLayers : public LayerSource<S> {
   double spent_ = 0;
 };
 
+template <class S>
+StoredLayers<S>::StoredLayers(Safetensors file, std::string_view root, std::string_view module,
+                              const PretrainedOptions& options, double deviation)
+    : file_(std::move(file)),
+      root_(root),
+      options_(options),
+      rng_(options.seed),
+      added_(rng_, deviation),
+      ignored_("ignored", options.ignored, "load_pretrained") {
+  // A file has the paths of the plain model, or those of a model with a head.
+  const bool headed = std::any_of(file_.tensors().begin(), file_.tensors().end(),
+                                  [&](const StoredTensor& tensor) { return tensor.name.starts_with(module); });
+  file_root_ = headed ? module : "";
+}
+
+template <class S>
+void StoredLayers<S>::finish() {
+  std::sort(used_.begin(), used_.end());
+  for (const StoredTensor& stored : file_.tensors()) {
+    if (std::binary_search(used_.begin(), used_.end(), stored.name)) continue;
+    if (!ignored_.matches(stored.name) && !of_pretraining(stored.name)) mismatches_.unexpected(stored.name);
+  }
+  throw_mismatches();
+}
+
+EncoderConfig read_encoder_config(const std::filesystem::path& directory, const PretrainedOptions& options,
+                                  std::string_view model_type);
+
+/// model.safetensors, or the files that model.safetensors.index.json lists.
+Safetensors open_pretrained(const std::filesystem::path& directory, FileAccess access);
+
+#ifdef LORA_IO_DEFINITIONS
+
+LORA_IO_INLINE EncoderConfig read_encoder_config(const std::filesystem::path& directory,
+                                                 const PretrainedOptions& options, std::string_view model_type) {
+  const auto file = directory / "config.json";
+  EncoderConfig config = encoder_config_of(file.string(), read_settings(file), model_type, options.ignore_settings);
+  if (options.num_labels) config.num_labels = *options.num_labels;
+  validate(config, "load_pretrained");
+  return config;
+}
+
+LORA_IO_INLINE Safetensors open_pretrained(const std::filesystem::path& directory, FileAccess access) {
+  std::error_code ignored;
+  const auto index = directory / "model.safetensors.index.json";
+  const bool sharded =
+      !std::filesystem::exists(directory / "model.safetensors", ignored) && std::filesystem::exists(index, ignored);
+  return Safetensors::open(sharded ? index : directory / "model.safetensors", {.access = access});
+}
+
+#endif  // LORA_IO_DEFINITIONS
+
+LORA_IO_INSTANCE(class StoredLayers<float>)
+LORA_IO_DOUBLE_INSTANCE(class StoredLayers<double>)
+
 }  // namespace detail
 
 /// The settings of a published model. Throws FileError, FormatError for a setting that is not known or that is not
 /// computed here, ConfigError.
 template <class Model>
 EncoderConfig read_pretrained_config(const std::filesystem::path& directory, const PretrainedOptions& options = {}) {
-  const auto file = directory / "config.json";
-  EncoderConfig config = detail::encoder_config_of(file.string(), detail::read_settings(file),
-                                                   Model::ModelType::model_type, options.ignore_settings);
-  if (options.num_labels) config.num_labels = *options.num_labels;
-  validate(config, "load_pretrained");
-  return config;
+  return detail::read_encoder_config(directory, options, Model::ModelType::model_type);
 }
 
 /// A model with the weights of model.safetensors, or of the files that model.safetensors.index.json lists. The file may
@@ -215,13 +248,8 @@ template <class Model>
 Model load_pretrained(const std::filesystem::path& directory, const PretrainedOptions& options = {}) {
   using S = typename Model::Scalar;
   const EncoderConfig config = read_pretrained_config<Model>(directory, options);
-  std::error_code ignored;
-  const auto index = directory / "model.safetensors.index.json";
-  const bool sharded =
-      !std::filesystem::exists(directory / "model.safetensors", ignored) && std::filesystem::exists(index, ignored);
-  detail::StoredLayers<S> layers(
-      Safetensors::open(sharded ? index : directory / "model.safetensors", {.access = options.access}), Model::root,
-      Model::ModelType::root, options, config.initializer_range);
+  detail::StoredLayers<S> layers(detail::open_pretrained(directory, options.access), Model::root,
+                                 Model::ModelType::root, options, config.initializer_range);
   Model model(config, layers);
   layers.finish();
   return model;

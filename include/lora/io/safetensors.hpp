@@ -21,8 +21,10 @@
 /// scalar, and tensors without elements that have more than 2^24 rows or columns are available as bytes.
 
 #include "lora/core/scalar.hpp"
+#include "lora/io/detail/definitions.hpp"
 #include "lora/io/detail/elements.hpp"
 #include "lora/io/detail/shard_index.hpp"
+#include "lora/io/detail/sort_by.hpp"
 #include "lora/io/dtype.hpp"
 #include "lora/io/file_bytes.hpp"
 #include "lora/io/file_error.hpp"
@@ -70,22 +72,11 @@ class Safetensors {
   /// If `path` is an index (its name ends with .json), all files that it lists are opened as one object. Every tensor
   /// of the index is in the file that it names, and no two files have one of the same name; else FormatError. Tensors
   /// that are in a file but not in the index are left out, see unlisted(). Metadata are kept if equal in all files.
-  static Safetensors open(const std::filesystem::path& path, const SafetensorsOptions& options = {}) {
-    if (path.extension() == ".json") return open_listed(path, options);
-    auto contents = std::make_shared<Contents>();
-    contents->add(path.string(), FileBytes::open(path, options.access), options.limits);
-    contents->sort();
-    return Safetensors(std::move(contents));
-  }
+  static Safetensors open(const std::filesystem::path& path, const SafetensorsOptions& options = {});
 
   /// As above for a file in memory, which the caller keeps alive; messages begin with `name`.
   static Safetensors in_memory(std::span<const std::byte> file, std::string name = "memory",
-                               const SafetensorsLimits& limits = {}) {
-    auto contents = std::make_shared<Contents>();
-    contents->add(std::move(name), file, limits);
-    contents->sort();
-    return Safetensors(std::move(contents));
-  }
+                               const SafetensorsLimits& limits = {});
 
   /// All tensors, sorted by name (byte by byte).
   const std::vector<StoredTensor>& tensors() const& { return contents_->tensors; }
@@ -100,20 +91,11 @@ class Safetensors {
   const std::vector<std::string>& unlisted() const&& = delete;
 
   /// Null if there is none of this name.
-  const StoredTensor* find(std::string_view name) const& {
-    const auto& all = contents_->tensors;
-    const auto found = std::lower_bound(all.begin(), all.end(), name,
-                                        [](const auto& tensor, auto wanted) { return tensor.name < wanted; });
-    return found != all.end() && found->name == name ? &*found : nullptr;
-  }
+  const StoredTensor* find(std::string_view name) const&;
   const StoredTensor* find(std::string_view name) const&& = delete;
 
   /// Throws NameError.
-  const StoredTensor& at(std::string_view name) const& {
-    if (const auto* tensor = find(name)) return *tensor;
-    detail::fail<NameError>(std::string_view(contents_->title), "there is no tensor " + detail::shown(name) +
-                                                                    " among its " + std::to_string(tensors().size()));
-  }
+  const StoredTensor& at(std::string_view name) const&;
   const StoredTensor& at(std::string_view name) const&& = delete;
 
   /// The bytes of any tensor. They are valid as long as a copy of this object exists.
@@ -122,10 +104,7 @@ class Safetensors {
 
   /// Gives the memory of a tensor back to the system, where the file is mapped: its pages are read again when they are
   /// touched. For a program that has copied what it needs. Throws NameError.
-  void release(std::string_view name) const {
-    const StoredTensor& tensor = at(name);
-    if (tensor.file < contents_->files.size()) contents_->files[tensor.file].release(tensor.bytes);
-  }
+  void release(std::string_view name) const;
 
   /// Strict: throws DtypeError unless the tensor is stored as S (float: F32, double: F64, integers of their size and
   /// sign), ShapeError if it has more than two dimensions, NameError if there is none. No copy, see StoredMatrix.
@@ -185,67 +164,25 @@ class Safetensors {
     std::vector<std::string> unlisted;
     Metadata metadata;
 
-    void add(std::string path, FileBytes file, const SafetensorsLimits& limits) {
-      files.push_back(std::move(file));
-      add(std::move(path), files.back().bytes(), limits);
-    }
+    void add(std::string path, FileBytes file, const SafetensorsLimits& limits);
 
-    void add(std::string path, std::span<const std::byte> file, const SafetensorsLimits& limits) {
-      auto header = read_safetensors_header(path, file, limits);
-      const auto data = file.subspan(header.data_start);
-      for (auto& entry : header.tensors) {
-        tensors.push_back(
-            {std::move(entry.name), entry.dtype, std::move(entry.shape),
-             data.subspan(static_cast<std::size_t>(entry.begin), static_cast<std::size_t>(entry.end - entry.begin)),
-             paths.size()});
-      }
-      if (paths.empty()) {
-        title = path;
-        metadata = std::move(header.metadata);
-      } else {
-        std::erase_if(metadata, [&](const auto& pair) {
-          const auto other = header.metadata.find(pair.first);
-          return other == header.metadata.end() || other->second != pair.second;
-        });
-      }
-      paths.push_back(std::move(path));
-    }
+    void add(std::string path, std::span<const std::byte> file, const SafetensorsLimits& limits);
 
-    void sort() {
-      std::sort(tensors.begin(), tensors.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
-    }
+    void sort();
   };
 
   explicit Safetensors(std::shared_ptr<const Contents> contents) : contents_(std::move(contents)) {}
 
   static Safetensors open_listed(const std::filesystem::path& index, const SafetensorsOptions& options);
 
-  static std::string shape_text(const StoredTensor& tensor) {
-    std::string text = "(";
-    for (const std::uint64_t dimension : tensor.shape)
-      text += (text.size() > 1 ? ", " : "") + std::to_string(dimension);
-    return text + ")";
-  }
+  static std::string shape_text(const StoredTensor& tensor);
 
   template <class E>
   [[noreturn]] void refuse(const StoredTensor& tensor, const std::string& text) const {
     detail::fail<E>(std::string_view(files()[tensor.file]), "tensor " + detail::shown(tensor.name) + ": " + text);
   }
 
-  std::pair<Index, Index> matrix_shape(const StoredTensor& tensor) const {
-    const auto& shape = tensor.shape;
-    if (shape.size() > 2) {
-      refuse<ShapeError>(tensor, "shape is " + shape_text(tensor) + ", expected at most 2 dimensions; bytes gives any");
-    }
-    // If one dimension is 0, no byte bounds the other. It takes no memory, but loops of Eigen and of programs count it.
-    constexpr std::uint64_t most = std::uint64_t{1} << 24;
-    if (tensor.bytes.empty() && std::any_of(shape.begin(), shape.end(), [](std::uint64_t d) { return d > most; })) {
-      refuse<ShapeError>(tensor, "shape is " + shape_text(tensor) + ", expected at most " + std::to_string(most) +
-                                     " rows or columns of a matrix without elements");
-    }
-    return {shape.empty() ? Index{1} : static_cast<Index>(shape[0]),
-            shape.size() < 2 ? Index{1} : static_cast<Index>(shape[1])};
-  }
+  std::pair<Index, Index> matrix_shape(const StoredTensor& tensor) const;
 
   template <class S>
   void check_readable(const StoredTensor& tensor) const {
@@ -264,7 +201,96 @@ class Safetensors {
   std::shared_ptr<const Contents> contents_;
 };
 
-inline Safetensors Safetensors::open_listed(const std::filesystem::path& index, const SafetensorsOptions& options) {
+#ifdef LORA_IO_DEFINITIONS
+
+LORA_IO_INLINE Safetensors Safetensors::open(const std::filesystem::path& path, const SafetensorsOptions& options) {
+  if (path.extension() == ".json") return open_listed(path, options);
+  auto contents = std::make_shared<Contents>();
+  contents->add(path.string(), FileBytes::open(path, options.access), options.limits);
+  contents->sort();
+  return Safetensors(std::move(contents));
+}
+
+LORA_IO_INLINE Safetensors Safetensors::in_memory(std::span<const std::byte> file, std::string name,
+                                                  const SafetensorsLimits& limits) {
+  auto contents = std::make_shared<Contents>();
+  contents->add(std::move(name), file, limits);
+  contents->sort();
+  return Safetensors(std::move(contents));
+}
+
+LORA_IO_INLINE const StoredTensor* Safetensors::find(std::string_view name) const& {
+  const auto& all = contents_->tensors;
+  const auto found = std::lower_bound(all.begin(), all.end(), name,
+                                      [](const auto& tensor, auto wanted) { return tensor.name < wanted; });
+  return found != all.end() && found->name == name ? &*found : nullptr;
+}
+
+LORA_IO_INLINE const StoredTensor& Safetensors::at(std::string_view name) const& {
+  if (const auto* tensor = find(name)) return *tensor;
+  detail::fail<NameError>(std::string_view(contents_->title), "there is no tensor " + detail::shown(name) +
+                                                                  " among its " + std::to_string(tensors().size()));
+}
+
+LORA_IO_INLINE void Safetensors::release(std::string_view name) const {
+  const StoredTensor& tensor = at(name);
+  if (tensor.file < contents_->files.size()) contents_->files[tensor.file].release(tensor.bytes);
+}
+
+LORA_IO_INLINE std::string Safetensors::shape_text(const StoredTensor& tensor) {
+  std::string text = "(";
+  for (const std::uint64_t dimension : tensor.shape) text += (text.size() > 1 ? ", " : "") + std::to_string(dimension);
+  return text + ")";
+}
+
+LORA_IO_INLINE std::pair<Index, Index> Safetensors::matrix_shape(const StoredTensor& tensor) const {
+  const auto& shape = tensor.shape;
+  if (shape.size() > 2) {
+    refuse<ShapeError>(tensor, "shape is " + shape_text(tensor) + ", expected at most 2 dimensions; bytes gives any");
+  }
+  // If one dimension is 0, no byte bounds the other. It takes no memory, but loops of Eigen and of programs count it.
+  constexpr std::uint64_t most = std::uint64_t{1} << 24;
+  if (tensor.bytes.empty() && std::any_of(shape.begin(), shape.end(), [](std::uint64_t d) { return d > most; })) {
+    refuse<ShapeError>(tensor, "shape is " + shape_text(tensor) + ", expected at most " + std::to_string(most) +
+                                   " rows or columns of a matrix without elements");
+  }
+  return {shape.empty() ? Index{1} : static_cast<Index>(shape[0]),
+          shape.size() < 2 ? Index{1} : static_cast<Index>(shape[1])};
+}
+
+LORA_IO_INLINE void Safetensors::Contents::add(std::string path, FileBytes file, const SafetensorsLimits& limits) {
+  files.push_back(std::move(file));
+  add(std::move(path), files.back().bytes(), limits);
+}
+
+LORA_IO_INLINE void Safetensors::Contents::add(std::string path, std::span<const std::byte> file,
+                                               const SafetensorsLimits& limits) {
+  auto header = read_safetensors_header(path, file, limits);
+  const auto data = file.subspan(header.data_start);
+  for (auto& entry : header.tensors) {
+    tensors.push_back(
+        {std::move(entry.name), entry.dtype, std::move(entry.shape),
+         data.subspan(static_cast<std::size_t>(entry.begin), static_cast<std::size_t>(entry.end - entry.begin)),
+         paths.size()});
+  }
+  if (paths.empty()) {
+    title = path;
+    metadata = std::move(header.metadata);
+  } else {
+    std::erase_if(metadata, [&](const auto& pair) {
+      const auto other = header.metadata.find(pair.first);
+      return other == header.metadata.end() || other->second != pair.second;
+    });
+  }
+  paths.push_back(std::move(path));
+}
+
+LORA_IO_INLINE void Safetensors::Contents::sort() {
+  detail::sort_by(tensors, [](const auto& a, const auto& b) { return a.name < b.name; });
+}
+
+LORA_IO_INLINE Safetensors Safetensors::open_listed(const std::filesystem::path& index,
+                                                    const SafetensorsOptions& options) {
   const std::string index_path = index.string();
   const std::string_view who = index_path;
   const FileBytes bytes = FileBytes::open(index, options.access);
@@ -317,5 +343,12 @@ inline Safetensors Safetensors::open_listed(const std::filesystem::path& index, 
   tensors = std::move(kept);
   return Safetensors(std::move(contents));
 }
+
+#endif  // LORA_IO_DEFINITIONS
+
+LORA_IO_INSTANCE(Matrix<float> Safetensors::read<float>(std::string_view) const)
+LORA_IO_DOUBLE_INSTANCE(Matrix<double> Safetensors::read<double>(std::string_view) const)
+LORA_IO_INSTANCE(StoredMatrix<float> Safetensors::tensor<float>(std::string_view) const)
+LORA_IO_DOUBLE_INSTANCE(StoredMatrix<double> Safetensors::tensor<double>(std::string_view) const)
 
 }  // namespace lora::inline LORA_ABI

@@ -12,7 +12,9 @@
 /// SafetensorsLimits or the depth of 8.
 /// Source: huggingface/safetensors, README.md and safetensors/src/tensor.rs.
 
+#include "lora/io/detail/definitions.hpp"
 #include "lora/io/detail/json.hpp"
+#include "lora/io/detail/sort_by.hpp"
 #include "lora/io/dtype.hpp"
 #include "lora/io/file_error.hpp"
 
@@ -57,8 +59,23 @@ struct SafetensorsHeader {
 namespace detail {
 
 /// The entry of one tensor.
-inline SafetensorsHeader::Entry tensor_entry(std::string_view who, const std::string& name, const Json& value,
-                                             const SafetensorsLimits& limits) {
+SafetensorsHeader::Entry tensor_entry(std::string_view who, const std::string& name, const Json& value,
+                                      const SafetensorsLimits& limits);
+
+Metadata metadata_entries(std::string_view who, const Json& value, const SafetensorsLimits& limits);
+
+/// The entries of a header, each checked for its form.
+SafetensorsHeader header_entries(std::string_view who, const Json& root, const SafetensorsLimits& limits);
+
+/// Sorts the tensors by their bytes and proves that these fill the file from data_start on exactly, each as its dtype
+/// and shape say.
+void check_layout(std::string_view who, std::vector<SafetensorsHeader::Entry>& tensors, std::uint64_t data_start,
+                  std::uint64_t data_bytes);
+
+#ifdef LORA_IO_DEFINITIONS
+
+LORA_IO_INLINE SafetensorsHeader::Entry tensor_entry(std::string_view who, const std::string& name, const Json& value,
+                                                     const SafetensorsLimits& limits) {
   const auto refuse = [&](const std::string& text) { fail<FormatError>(who, "tensor " + shown(name) + ": " + text); };
   if (!value.is_object()) {
     refuse("is " + found_in_json(value) + ", expected an object with dtype, shape and data_offsets");
@@ -95,7 +112,7 @@ inline SafetensorsHeader::Entry tensor_entry(std::string_view who, const std::st
   return {name, *dtype, std::move(shape), offsets[0].get<std::uint64_t>(), offsets[1].get<std::uint64_t>()};
 }
 
-inline Metadata metadata_entries(std::string_view who, const Json& value, const SafetensorsLimits& limits) {
+LORA_IO_INLINE Metadata metadata_entries(std::string_view who, const Json& value, const SafetensorsLimits& limits) {
   Metadata metadata;
   if (value.is_null()) return metadata;  // the reference implementation treats it as none
   if (!value.is_object()) fail<FormatError>(who, "__metadata__ is " + found_in_json(value) + ", expected an object");
@@ -111,8 +128,8 @@ inline Metadata metadata_entries(std::string_view who, const Json& value, const 
   return metadata;
 }
 
-/// The entries of a header, each checked for its form.
-inline SafetensorsHeader header_entries(std::string_view who, const Json& root, const SafetensorsLimits& limits) {
+LORA_IO_INLINE SafetensorsHeader header_entries(std::string_view who, const Json& root,
+                                                const SafetensorsLimits& limits) {
   if (!root.is_object()) fail<FormatError>(who, "the header is " + found_in_json(root) + ", expected an object");
   SafetensorsHeader header;
   const bool has_metadata = root.contains("__metadata__");
@@ -130,11 +147,9 @@ inline SafetensorsHeader header_entries(std::string_view who, const Json& root, 
   return header;
 }
 
-/// Sorts the tensors by their bytes and proves that these fill the file from data_start on exactly, each as its dtype
-/// and shape say.
-inline void check_layout(std::string_view who, std::vector<SafetensorsHeader::Entry>& tensors, std::uint64_t data_start,
-                         std::uint64_t data_bytes) {
-  std::sort(tensors.begin(), tensors.end(), [](const auto& a, const auto& b) {
+LORA_IO_INLINE void check_layout(std::string_view who, std::vector<SafetensorsHeader::Entry>& tensors,
+                                 std::uint64_t data_start, std::uint64_t data_bytes) {
+  sort_by(tensors, [](const auto& a, const auto& b) {
     return a.begin != b.begin ? a.begin < b.begin : a.end != b.end ? a.end < b.end : a.name < b.name;
   });
   std::uint64_t position = 0;
@@ -170,12 +185,19 @@ inline void check_layout(std::string_view who, std::vector<SafetensorsHeader::En
   }
 }
 
+#endif  // LORA_IO_DEFINITIONS
+
 }  // namespace detail
 
 /// Reads and checks the header of the file whose bytes these are; `who` begins the messages. Throws FormatError.
 /// Sizes that the header claims never cause an allocation; for memory see parse_json.
-inline SafetensorsHeader read_safetensors_header(std::string_view who, std::span<const std::byte> file,
-                                                 const SafetensorsLimits& limits = {}) {
+SafetensorsHeader read_safetensors_header(std::string_view who, std::span<const std::byte> file,
+                                          const SafetensorsLimits& limits = {});
+
+#ifdef LORA_IO_DEFINITIONS
+
+LORA_IO_INLINE SafetensorsHeader read_safetensors_header(std::string_view who, std::span<const std::byte> file,
+                                                         const SafetensorsLimits& limits) {
   constexpr std::size_t prefix = 8;
   if (file.size() < prefix) {
     detail::fail<FormatError>(who, "has " + std::to_string(file.size()) +
@@ -205,5 +227,7 @@ inline SafetensorsHeader read_safetensors_header(std::string_view who, std::span
   detail::check_layout(who, header.tensors, header.data_start, file.size() - header.data_start);
   return header;
 }
+
+#endif  // LORA_IO_DEFINITIONS
 
 }  // namespace lora::inline LORA_ABI

@@ -8,7 +8,9 @@
 /// Source: huggingface/safetensors, safetensors/src/tensor.rs, serialize.
 
 #include "lora/io/atomic_file.hpp"
+#include "lora/io/detail/definitions.hpp"
 #include "lora/io/detail/json.hpp"
+#include "lora/io/detail/sort_by.hpp"
 #include "lora/io/dtype.hpp"
 #include "lora/io/file_error.hpp"
 #include "lora/io/safetensors_header.hpp"
@@ -29,11 +31,19 @@ namespace detail {
 
 /// The tensors in the order of the file. Throws NameError for a duplicate or reserved name, ValueError for a finite
 /// number that the tensor's dtype makes infinite.
-inline std::vector<const TensorToSave*> in_file_order(const std::vector<TensorToSave>& tensors) {
+std::vector<const TensorToSave*> in_file_order(const std::vector<TensorToSave>& tensors);
+
+/// The first 8 bytes and the header. Throws NameError or ValueError for text that is not UTF-8, FormatError for a
+/// header above SafetensorsLimits.
+std::string safetensors_start(const std::vector<const TensorToSave*>& tensors, const Metadata& metadata);
+
+#ifdef LORA_IO_DEFINITIONS
+
+LORA_IO_INLINE std::vector<const TensorToSave*> in_file_order(const std::vector<TensorToSave>& tensors) {
   constexpr const char* who = "save_safetensors";
   std::vector<const TensorToSave*> order;
   for (const auto& tensor : tensors) order.push_back(&tensor);
-  std::sort(order.begin(), order.end(), [](const auto* a, const auto* b) { return a->name() < b->name(); });
+  sort_by(order, [](const auto* a, const auto* b) { return a->name() < b->name(); });
   const auto twice = std::adjacent_find(order.begin(), order.end(),
                                         [](const auto* a, const auto* b) { return a->name() == b->name(); });
   if (twice != order.end()) fail<NameError>(who, "two tensors are named " + shown((*twice)->name()));
@@ -41,15 +51,14 @@ inline std::vector<const TensorToSave*> in_file_order(const std::vector<TensorTo
     if (tensor->name() == "__metadata__") fail<NameError>(who, "a tensor cannot be named \"__metadata__\"");
     tensor->check_range(who);
   }
-  std::sort(order.begin(), order.end(), [](const auto* a, const auto* b) {
+  sort_by(order, [](const auto* a, const auto* b) {
     return a->dtype() != b->dtype() ? a->dtype() > b->dtype() : a->name() < b->name();
   });
   return order;
 }
 
-/// The first 8 bytes and the header. Throws NameError or ValueError for text that is not UTF-8, FormatError for a
-/// header above SafetensorsLimits.
-inline std::string safetensors_start(const std::vector<const TensorToSave*>& tensors, const Metadata& metadata) {
+LORA_IO_INLINE std::string safetensors_start(const std::vector<const TensorToSave*>& tensors,
+                                             const Metadata& metadata) {
   constexpr const char* who = "save_safetensors";
   std::string json = "{";
   const auto next = [&] { return json.back() == '{' ? "" : ","; };
@@ -96,6 +105,8 @@ inline std::string safetensors_start(const std::vector<const TensorToSave*>& ten
   return start + json;
 }
 
+#endif  // LORA_IO_DEFINITIONS
+
 }  // namespace detail
 
 /// Passes the contents of a file of these tensors to sink(std::span<const std::byte>) in pieces. Throws before the
@@ -123,5 +134,8 @@ void save_safetensors(const std::filesystem::path& path, const std::vector<Tenso
   for (const auto* tensor : order) tensor->write_to([&](std::span<const std::byte> bytes) { file.write(bytes); });
   file.commit();
 }
+
+LORA_IO_INSTANCE(void save_safetensors<PosixFiles>(const std::filesystem::path&, const std::vector<TensorToSave>&,
+                                                   const Metadata&))
 
 }  // namespace lora::inline LORA_ABI

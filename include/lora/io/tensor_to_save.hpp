@@ -3,6 +3,7 @@
 
 #include "lora/core/finite.hpp"
 #include "lora/core/scalar.hpp"
+#include "lora/io/detail/definitions.hpp"
 #include "lora/io/detail/elements.hpp"
 #include "lora/io/dtype.hpp"
 #include "lora/io/file_error.hpp"
@@ -41,13 +42,7 @@ class TensorToSave {
     using S = typename Derived::Scalar;
     static_assert(StoredScalar<S>, "lora: float, double and integers can be stored; anything else as bytes");
     dtype_ = dtype.value_or(dtype_of<S>());
-    if (dtype_ != dtype_of<S>() && !(std::floating_point<S> && is_real(dtype_))) {
-      detail::fail<DtypeError>(
-          "TensorToSave",
-          "tensor " + detail::shown(name_) + ": " + std::string(lora::name(dtype_of<S>())) + " cannot be stored as " +
-              std::string(lora::name(dtype_)) +
-              (is_real(dtype_of<S>()) ? ", expected " + std::string(detail::real_dtypes) : std::string()));
-    }
+    if (dtype_ != dtype_of<S>() && !(std::floating_point<S> && is_real(dtype_))) refuse_dtype(dtype_of<S>());
     constexpr bool has_memory = bool(Eigen::internal::traits<Derived>::Flags & Eigen::DirectAccessBit);
     constexpr bool owns_memory = std::is_base_of_v<Eigen::PlainObjectBase<Derived>, Derived>;
     if constexpr (!has_memory || (owns_memory && !std::is_lvalue_reference_v<M>)) {
@@ -104,6 +99,9 @@ class TensorToSave {
   }
 
  private:
+  /// own: that of the elements.
+  [[noreturn]] void refuse_dtype(Dtype own) const;
+
   template <class Derived>
   void look_at(const Derived& matrix) {
     using S = typename Derived::Scalar;
@@ -156,5 +154,16 @@ class TensorToSave {
   void (*find_)(const TensorToSave&, const detail::Caller& who) = nullptr;  // if the dtype is narrower
   std::shared_ptr<const void> owner_;
 };
+
+#ifdef LORA_IO_DEFINITIONS
+
+LORA_IO_INLINE void TensorToSave::refuse_dtype(Dtype own) const {
+  detail::fail<DtypeError>(
+      "TensorToSave", "tensor " + detail::shown(name_) + ": " + std::string(lora::name(own)) + " cannot be stored as " +
+                          std::string(lora::name(dtype_)) +
+                          (is_real(own) ? ", expected " + std::string(detail::real_dtypes) : std::string()));
+}
+
+#endif  // LORA_IO_DEFINITIONS
 
 }  // namespace lora::inline LORA_ABI

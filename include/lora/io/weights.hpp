@@ -8,6 +8,7 @@
 /// A tensor's name is its path in the model's listing: "fc1.weight". Adapters are left out.
 
 #include "lora/core/visit.hpp"
+#include "lora/io/detail/definitions.hpp"
 #include "lora/io/detail/tensor_numbers.hpp"
 #include "lora/io/mismatch.hpp"
 #include "lora/io/safetensors.hpp"
@@ -38,17 +39,9 @@ struct WeightNames {
 
 namespace detail {
 
-inline std::string name_in_file(const std::string& path, const WeightNames& names) {
-  for (const auto& [here, there] : names.prefixes) {
-    if (path.starts_with(here)) return there + path.substr(here.size());
-  }
-  return path;
-}
+std::string name_in_file(const std::string& path, const WeightNames& names);
 
-inline std::string_view layer_of(std::string_view tensor) {
-  const std::size_t dot = tensor.rfind('.');
-  return dot == tensor.npos ? std::string_view() : tensor.substr(0, dot);
-}
+std::string_view layer_of(std::string_view tensor);
 
 /// A view of the same memory as the transpose: a column-major (out, in) is a row-major (in, out).
 template <class M>
@@ -68,6 +61,22 @@ std::vector<std::uint64_t> stored_shape(const M& matrix, bool transposed) {
   if (transposed) return {cols, rows};
   return {rows, cols};
 }
+
+#ifdef LORA_IO_DEFINITIONS
+
+LORA_IO_INLINE std::string name_in_file(const std::string& path, const WeightNames& names) {
+  for (const auto& [here, there] : names.prefixes) {
+    if (path.starts_with(here)) return there + path.substr(here.size());
+  }
+  return path;
+}
+
+LORA_IO_INLINE std::string_view layer_of(std::string_view tensor) {
+  const std::size_t dot = tensor.rfind('.');
+  return dot == tensor.npos ? std::string_view() : tensor.substr(0, dot);
+}
+
+#endif  // LORA_IO_DEFINITIONS
 
 }  // namespace detail
 

@@ -58,24 +58,32 @@ Index change_adaptable(const Caller& who, T& model, F&& f) {
   return changed;
 }
 
-/// Throws NameError unless some layer of the model has an adapter of this name; the message lists the existing names.
-template <class T>
-void check_has_adapter(const T& model, const Caller& who, std::string_view name) {
-  bool found = false, any = false;
-  visit_adaptable(model, [&](const Path&, const auto& layer) {
-    any = true;
-    found = found || layer.adapters().contains(name);
-  });
-  if (found) return;
-  if (!any) fail<NameError>(who, "the model has no layer that takes adapters");
-  std::set<std::string> names;  // only on failure: a server looks up each of a thousand adapters
-  visit_adaptable(model, [&](const Path&, const auto& layer) {
-    for (const auto& member : layer.adapters().members()) names.insert(member->name);
-  });
+/// Throws NameError: no layer has an adapter of this name. names: those that there are, if any layer takes adapters.
+[[noreturn]] inline void fail_no_adapter(const Caller& who, std::string_view name, bool any_layer,
+                                         const std::set<std::string>& names) {
+  if (!any_layer) fail<NameError>(who, "the model has no layer that takes adapters");
   std::string known;
   for (const std::string& one : names) known += (known.empty() ? "" : ", ") + in_quotes(one);
   fail<NameError>(who, "no layer of the model has an adapter " + in_quotes(name) +
                            (known.empty() ? ": none has been attached" : ", expected one of " + known));
+}
+
+/// Throws NameError unless some layer of the model has an adapter of this name; the message lists the existing names.
+template <class T>
+void check_has_adapter(const T& model, const Caller& who, std::string_view name) {
+  bool found = false, any = false, listing = false;
+  std::set<std::string> names;
+  const auto look = [&](const Path&, const auto& layer) {
+    any = true;
+    found = found || layer.adapters().contains(name);
+    if (!listing) return;
+    for (const auto& member : layer.adapters().members()) names.insert(member->name);
+  };
+  visit_adaptable(model, look);
+  if (found) return;
+  listing = true;  // only on failure: a server looks up each of a thousand adapters
+  visit_adaptable(model, look);
+  fail_no_adapter(who, name, any, names);
 }
 
 }  // namespace detail

@@ -32,6 +32,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -62,10 +63,17 @@ struct ModelPaths {
 template <class T>
 ModelPaths paths_of(const T& model) {
   ModelPaths paths;
-  visit_adaptable(model, [&](const Path& path, const auto& layer) {
-    paths.layers.push_back({path.str(), layer.bias() != nullptr});
-  });
-  visit_parameters(model, [&](const Path& path, const auto&) { paths.parameters.push_back(path.str()); });
+  // One walk rather than two: each has to be compiled for every model.
+  walk(
+      model,
+      [&](const Path& path, const auto& tensor) {
+        if constexpr (ParameterLike<std::remove_cvref_t<decltype(tensor)>>) paths.parameters.push_back(path.str());
+      },
+      [&](const Path& path, const auto& module) {
+        if constexpr (Adaptable<std::remove_cvref_t<decltype(module)>>) {
+          paths.layers.push_back({path.str(), module.bias() != nullptr});
+        }
+      });
   return paths;
 }
 

@@ -15,21 +15,21 @@ namespace lora::inline LORA_ABI {
 
 /// What makes an encoder BERT: its names, and what differs from its relatives.
 struct BertType {
-  struct Paths {
-    static constexpr const char* word = "embeddings.word_embeddings";
-    static constexpr const char* position = "embeddings.position_embeddings";
-    static constexpr const char* type = "embeddings.token_type_embeddings";
-    static constexpr const char* norm = "embeddings.LayerNorm";
-    static constexpr const char* blocks = "encoder.layer";
-    static constexpr const char* query = "attention.self.query";
-    static constexpr const char* key = "attention.self.key";
-    static constexpr const char* value = "attention.self.value";
-    static constexpr const char* attention_output = "attention.output.dense";
-    static constexpr const char* attention_norm = "attention.output.LayerNorm";
-    static constexpr const char* intermediate = "intermediate.dense";
-    static constexpr const char* output = "output.dense";
-    static constexpr const char* output_norm = "output.LayerNorm";
-    static constexpr bool drops_attention = true;  ///< the attention branch, not only its probabilities
+  static constexpr detail::EncoderPaths paths{
+      .word = "embeddings.word_embeddings",
+      .position = "embeddings.position_embeddings",
+      .type = "embeddings.token_type_embeddings",
+      .norm = "embeddings.LayerNorm",
+      .blocks = "encoder.layer",
+      .query = "attention.self.query",
+      .key = "attention.self.key",
+      .value = "attention.self.value",
+      .attention_output = "attention.output.dense",
+      .attention_norm = "attention.output.LayerNorm",
+      .intermediate = "intermediate.dense",
+      .output = "output.dense",
+      .output_norm = "output.LayerNorm",
+      .drops_attention = true,
   };
   static constexpr const char* model_type = "bert";
   static constexpr const char* module = "bert";
@@ -87,3 +87,17 @@ template <class S>
 using BertForTokenClassification = TokenClassifier<S, BertType>;
 
 }  // namespace lora::inline LORA_ABI
+
+#ifdef LORA_COMPILED  // by the target lora::compiled
+
+namespace lora::inline LORA_ABI {
+
+LORA_COMPILED_FLOAT class TextEncoder<float, BertType>;
+LORA_COMPILED_FLOAT class SequenceClassifier<float, BertType>;
+LORA_COMPILED_FLOAT class TokenClassifier<float, BertType>;
+LORA_COMPILED_DOUBLE class TextEncoder<double, BertType>;
+LORA_COMPILED_DOUBLE class SequenceClassifier<double, BertType>;
+LORA_COMPILED_DOUBLE class TokenClassifier<double, BertType>;
+
+}  // namespace lora::inline LORA_ABI
+#endif

@@ -17,21 +17,21 @@
 namespace lora::inline LORA_ABI {
 
 struct DistilBertType {
-  struct Paths {
-    static constexpr const char* word = "embeddings.word_embeddings";
-    static constexpr const char* position = "embeddings.position_embeddings";
-    static constexpr const char* type = "embeddings.token_type_embeddings";  ///< not there: type_vocab_size is 0
-    static constexpr const char* norm = "embeddings.LayerNorm";
-    static constexpr const char* blocks = "transformer.layer";
-    static constexpr const char* query = "attention.q_lin";
-    static constexpr const char* key = "attention.k_lin";
-    static constexpr const char* value = "attention.v_lin";
-    static constexpr const char* attention_output = "attention.out_lin";
-    static constexpr const char* attention_norm = "sa_layer_norm";
-    static constexpr const char* intermediate = "ffn.lin1";
-    static constexpr const char* output = "ffn.lin2";
-    static constexpr const char* output_norm = "output_layer_norm";
-    static constexpr bool drops_attention = false;
+  static constexpr detail::EncoderPaths paths{
+      .word = "embeddings.word_embeddings",
+      .position = "embeddings.position_embeddings",
+      .type = "embeddings.token_type_embeddings",  ///< not there: type_vocab_size is 0
+      .norm = "embeddings.LayerNorm",
+      .blocks = "transformer.layer",
+      .query = "attention.q_lin",
+      .key = "attention.k_lin",
+      .value = "attention.v_lin",
+      .attention_output = "attention.out_lin",
+      .attention_norm = "sa_layer_norm",
+      .intermediate = "ffn.lin1",
+      .output = "ffn.lin2",
+      .output_norm = "output_layer_norm",
+      .drops_attention = false,
   };
   static constexpr const char* model_type = "distilbert";
   static constexpr const char* module = "distilbert";
@@ -58,3 +58,17 @@ template <class S>
 using DistilBertForTokenClassification = TokenClassifier<S, DistilBertType>;
 
 }  // namespace lora::inline LORA_ABI
+
+#ifdef LORA_COMPILED  // by the target lora::compiled
+
+namespace lora::inline LORA_ABI {
+
+LORA_COMPILED_FLOAT class TextEncoder<float, DistilBertType>;
+LORA_COMPILED_FLOAT class SequenceClassifier<float, DistilBertType>;
+LORA_COMPILED_FLOAT class TokenClassifier<float, DistilBertType>;
+LORA_COMPILED_DOUBLE class TextEncoder<double, DistilBertType>;
+LORA_COMPILED_DOUBLE class SequenceClassifier<double, DistilBertType>;
+LORA_COMPILED_DOUBLE class TokenClassifier<double, DistilBertType>;
+
+}  // namespace lora::inline LORA_ABI
+#endif

@@ -14,7 +14,7 @@
 namespace lora::inline LORA_ABI {
 
 struct RobertaType {
-  using Paths = BertType::Paths;
+  static constexpr const detail::EncoderPaths& paths = BertType::paths;
   static constexpr const char* model_type = "roberta";
   static constexpr const char* module = "roberta";
   static constexpr const char* root = "roberta.";
@@ -42,3 +42,17 @@ template <class S>
 using RobertaForTokenClassification = TokenClassifier<S, RobertaType>;
 
 }  // namespace lora::inline LORA_ABI
+
+#ifdef LORA_COMPILED  // by the target lora::compiled
+
+namespace lora::inline LORA_ABI {
+
+LORA_COMPILED_FLOAT class TextEncoder<float, RobertaType>;
+LORA_COMPILED_FLOAT class SequenceClassifier<float, RobertaType>;
+LORA_COMPILED_FLOAT class TokenClassifier<float, RobertaType>;
+LORA_COMPILED_DOUBLE class TextEncoder<double, RobertaType>;
+LORA_COMPILED_DOUBLE class SequenceClassifier<double, RobertaType>;
+LORA_COMPILED_DOUBLE class TokenClassifier<double, RobertaType>;
+
+}  // namespace lora::inline LORA_ABI
+#endif

@@ -42,7 +42,7 @@ class SequenceClassifier : public detail::TokenPass<SequenceClassifier<S, Type>,
   }
 
   struct Kept {
-    typename detail::Encoder<S, typename Type::Paths>::Kept encoder;
+    typename detail::Encoder<S>::Kept encoder;
     typename Linear<S>::Kept dense, output;
     Buffer<S> first, bent;  ///< h, f(Wd h + bd), (hidden_size, texts)
     std::vector<Index> columns;
@@ -54,7 +54,7 @@ class SequenceClassifier : public detail::TokenPass<SequenceClassifier<S, Type>,
   };
   using Cache = detail::TokenCache<S, Kept>;
 
-  detail::Encoder<S, typename Type::Paths> encoder;
+  detail::Encoder<S> encoder;
   Linear<S> dense, output;
 
   /// A new model. Throws ConfigError.
@@ -63,7 +63,7 @@ class SequenceClassifier : public detail::TokenPass<SequenceClassifier<S, Type>,
   /// Layers of a source. Throws ConfigError, and what the source throws.
   SequenceClassifier(const EncoderConfig& config, LayerSource<S>&& source) : SequenceClassifier(config, source) {}
   SequenceClassifier(const EncoderConfig& config, LayerSource<S>& source)
-      : encoder(detail::checked(config, layer_name()), root, source),
+      : encoder(Type::paths, detail::checked(config, layer_name()), root, source),
         dense(source.linear(Head::dense, {.in = config.hidden_size, .out = config.hidden_size})),
         output(source.linear(Head::output, {.in = config.hidden_size, .out = config.num_labels})),
         config_(config) {}
@@ -73,56 +73,11 @@ class SequenceClassifier : public detail::TokenPass<SequenceClassifier<S, Type>,
 
   /// Writes logits (num_labels, texts). Throws ValueError for an id that is not in the vocabulary or a text that is
   /// too long, ShapeError.
-  void forward(const Tokens& tokens, MutableColumns logits, Kept* kept, Scratch& scratch, const Pass& pass) const {
-    Kept& own = kept == nullptr ? scratch.get<Kept>() : *kept;  // without backward, only what is small is used
-    own.texts = -1;
-    first_columns(tokens.sequences(), own.columns);
-    if (tokens.count() > 0) own.queries.assign(tokens.count(), 1);
-    auto first = own.first.resize(encoder.features(), tokens.count());
-    encoder.forward(tokens, own.columns, own.queries, first, kept == nullptr ? nullptr : &own.encoder, scratch, pass);
-    own.pass.assign(pass, own.columns);
-    const Pass some = own.pass.pass();
-    if constexpr (Head::drops_input) {
-      detail::drop<S>(first, dropout(), detail::second_classifier_stream, some, scratch);
-    }
-    auto bent = own.bent.resize(first.rows(), first.cols());
-    dense.forward(first, bent, kept == nullptr ? nullptr : &own.dense, scratch, some);
-    Activation::forward(bent, bent);
-    detail::drop<S>(bent, dropout(), detail::classifier_stream, some, scratch);
-    output.forward(bent, logits, kept == nullptr ? nullptr : &own.output, scratch, some);
-    if (kept != nullptr) own.texts = tokens.count();
-  }
+  void forward(const Tokens& tokens, MutableColumns logits, Kept* kept, Scratch& scratch, const Pass& pass) const;
 
   /// Gradients accumulate. tokens are those of the forward pass, dlogits is (num_labels, texts). Throws StateError,
   /// ShapeError, and changes nothing then.
-  void backward(const Tokens& tokens, const Columns& dlogits, Kept& kept, Scratch& scratch) {
-    const detail::Caller who(layer_name(), "backward");
-    const auto bent = kept.bent.view();
-    detail::check_pass_gradient(who, bent, dlogits, encoder.features(), out_features(), kept.texts);
-    encoder.check_backward(who, tokens, kept.first.view(), kept.encoder);
-    dense.check_backward(who, kept.first.view(), bent, kept.dense);
-    output.check_backward(who, bent, dlogits, kept.output);
-    const bool below = encoder.trains(kept.encoder);
-    if (!below && !dense.trains(kept.dense)) return output.backward(bent, dlogits, no_gradient, kept.output, scratch);
-    const Pass some = kept.pass.pass();
-    const auto first = scratch.borrow<S>(), second = scratch.borrow<S>();
-    auto gradient = first->resize(bent.rows(), bent.cols());
-    output.backward(bent, dlogits, gradient, kept.output, scratch);
-    // forward: bent = drop(f(u)); f' is a function of f(u), and where that was dropped, so is its gradient
-    detail::drop<S>(gradient, dropout(), detail::classifier_stream, some, scratch);
-    auto undropped = second->resize(bent.rows(), bent.cols());
-    undropped = bent;
-    if (some.training) undropped *= static_cast<S>(1 - dropout());
-    static_assert(!Activation::needs_input);
-    Activation::backward(undropped, undropped, gradient, gradient);
-    const auto top = kept.first.view();
-    if (!below) return dense.backward(top, gradient, no_gradient, kept.dense, scratch);
-    dense.backward(top, gradient, undropped, kept.dense, scratch);
-    if constexpr (Head::drops_input) {
-      detail::drop<S>(undropped, dropout(), detail::second_classifier_stream, some, scratch);
-    }
-    encoder.backward(tokens, undropped, kept.encoder, scratch);
-  }
+  void backward(const Tokens& tokens, const Columns& dlogits, Kept& kept, Scratch& scratch);
 
   /// What the passes of a batch of such texts hold, as things train now, or if everything did: see report().
   PassBytes pass_bytes(const Sequences& texts, int threads = 1, bool everything = false) const {
@@ -157,5 +112,57 @@ class SequenceClassifier : public detail::TokenPass<SequenceClassifier<S, Type>,
 
   EncoderConfig config_;
 };
+
+template <class S, class Type>
+void SequenceClassifier<S, Type>::forward(const Tokens& tokens, MutableColumns logits, Kept* kept, Scratch& scratch,
+                                          const Pass& pass) const {
+  Kept& own = kept == nullptr ? scratch.get<Kept>() : *kept;  // without backward, only what is small is used
+  own.texts = -1;
+  first_columns(tokens.sequences(), own.columns);
+  if (tokens.count() > 0) own.queries.assign(tokens.count(), 1);
+  auto first = own.first.resize(encoder.features(), tokens.count());
+  encoder.forward(tokens, own.columns, own.queries, first, kept == nullptr ? nullptr : &own.encoder, scratch, pass);
+  own.pass.assign(pass, own.columns);
+  const Pass some = own.pass.pass();
+  if constexpr (Head::drops_input) {
+    detail::drop<S>(first, dropout(), detail::second_classifier_stream, some, scratch);
+  }
+  auto bent = own.bent.resize(first.rows(), first.cols());
+  dense.forward(first, bent, kept == nullptr ? nullptr : &own.dense, scratch, some);
+  Activation::forward(bent, bent);
+  detail::drop<S>(bent, dropout(), detail::classifier_stream, some, scratch);
+  output.forward(bent, logits, kept == nullptr ? nullptr : &own.output, scratch, some);
+  if (kept != nullptr) own.texts = tokens.count();
+}
+
+template <class S, class Type>
+void SequenceClassifier<S, Type>::backward(const Tokens& tokens, const Columns& dlogits, Kept& kept, Scratch& scratch) {
+  const detail::Caller who(layer_name(), "backward");
+  const auto bent = kept.bent.view();
+  detail::check_pass_gradient(who, bent, dlogits, encoder.features(), out_features(), kept.texts);
+  encoder.check_backward(who, tokens, kept.first.view(), kept.encoder);
+  dense.check_backward(who, kept.first.view(), bent, kept.dense);
+  output.check_backward(who, bent, dlogits, kept.output);
+  const bool below = encoder.trains(kept.encoder);
+  if (!below && !dense.trains(kept.dense)) return output.backward(bent, dlogits, no_gradient, kept.output, scratch);
+  const Pass some = kept.pass.pass();
+  const auto first = scratch.borrow<S>(), second = scratch.borrow<S>();
+  auto gradient = first->resize(bent.rows(), bent.cols());
+  output.backward(bent, dlogits, gradient, kept.output, scratch);
+  // forward: bent = drop(f(u)); f' is a function of f(u), and where that was dropped, so is its gradient
+  detail::drop<S>(gradient, dropout(), detail::classifier_stream, some, scratch);
+  auto undropped = second->resize(bent.rows(), bent.cols());
+  undropped = bent;
+  if (some.training) undropped *= static_cast<S>(1 - dropout());
+  static_assert(!Activation::needs_input);
+  Activation::backward(undropped, undropped, gradient, gradient);
+  const auto top = kept.first.view();
+  if (!below) return dense.backward(top, gradient, no_gradient, kept.dense, scratch);
+  dense.backward(top, gradient, undropped, kept.dense, scratch);
+  if constexpr (Head::drops_input) {
+    detail::drop<S>(undropped, dropout(), detail::second_classifier_stream, some, scratch);
+  }
+  encoder.backward(tokens, undropped, kept.encoder, scratch);
+}
 
 }  // namespace lora::inline LORA_ABI

@@ -47,10 +47,10 @@ class TextEncoder : public detail::TokenPass<TextEncoder<S, Type>, S> {
     return Type::default_targets();
   }
 
-  using Kept = typename detail::Encoder<S, typename Type::Paths>::Kept;
+  using Kept = typename detail::Encoder<S>::Kept;
   using Cache = detail::TokenCache<S, Kept>;
 
-  detail::Encoder<S, typename Type::Paths> encoder;
+  detail::Encoder<S> encoder;
   /// Of models that have one, so that it is saved and loaded; no pass applies it.
   std::optional<Linear<S>> pooler;
 
@@ -60,7 +60,7 @@ class TextEncoder : public detail::TokenPass<TextEncoder<S, Type>, S> {
   /// Layers of a source. Throws ConfigError, and what the source throws.
   TextEncoder(const EncoderConfig& config, LayerSource<S>&& source) : TextEncoder(config, source) {}
   TextEncoder(const EncoderConfig& config, LayerSource<S>& source)
-      : encoder(detail::checked(config, layer_name()), root, source), config_(config) {
+      : encoder(Type::paths, detail::checked(config, layer_name()), root, source), config_(config) {
     if constexpr (requires { Type::pooler; }) {
       if (!source.has(Type::pooler)) return;
       pooler.emplace(source.linear(Type::pooler, {.in = config.hidden_size, .out = config.hidden_size}));
@@ -72,14 +72,10 @@ class TextEncoder : public detail::TokenPass<TextEncoder<S, Type>, S> {
 
   /// Writes y (hidden_size, tokens). Throws ValueError for an id that is not in the vocabulary or a text that is too
   /// long, ShapeError.
-  void forward(const Tokens& tokens, MutableColumns y, Kept* kept, Scratch& scratch, const Pass& pass) const {
-    encoder.forward(tokens, y, kept, scratch, pass);
-  }
+  void forward(const Tokens& tokens, MutableColumns y, Kept* kept, Scratch& scratch, const Pass& pass) const;
   /// Gradients accumulate. tokens are those of the forward pass, dy is (hidden_size, tokens). Throws StateError,
   /// ShapeError.
-  void backward(const Tokens& tokens, const Columns& dy, Kept& kept, Scratch& scratch) {
-    encoder.backward(tokens, dy, kept, scratch);
-  }
+  void backward(const Tokens& tokens, const Columns& dy, Kept& kept, Scratch& scratch);
 
   /// For each text the mean of its columns of y, with length 1: (hidden_size, texts). What sentence-transformers
   /// computes with models such as all-MiniLM-L6-v2.
@@ -113,5 +109,16 @@ class TextEncoder : public detail::TokenPass<TextEncoder<S, Type>, S> {
  private:
   EncoderConfig config_;
 };
+
+template <class S, class Type>
+void TextEncoder<S, Type>::forward(const Tokens& tokens, MutableColumns y, Kept* kept, Scratch& scratch,
+                                   const Pass& pass) const {
+  encoder.forward(tokens, y, kept, scratch, pass);
+}
+
+template <class S, class Type>
+void TextEncoder<S, Type>::backward(const Tokens& tokens, const Columns& dy, Kept& kept, Scratch& scratch) {
+  encoder.backward(tokens, dy, kept, scratch);
+}
 
 }  // namespace lora::inline LORA_ABI

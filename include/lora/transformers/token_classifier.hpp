@@ -32,7 +32,7 @@ class TokenClassifier : public detail::TokenPass<TokenClassifier<S, Type>, S> {
   }
 
   struct Kept {
-    typename detail::Encoder<S, typename Type::Paths>::Kept encoder;
+    typename detail::Encoder<S>::Kept encoder;
     typename Linear<S>::Kept output;
     Buffer<S> hidden;  ///< drop(h)
     KeptPass pass;
@@ -42,7 +42,7 @@ class TokenClassifier : public detail::TokenPass<TokenClassifier<S, Type>, S> {
   };
   using Cache = detail::TokenCache<S, Kept>;
 
-  detail::Encoder<S, typename Type::Paths> encoder;
+  detail::Encoder<S> encoder;
   Linear<S> output;
 
   /// A new model. Throws ConfigError.
@@ -51,7 +51,7 @@ class TokenClassifier : public detail::TokenPass<TokenClassifier<S, Type>, S> {
   /// Layers of a source. Throws ConfigError, and what the source throws.
   TokenClassifier(const EncoderConfig& config, LayerSource<S>&& source) : TokenClassifier(config, source) {}
   TokenClassifier(const EncoderConfig& config, LayerSource<S>& source)
-      : encoder(detail::checked(config, layer_name()), root, source),
+      : encoder(Type::paths, detail::checked(config, layer_name()), root, source),
         output(source.linear("classifier", {.in = config.hidden_size, .out = config.num_labels})),
         config_(config) {}
 
@@ -60,33 +60,11 @@ class TokenClassifier : public detail::TokenPass<TokenClassifier<S, Type>, S> {
 
   /// Writes logits (num_labels, tokens). Throws ValueError for an id that is not in the vocabulary or a text that is
   /// too long, ShapeError.
-  void forward(const Tokens& tokens, MutableColumns logits, Kept* kept, Scratch& scratch, const Pass& pass) const {
-    if (kept != nullptr) kept->samples = -1;
-    const auto borrowed = scratch.borrow<S>();
-    auto hidden = (kept == nullptr ? *borrowed : kept->hidden).resize(encoder.features(), out_columns(tokens));
-    encoder.forward(tokens, hidden, kept == nullptr ? nullptr : &kept->encoder, scratch, pass);
-    detail::drop<S>(hidden, dropout(), detail::classifier_stream, pass, scratch);
-    output.forward(hidden, logits, kept == nullptr ? nullptr : &kept->output, scratch, pass);
-    if (kept == nullptr) return;
-    kept->pass.assign(pass);
-    kept->samples = hidden.cols();
-  }
+  void forward(const Tokens& tokens, MutableColumns logits, Kept* kept, Scratch& scratch, const Pass& pass) const;
 
   /// Gradients accumulate. tokens are those of the forward pass, dlogits is (num_labels, tokens). Throws StateError,
   /// ShapeError, and changes nothing then.
-  void backward(const Tokens& tokens, const Columns& dlogits, Kept& kept, Scratch& scratch) {
-    const detail::Caller who(layer_name(), "backward");
-    const auto hidden = kept.hidden.view();
-    detail::check_pass_gradient(who, hidden, dlogits, encoder.features(), out_features(), kept.samples);
-    encoder.check_backward(who, tokens, hidden, kept.encoder);
-    output.check_backward(who, hidden, dlogits, kept.output);
-    if (!encoder.trains(kept.encoder)) return output.backward(hidden, dlogits, no_gradient, kept.output, scratch);
-    const auto borrowed = scratch.borrow<S>();
-    auto gradient = borrowed->resize(hidden.rows(), hidden.cols());
-    output.backward(hidden, dlogits, gradient, kept.output, scratch);
-    detail::drop<S>(gradient, dropout(), detail::classifier_stream, kept.pass.pass(), scratch);
-    encoder.backward(tokens, gradient, kept.encoder, scratch);
-  }
+  void backward(const Tokens& tokens, const Columns& dlogits, Kept& kept, Scratch& scratch);
 
   /// What the passes of a batch of such texts hold, as things train now, or if everything did: see report().
   PassBytes pass_bytes(const Sequences& texts, int threads = 1, bool everything = false) const {
@@ -116,5 +94,34 @@ class TokenClassifier : public detail::TokenPass<TokenClassifier<S, Type>, S> {
 
   EncoderConfig config_;
 };
+
+template <class S, class Type>
+void TokenClassifier<S, Type>::forward(const Tokens& tokens, MutableColumns logits, Kept* kept, Scratch& scratch,
+                                       const Pass& pass) const {
+  if (kept != nullptr) kept->samples = -1;
+  const auto borrowed = scratch.borrow<S>();
+  auto hidden = (kept == nullptr ? *borrowed : kept->hidden).resize(encoder.features(), out_columns(tokens));
+  encoder.forward(tokens, hidden, kept == nullptr ? nullptr : &kept->encoder, scratch, pass);
+  detail::drop<S>(hidden, dropout(), detail::classifier_stream, pass, scratch);
+  output.forward(hidden, logits, kept == nullptr ? nullptr : &kept->output, scratch, pass);
+  if (kept == nullptr) return;
+  kept->pass.assign(pass);
+  kept->samples = hidden.cols();
+}
+
+template <class S, class Type>
+void TokenClassifier<S, Type>::backward(const Tokens& tokens, const Columns& dlogits, Kept& kept, Scratch& scratch) {
+  const detail::Caller who(layer_name(), "backward");
+  const auto hidden = kept.hidden.view();
+  detail::check_pass_gradient(who, hidden, dlogits, encoder.features(), out_features(), kept.samples);
+  encoder.check_backward(who, tokens, hidden, kept.encoder);
+  output.check_backward(who, hidden, dlogits, kept.output);
+  if (!encoder.trains(kept.encoder)) return output.backward(hidden, dlogits, no_gradient, kept.output, scratch);
+  const auto borrowed = scratch.borrow<S>();
+  auto gradient = borrowed->resize(hidden.rows(), hidden.cols());
+  output.backward(hidden, dlogits, gradient, kept.output, scratch);
+  detail::drop<S>(gradient, dropout(), detail::classifier_stream, kept.pass.pass(), scratch);
+  encoder.backward(tokens, gradient, kept.encoder, scratch);
+}
 
 }  // namespace lora::inline LORA_ABI

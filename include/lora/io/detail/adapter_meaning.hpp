@@ -4,6 +4,7 @@
 
 #include "lora/adapters/any_adapter.hpp"
 #include "lora/core/visit.hpp"
+#include "lora/io/detail/definitions.hpp"
 #include "lora/io/detail/json.hpp"
 #include "lora/io/detail/tensor_numbers.hpp"
 #include "lora/io/mismatch.hpp"
@@ -100,10 +101,19 @@ std::map<std::string, Meaning> adapter_meanings(const T& model) {
 }
 
 /// As text for the metadata of a file.
-inline std::string written(const Meaning& meaning) { return Json(meaning).dump(); }
+std::string written(const Meaning& meaning);
 
 /// Throws FormatError if it is none.
-inline Meaning read_meaning(std::string_view who, std::string_view text) {
+Meaning read_meaning(std::string_view who, std::string_view text);
+
+/// Records every setting of an adapter that is not as it was saved.
+void compare_meanings(Mismatches& mismatches, const std::string& path, const Meaning& saved, const Meaning& own);
+
+#ifdef LORA_IO_DEFINITIONS
+
+LORA_IO_INLINE std::string written(const Meaning& meaning) { return Json(meaning).dump(); }
+
+LORA_IO_INLINE Meaning read_meaning(std::string_view who, std::string_view text) {
   const Json root = parse_json(who, text);
   if (!root.is_object()) fail<FormatError>(who, "is " + found_in_json(root) + ", expected an object of settings");
   Meaning meaning;
@@ -114,9 +124,8 @@ inline Meaning read_meaning(std::string_view who, std::string_view text) {
   return meaning;
 }
 
-/// Records every setting of an adapter that is not as it was saved.
-inline void compare_meanings(Mismatches& mismatches, const std::string& path, const Meaning& saved,
-                             const Meaning& own) {
+LORA_IO_INLINE void compare_meanings(Mismatches& mismatches, const std::string& path, const Meaning& saved,
+                                     const Meaning& own) {
   for (const auto& [name, value] : own) {
     const auto there = saved.find(name);
     if (there != saved.end() && there->second == value) continue;
@@ -128,5 +137,7 @@ inline void compare_meanings(Mismatches& mismatches, const std::string& path, co
     if (!own.contains(name)) mismatches.add(path, "was saved with " + shown(name) + ", which it has not here");
   }
 }
+
+#endif  // LORA_IO_DEFINITIONS
 
 }  // namespace lora::inline LORA_ABI::detail

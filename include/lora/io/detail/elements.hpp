@@ -2,6 +2,7 @@
 /// Conversion between the bytes of a tensor (row-major, little-endian, unaligned) and matrices of any strides.
 
 #include "lora/core/scalar.hpp"
+#include "lora/io/detail/definitions.hpp"
 #include "lora/io/detail/transpose.hpp"
 #include "lora/io/dtype.hpp"
 #include "lora/io/half.hpp"
@@ -142,5 +143,10 @@ bool store_elements(const S* from, Index row_step, Index col_step, Index rows, I
     }
   });
 }
+
+LORA_IO_INSTANCE(bool load_elements(const std::byte*, Dtype, Index, Index, float*, Index, Index))
+LORA_IO_DOUBLE_INSTANCE(bool load_elements(const std::byte*, Dtype, Index, Index, double*, Index, Index))
+LORA_IO_INSTANCE(bool store_elements(const float*, Index, Index, Index, Index, Dtype, std::byte*))
+LORA_IO_DOUBLE_INSTANCE(bool store_elements(const double*, Index, Index, Index, Index, Dtype, std::byte*))
 
 }  // namespace lora::inline LORA_ABI::detail

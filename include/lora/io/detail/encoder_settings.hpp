@@ -1,6 +1,7 @@
 #pragma once
 /// Reads the config.json of an encoder of BERT's kind.
 
+#include "lora/io/detail/definitions.hpp"
 #include "lora/io/detail/json.hpp"
 #include "lora/io/detail/peft_settings.hpp"
 #include "lora/transformers/encoder_config.hpp"
@@ -12,6 +13,13 @@
 #include <vector>
 
 namespace lora::inline LORA_ABI::detail {
+
+/// Throws FormatError for a config of another model_type, a setting of another type, one that is computed in another
+/// way only, and one that is not known; ConfigError for a value that no model can have. ignore: keys that may be there.
+EncoderConfig encoder_config_of(std::string_view who, const Json& root, std::string_view model_type,
+                                const std::vector<std::string>& ignore);
+
+#ifdef LORA_IO_DEFINITIONS
 
 /// Settings that change nothing that is computed here, whatever they say: remarks, what belongs to tokenizers,
 /// generation, other heads, or to how transformers runs the model and what else it returns.
@@ -62,7 +70,7 @@ struct FixedModelSetting {
   std::string_view key;
   Json only;
 };
-inline std::vector<FixedModelSetting> fixed_model_settings() {
+LORA_IO_INLINE std::vector<FixedModelSetting> fixed_model_settings() {
   return {{"position_embedding_type", "absolute"},
           {"is_decoder", false},
           {"is_encoder_decoder", false},
@@ -73,7 +81,7 @@ inline std::vector<FixedModelSetting> fixed_model_settings() {
           {"embedding_size", nullptr}};
 }
 
-inline ActivationKind activation_setting(const PeftSettings& settings, const char* key) {
+LORA_IO_INLINE ActivationKind activation_setting(const PeftSettings& settings, const char* key) {
   const auto name = settings.text(key);
   if (!name) return ActivationKind::gelu;
   if (*name == "gelu") return ActivationKind::gelu;
@@ -94,10 +102,8 @@ inline constexpr EncoderKeys bert_keys{
 inline constexpr EncoderKeys distilbert_keys{"dim",        "n_layers", "n_heads",           "hidden_dim",
                                              "activation", "dropout",  "attention_dropout", "seq_classif_dropout"};
 
-/// Throws FormatError for a config of another model_type, a setting of another type, one that is computed in another
-/// way only, and one that is not known; ConfigError for a value that no model can have. ignore: keys that may be there.
-inline EncoderConfig encoder_config_of(std::string_view who, const Json& root, std::string_view model_type,
-                                       const std::vector<std::string>& ignore) {
+LORA_IO_INLINE EncoderConfig encoder_config_of(std::string_view who, const Json& root, std::string_view model_type,
+                                               const std::vector<std::string>& ignore) {
   if (!root.is_object()) fail<FormatError>(who, "is not a JSON object, expected one of settings");
   const PeftSettings settings(who, root);
   const auto type = settings.text("model_type");
@@ -170,5 +176,7 @@ inline EncoderConfig encoder_config_of(std::string_view who, const Json& root, s
   validate(config, Caller(who));
   return config;
 }
+
+#endif  // LORA_IO_DEFINITIONS
 
 }  // namespace lora::inline LORA_ABI::detail

@@ -6,6 +6,8 @@
 /// nothing but white space around the one value. Objects keep the order of the file. Integers of 64 bits are exact, any
 /// other number is the nearest double.
 
+#include "lora/io/detail/definitions.hpp"
+#include "lora/io/detail/sort_by.hpp"
 #include "lora/io/file_error.hpp"
 
 #include <nlohmann/json.hpp>
@@ -32,6 +34,31 @@ struct JsonLimits {
   /// Everything that is not a name: objects, arrays, strings, numbers, true, false, null.
   std::size_t values = 2'000'000;
 };
+
+/// Throws FormatError `who: ...` at the first error; a duplicate name is found at the end of its object. Cost: O(n),
+/// and O(n log n) in the names of one object; memory: at most about 50 bytes for each byte of text, all of which
+/// limits.values bounds except the text itself.
+Json parse_json(std::string_view who, std::string_view text, const JsonLimits& limits = {});
+
+/// What a value is, for a message: "an object", "a negative number", "true".
+std::string found_in_json(const Json& value);
+
+/// Throws ValueError for a number that is not finite, which is not in JSON.
+Json json_number(double value);
+
+/// A text in quotes, with minimal escapes, as serde_json and Python's json (ensure_ascii=False) write it; nothing if
+/// it is not UTF-8.
+std::optional<std::string> json_string(std::string_view text);
+
+/// The same value with the names of all objects in order, byte by byte. (nlohmann::json would sort, but a second type
+/// of tree takes seconds to compile.)
+Json sorted_by_name(Json value);
+
+/// As Python writes json.dumps(value, indent=2, sort_keys=True), up to the spelling of a few doubles. Throws ValueError
+/// for a text that is not UTF-8.
+std::string python_json(const Json& value);
+
+#ifdef LORA_IO_DEFINITIONS
 
 /// SAX handler that builds the tree, and stops at a limit. Names and values of open containers wait on two stacks, so
 /// that every object and array is constructed with its final size.
@@ -137,10 +164,7 @@ class JsonTree {
   std::size_t count_ = 0;
 };
 
-/// Throws FormatError `who: ...` at the first error; a duplicate name is found at the end of its object. Cost: O(n),
-/// and O(n log n) in the names of one object; memory: at most about 50 bytes for each byte of text, all of which
-/// limits.values bounds except the text itself.
-inline Json parse_json(std::string_view who, std::string_view text, const JsonLimits& limits = {}) {
+LORA_IO_INLINE Json parse_json(std::string_view who, std::string_view text, const JsonLimits& limits) {
   if (text.size() > limits.bytes) {
     fail<FormatError>(who, "its JSON has " + std::to_string(text.size()) + " bytes, expected at most " +
                                std::to_string(limits.bytes));
@@ -160,8 +184,7 @@ inline Json parse_json(std::string_view who, std::string_view text, const JsonLi
   return tree.root();
 }
 
-/// What a value is, for a message: "an object", "a negative number", "true".
-inline std::string found_in_json(const Json& value) {
+LORA_IO_INLINE std::string found_in_json(const Json& value) {
   if (value.is_object()) return "an object";
   if (value.is_array()) return "an array";
   if (value.is_string()) return "a string";
@@ -170,15 +193,12 @@ inline std::string found_in_json(const Json& value) {
   return value.dump();
 }
 
-/// Throws ValueError for a number that is not finite, which is not in JSON.
-inline Json json_number(double value) {
+LORA_IO_INLINE Json json_number(double value) {
   if (!std::isfinite(value)) fail<ValueError>("JSON", "a number is not finite");
   return value;
 }
 
-/// A text in quotes, with minimal escapes, as serde_json and Python's json (ensure_ascii=False) write it; nothing if
-/// it is not UTF-8.
-inline std::optional<std::string> json_string(std::string_view text) {
+LORA_IO_INLINE std::optional<std::string> json_string(std::string_view text) {
   try {
     return Json(text).dump();
   } catch (const Json::exception&) {
@@ -186,15 +206,13 @@ inline std::optional<std::string> json_string(std::string_view text) {
   }
 }
 
-/// The same value with the names of all objects in order, byte by byte. (nlohmann::json would sort, but a second type
-/// of tree takes seconds to compile.)
-inline Json sorted_by_name(Json value) {
+LORA_IO_INLINE Json sorted_by_name(Json value) {
   if (value.is_object()) {
     auto& members = value.get_ref<Json::object_t&>();
     std::vector<std::pair<std::string, Json>> sorted;
     sorted.reserve(members.size());
     for (auto& [name, member] : members) sorted.emplace_back(name, sorted_by_name(std::move(member)));
-    std::sort(sorted.begin(), sorted.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+    sort_by(sorted, [](const auto& a, const auto& b) { return a.first < b.first; });
     members.clear();
     for (auto& [name, member] : sorted) members.emplace_back(std::move(name), std::move(member));
   } else if (value.is_array()) {
@@ -203,14 +221,14 @@ inline Json sorted_by_name(Json value) {
   return value;
 }
 
-/// As Python writes json.dumps(value, indent=2, sort_keys=True), up to the spelling of a few doubles. Throws ValueError
-/// for a text that is not UTF-8.
-inline std::string python_json(const Json& value) {
+LORA_IO_INLINE std::string python_json(const Json& value) {
   try {
     return sorted_by_name(value).dump(2, ' ', true);
   } catch (const Json::exception&) {
     fail<ValueError>("JSON", "a text is not UTF-8");
   }
 }
+
+#endif  // LORA_IO_DEFINITIONS
 
 }  // namespace lora::inline LORA_ABI::detail

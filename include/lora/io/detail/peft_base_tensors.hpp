@@ -13,6 +13,7 @@
 
 #include "lora/core/finite.hpp"
 #include "lora/core/visit.hpp"
+#include "lora/io/detail/definitions.hpp"
 #include "lora/io/detail/peft_files.hpp"
 #include "lora/io/detail/product_error.hpp"
 #include "lora/io/detail/tensor_numbers.hpp"
@@ -34,14 +35,7 @@
 namespace lora::inline LORA_ABI::detail {
 
 /// The path in the model of a tensor of the base, if the name can be one: "lm_head.weight".
-inline std::string base_path(std::string_view name) {
-  if (!name.starts_with(peft_prefix)) return {};
-  std::string path(name.substr(peft_prefix.size()));
-  for (const std::string_view segment : {".base_layer.", ".original_module."}) {
-    if (const std::size_t at = path.rfind(segment); at != path.npos) path.replace(at, segment.size(), ".");
-  }
-  return path;
-}
+std::string base_path(std::string_view name);
 
 /// The tensors of a model that belong to no adapter, to be compared with those of a file.
 class BaseTensors {
@@ -74,20 +68,7 @@ class BaseTensors {
   bool has(const std::string& path) const { return compare_.contains(path); }
 
   /// How a stored tensor differs from the model's, and what to do; empty if they are equal.
-  std::string difference(const StoredTensor& stored) const {
-    const std::string path = base_path(stored.name);
-    const auto own = compare_.find(path);
-    if (own == compare_.end()) {
-      return ", and the model lists no " + in_quotes(path) +
-             "; list it in visit, so that it can be compared, or leave "
-             "it out by ignore_tensors";
-    }
-    std::string how = own->second(stored);
-    if (how.empty()) return {};
-    return ", of the base, " + how +
-           ": it was trained, or the base is another; read it into the model first "
-           "(Safetensors::read_into), or leave it out by ignore_tensors";
-  }
+  std::string difference(const StoredTensor& stored) const;
 
  private:
   template <class M>
@@ -133,5 +114,33 @@ class BaseTensors {
   const Safetensors& file_;
   std::map<std::string, std::function<std::string(const StoredTensor&)>> compare_;
 };
+
+#ifdef LORA_IO_DEFINITIONS
+
+LORA_IO_INLINE std::string base_path(std::string_view name) {
+  if (!name.starts_with(peft_prefix)) return {};
+  std::string path(name.substr(peft_prefix.size()));
+  for (const std::string_view segment : {".base_layer.", ".original_module."}) {
+    if (const std::size_t at = path.rfind(segment); at != path.npos) path.replace(at, segment.size(), ".");
+  }
+  return path;
+}
+
+LORA_IO_INLINE std::string BaseTensors::difference(const StoredTensor& stored) const {
+  const std::string path = base_path(stored.name);
+  const auto own = compare_.find(path);
+  if (own == compare_.end()) {
+    return ", and the model lists no " + in_quotes(path) +
+           "; list it in visit, so that it can be compared, or leave "
+           "it out by ignore_tensors";
+  }
+  std::string how = own->second(stored);
+  if (how.empty()) return {};
+  return ", of the base, " + how +
+         ": it was trained, or the base is another; read it into the model first "
+         "(Safetensors::read_into), or leave it out by ignore_tensors";
+}
+
+#endif  // LORA_IO_DEFINITIONS
 
 }  // namespace lora::inline LORA_ABI::detail

@@ -5,8 +5,10 @@
 /// LoraModel._create_and_replace.
 
 #include "lora/adapters/lora_config.hpp"
+#include "lora/io/detail/definitions.hpp"
 #include "lora/io/detail/json.hpp"
 #include "lora/io/detail/peft_match.hpp"
+#include "lora/io/detail/sort_by.hpp"
 #include "lora/io/peft_config.hpp"
 #include "lora/model/pattern.hpp"
 
@@ -39,7 +41,33 @@ struct PeftLayer {
 /// alpha' with alpha' / rank = alpha / sqrt(rank): the double whose quotient is nearest to that scale. The quotient
 /// equals the scale if any double gives it, as always for a rank that is a power of 2; otherwise it is at most one unit
 /// in the last place off.
-inline double folded_alpha(double alpha, Index rank, Scaling scaling) {
+double folded_alpha(double alpha, Index rank, Scaling scaling);
+
+/// Whether PEFT, old and new, finds the right rank and alpha for each of these layers. It uses the first pattern that
+/// matches, in the order of the file, which is sorted.
+bool patterns_hold(const LoraConfig& config, const std::vector<PeftLayer>& layers);
+
+/// Sets r, lora_alpha and, for the layers that differ, rank_pattern and alpha_pattern by full names. Throws ConfigError
+/// if no choice of r and lora_alpha makes PEFT read them correctly.
+void describe_ranks(const std::vector<PeftLayer>& layers, LoraConfig& config, const Caller& who);
+
+/// A regular expression for exactly these names.
+std::string pattern_for(const std::vector<std::string>& names);
+
+/// The part of a layer with factors that PEFT would take for a layer of this name: it compares the ends of the names of
+/// all modules, also of those that it has added. Null if there is none.
+const char* part_of_peft(std::string_view path);
+
+/// Sets the part of a config that says what each layer has. modules: the names of all modules of the model.
+void describe_layers(const std::vector<PeftLayer>& layers, const std::vector<std::string>& modules, LoraConfig& config,
+                     Targets& targets, const Caller& who);
+
+/// Whether the config, when read again, gives every layer what it has.
+bool describes(const ModelPaths& model, const PeftConfig& config, const std::vector<PeftLayer>& layers);
+
+#ifdef LORA_IO_DEFINITIONS
+
+LORA_IO_INLINE double folded_alpha(double alpha, Index rank, Scaling scaling) {
   if (scaling == Scaling::alpha_over_rank) return alpha;
   const double scale = scaling_factor(alpha, rank, scaling), r = static_cast<double>(rank);
   double best = scale * r;
@@ -53,9 +81,7 @@ inline double folded_alpha(double alpha, Index rank, Scaling scaling) {
   return best;
 }
 
-/// Whether PEFT, old and new, finds the right rank and alpha for each of these layers. It uses the first pattern that
-/// matches, in the order of the file, which is sorted.
-inline bool patterns_hold(const LoraConfig& config, const std::vector<PeftLayer>& layers) {
+LORA_IO_INLINE bool patterns_hold(const LoraConfig& config, const std::vector<PeftLayer>& layers) {
   struct Entry {
     std::string key;
     std::pair<Index, double> value;
@@ -70,7 +96,7 @@ inline bool patterns_hold(const LoraConfig& config, const std::vector<PeftLayer>
                          Pattern("(?:.*\\.)?(?:" + key + ")", "save_adapter"),
                          Pattern(".*\\." + key, "save_adapter")});
     }
-    std::sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) { return a.key < b.key; });
+    sort_by(entries, [](const Entry& a, const Entry& b) { return a.key < b.key; });
     return std::all_of(layers.begin(), layers.end(), [&](const PeftLayer& layer) {
       if (layer.role != PeftLayer::Role::adapter) return true;
       const auto first = [&](auto&& fits) { return std::find_if(entries.begin(), entries.end(), fits); };
@@ -87,9 +113,7 @@ inline bool patterns_hold(const LoraConfig& config, const std::vector<PeftLayer>
   }
 }
 
-/// Sets r, lora_alpha and, for the layers that differ, rank_pattern and alpha_pattern by full names. Throws ConfigError
-/// if no choice of r and lora_alpha makes PEFT read them correctly.
-inline void describe_ranks(const std::vector<PeftLayer>& layers, LoraConfig& config, const Caller& who) {
+LORA_IO_INLINE void describe_ranks(const std::vector<PeftLayer>& layers, LoraConfig& config, const Caller& who) {
   using Pair = std::pair<Index, double>;
   struct Candidate {
     Pair pair;
@@ -133,8 +157,7 @@ inline void describe_ranks(const std::vector<PeftLayer>& layers, LoraConfig& con
                     "for another; give layers of similar names the same rank and alpha");
 }
 
-/// A regular expression for exactly these names.
-inline std::string pattern_for(const std::vector<std::string>& names) {
+LORA_IO_INLINE std::string pattern_for(const std::vector<std::string>& names) {
   std::string pattern;
   for (const std::string& name : names) {
     if (!pattern.empty()) pattern += '|';
@@ -148,9 +171,7 @@ inline std::string pattern_for(const std::vector<std::string>& names) {
   return pattern;
 }
 
-/// The part of a layer with factors that PEFT would take for a layer of this name: it compares the ends of the names of
-/// all modules, also of those that it has added. Null if there is none.
-inline const char* part_of_peft(std::string_view path) {
+LORA_IO_INLINE const char* part_of_peft(std::string_view path) {
   for (const char* own : {"base_layer", "lora_dropout", "lora_A", "lora_B", "lora_A.default", "lora_embedding_A",
                           "lora_embedding_B", "lora_magnitude_vector"}) {
     if (std::string_view(own).ends_with(path)) return own;
@@ -158,9 +179,8 @@ inline const char* part_of_peft(std::string_view path) {
   return nullptr;
 }
 
-/// Sets the part of a config that says what each layer has. modules: the names of all modules of the model.
-inline void describe_layers(const std::vector<PeftLayer>& layers, const std::vector<std::string>& modules,
-                            LoraConfig& config, Targets& targets, const Caller& who) {
+LORA_IO_INLINE void describe_layers(const std::vector<PeftLayer>& layers, const std::vector<std::string>& modules,
+                                    LoraConfig& config, Targets& targets, const Caller& who) {
   using Role = PeftLayer::Role;
   std::vector<std::string> adapted, full;
   const PeftLayer* first = nullptr;
@@ -210,9 +230,7 @@ inline void describe_layers(const std::vector<PeftLayer>& layers, const std::vec
   describe_ranks(layers, config, who);
 }
 
-/// Whether the config, when read again, gives every layer what it has.
-template <class T>
-bool describes(const T& model, const PeftConfig& config, const std::vector<PeftLayer>& layers) {
+LORA_IO_INLINE bool describes(const ModelPaths& model, const PeftConfig& config, const std::vector<PeftLayer>& layers) {
   using Role = PeftLayer::Role;
   if (config.targets.modules.empty()) return false;
   try {
@@ -222,7 +240,7 @@ bool describes(const T& model, const PeftConfig& config, const std::vector<PeftL
       return std::none_of(layers.begin(), layers.end(),
                           [&](const PeftLayer& layer) { return layer.role == Role::adapter && layer.path == path; });
     };
-    const auto matches = match_peft(paths_of(model), read.lora, read.targets, "save_adapter", without_factors,
+    const auto matches = match_peft(model, read.lora, read.targets, "save_adapter", without_factors,
                                     [](const std::string&) { return false; });
     for (std::size_t k = 0; k < layers.size(); ++k) {
       const PeftLayer& layer = layers[k];
@@ -240,5 +258,7 @@ bool describes(const T& model, const PeftConfig& config, const std::vector<PeftL
     return false;  // it belongs to another model
   }
 }
+
+#endif  // LORA_IO_DEFINITIONS
 
 }  // namespace lora::inline LORA_ABI::detail

@@ -9,6 +9,7 @@
 ///
 /// Source: peft 0.7.1, 0.14.0, 0.18.0 and 0.21.2, check_target_module_exists.
 
+#include "lora/io/detail/definitions.hpp"
 #include "lora/io/peft_config.hpp"
 #include "lora/model/match.hpp"
 
@@ -22,11 +23,7 @@
 namespace lora::inline LORA_ABI::detail {
 
 /// The names that PEFT adds to modules_to_save for a task_type, whatever the config says.
-inline std::vector<std::string_view> modules_of_task(std::string_view task) {
-  if (task == "SEQ_CLS" || task == "TOKEN_CLS") return {"classifier", "score"};
-  if (task == "QUESTION_ANS") return {"qa_outputs"};
-  return {};
-}
+std::vector<std::string_view> modules_of_task(std::string_view task);
 
 /// Whether layers_to_transform has the block of a layer: by every release of PEFT, by some of them, or by none.
 enum class InBlocks { always, sometimes, never };
@@ -34,24 +31,9 @@ enum class InBlocks { always, sometimes, never };
 /// The patterns for what is before a block number, parsed: as PEFT of today has them, and as all releases have them.
 class BlockNames {
  public:
-  BlockNames(const Targets& targets, const Caller& who) {
-    for (const std::string& name : targets.block_names) {
-      // Alternatives without brackets mean to PEFT what nobody meant.
-      const bool clear = !Pattern(name, who).has_alternatives();
-      patterns_.push_back({Pattern("(?:.*\\.)?(?:" + name + ")", who), Pattern(".*\\.(?:" + name + ")", who), clear});
-    }
-  }
+  BlockNames(const Targets& targets, const Caller& who);
   /// Whether a number after `before` may be that of a block; clears `every` if not for all releases.
-  bool allow(std::string_view before, bool& every) const {
-    work_.add_layer();
-    bool allowed = patterns_.empty() && before.find('.') != before.npos;
-    for (const auto& [today, always, clear] : patterns_) {
-      if (!work_.matches(today, before)) continue;
-      allowed = true;
-      every = every && clear && work_.matches(always, before);
-    }
-    return allowed;
-  }
+  bool allow(std::string_view before, bool& every) const;
 
  private:
   struct Name {
@@ -62,18 +44,7 @@ class BlockNames {
   PatternWork work_;
 };
 
-inline InBlocks in_blocks(std::string_view path, const Targets& targets, const BlockNames& names) {
-  bool some = false, every = true, found = false;
-  for_each_number(path, [&](std::string_view before, Index value) {
-    if (!names.allow(before, every)) return false;
-    const bool in = std::find(targets.blocks.begin(), targets.blocks.end(), value) != targets.blocks.end();
-    some = some || in;
-    every = every && in;
-    found = true;
-    return false;
-  });
-  return !some ? InBlocks::never : every && found ? InBlocks::always : InBlocks::sometimes;
-}
+InBlocks in_blocks(std::string_view path, const Targets& targets, const BlockNames& names);
 
 /// `"q_proj", "v_proj" and 3 more`, for messages.
 inline std::string name_list(const std::vector<std::string>& names) {
@@ -127,8 +98,33 @@ std::vector<ModuleMatch> match_peft(const ModelPaths& model, const C& config, co
 }
 
 /// Why no factors of the layer `path` are expected, and what to do, for a file that has them.
-inline std::string why_no_factors(std::string_view path, const std::map<std::string_view, const ModuleMatch*>& matches,
-                                  const Targets& targets) {
+std::string why_no_factors(std::string_view path, const std::map<std::string_view, const ModuleMatch*>& matches,
+                           const Targets& targets);
+
+#ifdef LORA_IO_DEFINITIONS
+
+LORA_IO_INLINE std::vector<std::string_view> modules_of_task(std::string_view task) {
+  if (task == "SEQ_CLS" || task == "TOKEN_CLS") return {"classifier", "score"};
+  if (task == "QUESTION_ANS") return {"qa_outputs"};
+  return {};
+}
+
+LORA_IO_INLINE InBlocks in_blocks(std::string_view path, const Targets& targets, const BlockNames& names) {
+  bool some = false, every = true, found = false;
+  for_each_number(path, [&](std::string_view before, Index value) {
+    if (!names.allow(before, every)) return false;
+    const bool in = std::find(targets.blocks.begin(), targets.blocks.end(), value) != targets.blocks.end();
+    some = some || in;
+    every = every && in;
+    found = true;
+    return false;
+  });
+  return !some ? InBlocks::never : every && found ? InBlocks::always : InBlocks::sometimes;
+}
+
+LORA_IO_INLINE std::string why_no_factors(std::string_view path,
+                                          const std::map<std::string_view, const ModuleMatch*>& matches,
+                                          const Targets& targets) {
   const auto match = matches.find(path);
   if (match == matches.end()) return ", of " + in_quotes(path) + ", which is no layer of the model that takes adapters";
   std::string why = ", of the layer " + in_quotes(path) + ", which receives no adapter: " + match->second->reason;
@@ -140,5 +136,30 @@ inline std::string why_no_factors(std::string_view path, const std::map<std::str
   }
   return why;
 }
+
+LORA_IO_INLINE BlockNames::BlockNames(const Targets& targets, const Caller& who) {
+  for (const std::string& name : targets.block_names) {
+    // Alternatives without brackets mean to PEFT what nobody meant.
+    const bool clear = !Pattern(name, who).has_alternatives();
+    patterns_.push_back({Pattern("(?:.*\\.)?(?:" + name + ")", who), Pattern(".*\\.(?:" + name + ")", who), clear});
+  }
+}
+
+LORA_IO_INLINE bool BlockNames::allow(std::string_view before, bool& every) const {
+  work_.add_layer();
+  bool allowed = patterns_.empty() && before.find('.') != before.npos;
+  for (const auto& [today, always, clear] : patterns_) {
+    if (!work_.matches(today, before)) continue;
+    allowed = true;
+    every = every && clear && work_.matches(always, before);
+  }
+  return allowed;
+}
+
+#endif  // LORA_IO_DEFINITIONS
+
+LORA_IO_INSTANCE(std::vector<ModuleMatch> match_peft(const ModelPaths&, const LoraConfig&, const Targets&,
+                                                     const Caller&, FunctionRef<bool(const std::string& path)>,
+                                                     FunctionRef<bool(const std::string& path)>))
 
 }  // namespace lora::inline LORA_ABI::detail

@@ -2,6 +2,7 @@
 /// Opens the two files of a PEFT adapter as a unit, also while another process replaces them, or after a save that was
 /// killed between the two.
 
+#include "lora/io/detail/definitions.hpp"
 #include "lora/io/detail/peft_files.hpp"
 #include "lora/io/file_error.hpp"
 #include "lora/io/peft_config.hpp"
@@ -25,7 +26,11 @@ struct PeftFiles {
 /// Opens both files. Weights that save_adapter wrote carry their settings: if the config beside them says something
 /// else, or is missing, those are used, with the remarks of that config. It may then be of another kind, or have
 /// settings that cannot be applied: it belongs to an adapter that is gone.
-inline PeftFiles open_peft(const std::filesystem::path& folder) {
+PeftFiles open_peft(const std::filesystem::path& folder);
+
+#ifdef LORA_IO_DEFINITIONS
+
+LORA_IO_INLINE PeftFiles open_peft(const std::filesystem::path& folder) {
   const auto config_path = folder / peft_config_name, weights_path = folder / peft_weights_name;
   // The config first: it is committed last, so the weights found after it are as old as it is, or newer with their own
   // settings.
@@ -56,5 +61,7 @@ inline PeftFiles open_peft(const std::filesystem::path& folder) {
   if (!beside) beside = read_settings(config_path);  // throws that it is missing
   return {std::move(*beside), false, std::move(weights), config_path.string(), weights_path.string()};
 }
+
+#endif  // LORA_IO_DEFINITIONS
 
 }  // namespace lora::inline LORA_ABI::detail

@@ -4,6 +4,7 @@
 ///
 /// Source: the fields of LoraConfig in the tags of huggingface/peft from v0.2.0 to v0.21.2.
 
+#include "lora/io/detail/definitions.hpp"
 #include "lora/io/peft_config.hpp"
 
 #include <algorithm>
@@ -58,24 +59,36 @@ inline constexpr std::array<std::string_view, 7> harmless_settings{
 
 /// Whether this init_lora_weights leaves the base unchanged. All others (pissa, olora, corda, loftq, lora_ga, ...)
 /// overwrite it, so that their adapter does not fit an unchanged base.
-inline bool keeps_base(const Json& init) {
+bool keeps_base(const Json& init);
+
+/// Whether a setting is set: it is not null, false, "", [] or {}.
+bool is_set(std::string_view key, const Json& value);
+
+/// Throws ConfigError naming all settings that are set but neither known, harmless nor ignored, and how to ignore them;
+/// also if `ignore` has a known setting.
+void check_settings(std::string_view who, const Json& settings, std::span<const std::string_view> known,
+                    const std::vector<std::string>& ignore);
+
+/// check_settings for a config of LORA.
+void check_supported(std::string_view who, const PeftConfig& config, const std::vector<std::string>& ignore = {});
+
+#ifdef LORA_IO_DEFINITIONS
+
+LORA_IO_INLINE bool keeps_base(const Json& init) {
   constexpr std::array<std::string_view, 3> harmless{"eva", "gaussian", "orthogonal"};
   if (!init.is_string()) return init.is_boolean() || init.is_null();
   return std::find(harmless.begin(), harmless.end(), init.get_ref<const std::string&>()) != harmless.end();
 }
 
-/// Whether a setting is set: it is not null, false, "", [] or {}.
-inline bool is_set(std::string_view key, const Json& value) {
+LORA_IO_INLINE bool is_set(std::string_view key, const Json& value) {
   if (std::find(off_at_null.begin(), off_at_null.end(), key) != off_at_null.end()) return !value.is_null();
   if (key == "target_parameters" && value.is_string()) return true;  // for PEFT, too: no list
   if (value.is_string()) return !value.get_ref<const std::string&>().empty();
   return !value.empty() && value != Json(false);
 }
 
-/// Throws ConfigError naming all settings that are set but neither known, harmless nor ignored, and how to ignore them;
-/// also if `ignore` has a known setting.
-inline void check_settings(std::string_view who, const Json& settings, std::span<const std::string_view> known,
-                           const std::vector<std::string>& ignore) {
+LORA_IO_INLINE void check_settings(std::string_view who, const Json& settings, std::span<const std::string_view> known,
+                                   const std::vector<std::string>& ignore) {
   constexpr std::size_t most = 20;
   const auto contains = [](const auto& list, std::string_view key) {
     return std::find(list.begin(), list.end(), key) != list.end();
@@ -111,10 +124,11 @@ inline void check_settings(std::string_view who, const Json& settings, std::span
                              names + "}})");
 }
 
-/// check_settings for a config of LORA.
-inline void check_supported(std::string_view who, const PeftConfig& config,
-                            const std::vector<std::string>& ignore = {}) {
+LORA_IO_INLINE void check_supported(std::string_view who, const PeftConfig& config,
+                                    const std::vector<std::string>& ignore) {
   check_settings(who, config.source, applied_settings, ignore);
 }
+
+#endif  // LORA_IO_DEFINITIONS
 
 }  // namespace lora::inline LORA_ABI::detail

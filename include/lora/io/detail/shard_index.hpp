@@ -6,6 +6,7 @@
 // It is as untrusted as the files: it can only name files in its own folder.
 // Source: huggingface_hub, serialization/_base.py.
 
+#include "lora/io/detail/definitions.hpp"
 #include "lora/io/detail/json.hpp"
 #include "lora/io/file_error.hpp"
 
@@ -17,7 +18,12 @@
 namespace lora::inline LORA_ABI::detail {
 
 /// The file of each tensor in an index. Throws FormatError for another form and for names outside its folder.
-inline std::map<std::string, std::string> weight_map(std::string_view who, std::string_view text, std::size_t most) {
+std::map<std::string, std::string> weight_map(std::string_view who, std::string_view text, std::size_t most);
+
+#ifdef LORA_IO_DEFINITIONS
+
+LORA_IO_INLINE std::map<std::string, std::string> weight_map(std::string_view who, std::string_view text,
+                                                             std::size_t most) {
   const Json root = parse_json(who, text);
   if (!root.is_object()) fail<FormatError>(who, "is " + found_in_json(root) + ", expected an object with weight_map");
   const auto found = root.find("weight_map");
@@ -40,5 +46,7 @@ inline std::map<std::string, std::string> weight_map(std::string_view who, std::
   }
   return file_of;
 }
+
+#endif  // LORA_IO_DEFINITIONS
 
 }  // namespace lora::inline LORA_ABI::detail

@@ -52,8 +52,8 @@ Index adapter_numbers(const Linear<S>& layer, Index columns, LentSizes& lent) {
 }
 
 /// Numbers that are kept by a forward pass; lent: receives the scratch of forward and backward.
-template <class S, class Paths>
-Index encoder_numbers(const Encoder<S, Paths>& encoder, const EncoderBatch& batch, LentSizes& lent) {
+template <class S>
+Index encoder_numbers(const Encoder<S>& encoder, const EncoderBatch& batch, LentSizes& lent) {
   using Head = AttentionHead<S>;
   constexpr Index of_norm = 3;  // numbers a column: layer_norm.hpp
   const Sequences& texts = batch.texts;
@@ -118,8 +118,8 @@ Index encoder_numbers(const Encoder<S, Paths>& encoder, const EncoderBatch& batc
 }
 
 /// head(lent): numbers that the layers above the encoder keep; it adds what they borrow to lent.
-template <class S, class Paths>
-PassBytes pass_bytes(const Encoder<S, Paths>& encoder, const EncoderBatch& batch, const auto& head) {
+template <class S>
+PassBytes pass_bytes(const Encoder<S>& encoder, const EncoderBatch& batch, const auto& head) {
   LentSizes lent;
   const Index kept = encoder_numbers(encoder, batch, lent) + head(lent);
   return {.kept = kept * Index(sizeof(S)), .scratch = lent.total() * Index(sizeof(S))};
