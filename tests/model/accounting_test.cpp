@@ -289,11 +289,18 @@ TEST_CASE("The report is a table that prints where it is told to") {
   lora::Mlp<lora::Linear<float>> net({64, 128, 128, 10}, rng);
   lora::attach(net, {.rank = 64}, {.modules = {"fc3"}}, rng);
   std::ostringstream out;
-  out << lora::report(net, 128);
+  const lora::Report report = lora::report(net, 128);
+  out << report;
   const std::string text = out.str();
   CHECK_THAT(text, contains("trainable params: 8,832 || all params: 34,954 || trainable%: 25.2675\n\n128 samples "));
   CHECK_THAT(text, contains("all parameters          34,954            26,122   1.34            26,122\n"));
-  CHECK_THAT(text, contains("weights                 141 kB            104 kB   1.35            10"));
+  // As the bases hold them, packed, in panels that are as high as the registers are wide.
+  lora::Index packed = 0;
+  lora::visit_adaptable(net, [&](const lora::Path&, const auto& layer) { packed += layer.weight_bytes(); });
+  const lora::Index biases = (128 + 128 + 10) * 4, factors = 64 * (128 + 10) * 4;
+  CHECK(report.account.current.bytes.weights == packed + biases + factors);
+  CHECK_THAT(text, contains("weights                 " + lora::detail::scaled(packed + biases + factors, "B") +
+                            "            104 kB   1.3"));
   CHECK_THAT(text, contains("\nnote: rank 64 exceeds min(in, out) = 10 of fc3: it can do no more than rank 10\n"));
 
   std::ostringstream large;

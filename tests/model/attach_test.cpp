@@ -114,6 +114,22 @@ TEST_CASE("attach gives every layer factors and freezes the rest") {
   CHECK(lora::count_parameters(net).trainable == 2 * (6 + 6 + 7 + 6));
 }
 
+TEST_CASE("attach packs the layers without an adapter, too, and changes no bit") {
+  lora::Rng rng(1);
+  Net net(rng);
+  const auto x = random_matrix(3, 5, rng);
+  const lora::Matrix<double> before = net(x);
+  lora::attach(net, {.rank = 2}, {.modules = {"q_proj"}}, rng);
+  int layers = 0;
+  lora::visit_adaptable(net, [&](const lora::Path& path, const auto& layer) {
+    INFO(path.str());
+    CHECK(layer.frozen());
+    ++layers;
+  });
+  CHECK(layers == 4);
+  check(same_bits("packing", net(x), before));
+}
+
 TEST_CASE("target_modules are whole names or ends of names after a dot") {
   lora::Rng rng(2);
   Net net(rng);

@@ -99,7 +99,7 @@ void load_kind(T& model, const PeftFiles& files, const LoadAdapterOptions& optio
     using S = typename std::remove_cvref_t<decltype(layer)>::Scalar;
     const ModuleMatch& own = *match++;
     if (own.role != ModuleMatch::Role::adapter) {
-      changes.emplace_back([&layer] { layer.select_none(); });
+      changes.emplace_back([&layer] { layer.freeze(), layer.select_none(); });
       return;
     }
     Rng rng(1);  // the values that it draws are overwritten

@@ -191,7 +191,7 @@ PeftConfig load_lora(T& model, const PeftFiles& files, const LoadAdapterOptions&
     using S = typename std::remove_cvref_t<decltype(layer)>::Scalar;
     const PeftPlan& plan = plans[changes.size()];
     if (plan.match.role == ModuleMatch::Role::nothing) {
-      changes.emplace_back([&layer] { layer.select_none(); });
+      changes.emplace_back([&layer] { layer.freeze(), layer.select_none(); });
       return;
     }
     changes.emplace_back([&layer, &options,

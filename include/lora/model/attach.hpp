@@ -104,7 +104,7 @@ Index attach(T& model, const C& config, const Targets& targets, Rng& rng, std::s
         break;
       case ModuleMatch::Role::full: layer.attach_full(name); break;
       case ModuleMatch::Role::bias: layer.attach_bias(name); break;
-      case ModuleMatch::Role::nothing: layer.select_none(); break;
+      case ModuleMatch::Role::nothing: layer.freeze(), layer.select_none(); break;
     }
     return own.role != ModuleMatch::Role::nothing;
   });
@@ -115,9 +115,10 @@ Index attach(T& model, const C& config, const Targets& targets, Rng& rng, std::s
 
 }  // namespace detail
 
-/// Prepares a model for adaptation: freezes everything that is not an adapter and adds to each layer what the config
-/// and the targets say (model/match.hpp): an adapter of the config's kind, a trained copy, or a trained bias. The new
-/// adapter is selected, alone.
+/// Prepares a model for adaptation: freezes everything that is not an adapter, which packs the weights of all layers
+/// that take one, and adds to each layer what the config and the targets say (model/match.hpp): an adapter of the
+/// config's kind, a trained copy, or a trained bias. The new adapter is selected, alone. A layer that is to be trained
+/// further beside the adapters has its name in modules_to_save.
 ///
 /// ```cpp
 /// #include <lora/lora.hpp>
