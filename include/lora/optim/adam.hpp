@@ -26,6 +26,7 @@
 #include "lora/optim/optimizer.hpp"
 #include "lora/optim/optimizer_state.hpp"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstdint>
@@ -164,14 +165,25 @@ void BasicAdam<S, Decoupled>::update(typename State::Slot& slot, Flat value, Fla
   const auto keep1 = S(beta1), add1 = S(1 - beta1);
   const auto keep2 = S(beta2), add2 = S(1 - beta2);
   const auto shrink = S(detail::decay_factor<S>(lr * weight_decay, slot.steps)), coupled = S(weight_decay);
-  detail::for_each_block<S>(slot.size, [&](Index first, auto count) {
-    constexpr int N = decltype(count)::value;
-    auto p = value.template segment<N>(first);
-    auto m = mean.template segment<N>(first);
-    auto v = square.template segment<N>(first);
-    const auto accumulate = [&](const auto& g) {
-      m = keep1 * m + add1 * g;
-      v = keep2 * v + add2 * g.square();
+  // A cache line at a time, so that an element has the same bits wherever the array is in memory (for_each_block).
+  constexpr int N = detail::block_size<S>;
+  using Block = Eigen::Map<Eigen::Array<S, N, 1>>;
+  const std::array from = {value.data(), mean.data(), square.data()};
+  std::array<std::array<S, std::size_t(N)>, 4> rest{};
+  for (Index first = 0; first < slot.size; first += N) {
+    // The remainder as a block of its own: the same operations, and half of the code to compile.
+    const Index count = std::min<Index>(N, slot.size - first);
+    const bool whole = count == N;
+    if (!whole) {
+      for (std::size_t k = 0; k < 3; ++k) std::copy_n(from[k] + first, count, rest[k].data());
+      std::copy_n(grad.data() + first, count, rest[3].data());
+    }
+    Block p(whole ? from[0] + first : rest[0].data());
+    Block m(whole ? from[1] + first : rest[1].data()), v(whole ? from[2] + first : rest[2].data());
+    const Eigen::Map<const Eigen::Array<S, N, 1>> g(whole ? grad.data() + first : rest[3].data());
+    const auto accumulate = [&](const auto& gradient) {
+      m = keep1 * m + add1 * gradient;
+      v = keep2 * v + add2 * gradient.square();
     };
     const auto size = v.sqrt() * correction + eps;
     const auto change = rate * m / size;
@@ -183,16 +195,18 @@ void BasicAdam<S, Decoupled>::update(typename State::Slot& slot, Flat value, Fla
       }
     };
     if constexpr (Decoupled) {
-      accumulate(grad.template segment<N>(first));
+      accumulate(g);
     } else {
-      accumulate(grad.template segment<N>(first) + coupled * p);
+      accumulate(g + coupled * p);
     }
     if (eps == S(0)) {
       apply((size == S(0)).select(S(0), change));
     } else {
       apply(change);
     }
-  });
+    if (whole) continue;
+    for (std::size_t k = 0; k < 3; ++k) std::copy_n(rest[k].data(), count, from[k] + first);
+  }
 }
 
 template <class S>
