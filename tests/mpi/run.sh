@@ -85,4 +85,31 @@ start 3 disk --no-disk
 check "a checkpoint that cannot be written" ended
 check "is an error of each" says disk "there is no disk" 3
 
+# The base once for all processes of a machine.
+shared() { # shared PROCESSES NAME [FLAG...]
+  local begin=$SECONDS
+  mkdir -p "$2"
+  status=0
+  timeout 60 mpirun -np "$1" "${mpirun_flags[@]}" "$root/build/mpi/tests/mpi_shared" "${@:3}" >"$2/log" 2>&1 || status=$?
+  took=$((SECONDS - begin))
+}
+value() { awk -v name="$2" '$1 == name { print $2 }' "$1/log"; }
+at_most() { awk -v x="$1" -v limit="$2" 'BEGIN { exit !(x > 0 && x <= limit) }' || { echo "$1 > $2" && false; }; }
+files_before=$(find /dev/shm -name 'lora-base-*' | wc -l)
+shared 1 alone
+shared 4 four
+check "four processes share a base of 100 MB" test $status -eq 0
+cat alone/log four/log
+check "with the outputs of one" test "$(value alone outputs)" = "$(value four outputs)"
+one=$(value alone after)
+check "in the memory of one and at most 40 MB for each further one" at_most "$(value four after)" "$(awk "BEGIN { print $one + 120 }")"
+check "while they load, with one copy more at most" at_most "$(value four peak)" "$(awk "BEGIN { print $one + 120 + 101 }")"
+shared 3 other --other
+check "another weight on one process" ended
+check "is said by each, with its name" says other "the weight of words (20000000 bytes, at 0) has other elements" 3
+shared 2 room --directory=/proc
+check "a folder without room" ended
+check "is said by each, with what is needed and what there is" says room "/proc has 0 MB free, the frozen weights need 100 MB" 2
+check "nothing is left in /dev/shm" test "$(find /dev/shm -name 'lora-base-*' | wc -l)" = "$files_before"
+
 exit $failed

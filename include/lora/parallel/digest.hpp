@@ -2,6 +2,7 @@
 /// A short number for many bytes, by which processes find out whether they have the same ones.
 
 #include "lora/core/visit.hpp"
+#include "lora/parallel/processes.hpp"
 
 #include <algorithm>
 #include <array>
@@ -142,4 +143,32 @@ std::uint64_t model_digest(const T& model) {
   return digest.value();
 }
 
+namespace detail {
+
+/// Throws DifferenceError on every process, with the first tensor that differs, unless all processes have the same ones.
+inline void check_same_tensors(const Caller& who, Processes& processes, const std::vector<TensorDigest>& own,
+                               const std::vector<std::string>& hosts) {
+  Digest whole;
+  for (const TensorDigest& tensor : own) whole.add(tensor.value);
+  const std::vector<std::string> all = processes.gather(whole.text() + " " + std::to_string(own.size()));
+  if (std::all_of(all.begin(), all.end(), [&](const std::string& other) { return other == all.front(); })) return;
+  std::string values;  // only now those of each tensor travel
+  for (const TensorDigest& tensor : own) values += Digest().add(tensor.value).text();
+  const std::vector<std::string> digests = processes.gather(values);
+  const auto digest_of = [&](const std::string& of, std::size_t tensor) {
+    return of.substr(std::min(16 * tensor, of.size()), 16);
+  };
+  const auto differs = [&](std::size_t tensor) {
+    return std::any_of(digests.begin(), digests.end(), [&](const std::string& other) {
+      return digest_of(other, tensor) != digest_of(digests.front(), tensor);
+    });
+  };
+  std::size_t first = 0;
+  while (!differs(first)) ++first;
+  const std::string text =
+      first < own.size() ? own[first].name + " with digest " + digest_of(values, first) : "no tensor of this number";
+  check_equal(who, "tensor " + std::to_string(first) + " of the model", processes.gather(text), hosts);
+}
+
+}  // namespace detail
 }  // namespace lora::inline LORA_ABI

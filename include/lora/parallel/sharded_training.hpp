@@ -168,7 +168,7 @@ class ShardedTraining {
     std::vector<std::string> own;
     for (const auto& [key, value] : settings) own.insert(own.end(), {key, value});
     compare_settings(processes_->gather(detail::joined(own)), hosts);
-    compare_tensors(tensor_digests(model), hosts);
+    detail::check_same_tensors(name, *processes_, tensor_digests(model), hosts);
   }
 
   /// Begins a step: sets the gradients to zero, those of one adapter if it is for one, and returns this process's shards
@@ -595,32 +595,6 @@ class ShardedTraining {
       }
       detail::check_equal(name, key.starts_with("the ") ? key : "the setting " + key, values, hosts);
     }
-  }
-
-  void compare_tensors(const std::vector<TensorDigest>& own, const std::vector<std::string>& hosts) {
-    Digest whole;
-    for (const TensorDigest& tensor : own) whole.add(tensor.value);
-    const std::vector<std::string> all = processes_->gather(whole.text() + " " + std::to_string(own.size()));
-    if (std::all_of(all.begin(), all.end(), [&](const std::string& other) { return other == all.front(); })) return;
-    // Only now all of them travel.
-    std::string values;
-    for (const TensorDigest& tensor : own) values.append(reinterpret_cast<const char*>(&tensor.value), 8);
-    const std::vector<std::string> digests = processes_->gather(values);
-    std::size_t first = 0;
-    const auto differs = [&] {
-      for (const std::string& other : digests) {
-        if (other.substr(std::min(8 * first, other.size()), 8) !=
-            digests[0].substr(std::min(8 * first, digests[0].size()), 8)) {
-          return true;
-        }
-      }
-      return false;
-    };
-    while (!differs()) ++first;
-    const std::string text = first < own.size()
-                                 ? own[first].name + " with digest " + Digest().add(own[first].value).text()
-                                 : "no tensor of this number";
-    detail::check_equal(name, "tensor " + std::to_string(first) + " of the model", processes_->gather(text), hosts);
   }
 
   Processes* processes_;
