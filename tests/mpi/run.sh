@@ -73,6 +73,10 @@ start 2 none --no-mpi
 check "MPI that is not initialized" ended
 check "is said by each" says none "MPI is not initialized" 2
 
+start 2 single --single
+check "MPI without the support of threads that is needed" ended
+check "is said by each" says single "MPI was initialized with MPI_THREAD_SINGLE" 2
+
 # A process that is lost: the others end within seconds, and the last checkpoint is whole.
 for how in throw kill exit; do
   for on in 0 2; do

@@ -112,7 +112,7 @@ int main(int argc, char** argv) {
     flags[flag.substr(0, equals)] = equals == std::string::npos ? "" : flag.substr(equals + 1);
   }
   try {
-    lora::Mpi mpi(argc, argv);
+    lora::Mpi mpi;
     run(flags);
   } catch (const std::exception& error) {
     std::cerr << "shared: " << error.what() << std::endl;

@@ -122,10 +122,11 @@ int main(int argc, char** argv) {
   try {
     if (flags.contains("no-mpi")) lora::MpiProcesses(MPI_COMM_WORLD);
     if (flags.contains("single")) {
-      MPI_Init_thread(&argc, &argv, MPI_THREAD_SINGLE, nullptr);
+      int given = 0;
+      MPI_Init_thread(nullptr, nullptr, MPI_THREAD_SINGLE, &given);
       lora::MpiProcesses(MPI_COMM_WORLD);
     }
-    lora::Mpi mpi(argc, argv);
+    lora::Mpi mpi;
     lora::MpiProcesses world(MPI_COMM_WORLD);
     train(world, flags);
   } catch (const std::exception& error) {

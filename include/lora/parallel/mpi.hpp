@@ -1,8 +1,8 @@
 #pragma once
 /// Processes that mpirun has started, on one machine or many. The only header that needs MPI; link lora::mpi.
 ///
-///   int main(int argc, char** argv) {
-///     lora::Mpi mpi(argc, argv);
+///   int main() {
+///     lora::Mpi mpi;
 ///     lora::MpiProcesses world(MPI_COMM_WORLD);
 ///     ... lora::ShardedTraining parallel(world, net, {.shards = 64});   // parallel/sharded_training.hpp
 ///   }
@@ -53,7 +53,7 @@ inline void check_mpi(const char* who, int code) {
 
 }  // namespace detail
 
-/// Starts MPI, and ends it. The first object of main.
+/// Starts MPI, and ends it: the first object of main.
 ///
 /// While an exception leaves main's block MPI is not ended: that would wait for the other processes, which wait for this
 /// one. The process ends instead with an error, mpirun sees one that has not ended MPI, and ends the others, within
@@ -62,12 +62,12 @@ class Mpi {
  public:
   /// Throws StateError if MPI is initialized already, or cannot be with MPI_THREAD_FUNNELED: this thread alone calls MPI,
   /// beside others that compute.
-  Mpi(int& argc, char**& argv) : exceptions_(std::uncaught_exceptions()) {
+  Mpi() : exceptions_(std::uncaught_exceptions()) {
     int initialized = 0, given = 0;
     detail::check_mpi("Mpi", MPI_Initialized(&initialized));
     if (initialized != 0)
       throw StateError("Mpi: MPI is initialized already, expected one Mpi, or none and MPI_Init_thread");
-    detail::check_mpi("Mpi", MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &given));
+    detail::check_mpi("Mpi", MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &given));
     if (given < MPI_THREAD_FUNNELED) throw StateError("Mpi: this MPI is without threads, expected MPI_THREAD_FUNNELED");
   }
   Mpi(const Mpi&) = delete;
