@@ -147,14 +147,16 @@ run_program() {
   exec "$root/build/$folder/$folder/$name" --out "$root/build/out/$name" "$@"
 }
 
-# mpi_environment: afterwards mpirun "${mpirun_flags[@]}" runs as root and with more processes than cores, as a container
-# needs it; with Open MPI, to which all of this belongs.
+# mpi_environment PROCESSES: afterwards mpirun "${mpirun_flags[@]}" runs as root and with more processes than cores, as a
+# container needs it; with Open MPI, to which all of this belongs.
 mpi_environment() {
-  mpirun_flags=()
+  mpirun_flags=(-np "$1")
   if mpirun --version 2>/dev/null | grep -q 'Open MPI'; then
     export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
     export OMPI_MCA_btl_vader_single_copy_mechanism=none # it asks for ptrace, which containers refuse
-    mpirun_flags=(--oversubscribe)
+    mpirun_flags+=(--oversubscribe)
+    # It counts processes against the cores that it sees; as long as each has one, waiting for a message is spinning.
+    if [ "$1" -le "$(nproc 2>/dev/null || echo 1)" ]; then mpirun_flags+=(--mca mpi_yield_when_idle 0); fi
   fi
 }
 

@@ -41,11 +41,12 @@ if ! grep -q 'support/processes.hpp' "$root/examples/$name.cpp"; then
 fi
 configure examples-mpi >&2
 cmake --build "$root/build/examples-mpi" --target "$name" -j "$jobs" >&2
-mpi_environment
 program="$root/build/examples-mpi/examples/$name"
 mkdir -p "$out/alone"
-mpirun -np "$processes" "${mpirun_flags[@]}" "$program" "${arguments[@]}" --shards "$shards" --out "$out"
-mpirun -np 1 "${mpirun_flags[@]}" "$program" "${arguments[@]}" --shards "$shards" --out "$out/alone" >"$out/alone/printed.txt" 2>&1
+mpi_environment "$processes"
+mpirun "${mpirun_flags[@]}" "$program" "${arguments[@]}" --shards "$shards" --out "$out"
+mpi_environment 1
+mpirun "${mpirun_flags[@]}" "$program" "${arguments[@]}" --shards "$shards" --out "$out/alone" >"$out/alone/printed.txt" 2>&1
 adapter=adapter/adapter_model.safetensors
 equal=$(cmp -s "$out/$adapter" "$out/alone/$adapter" && echo true || echo false)
 python3 - "$out" "$equal" <<'PYTHON'

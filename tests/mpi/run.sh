@@ -14,7 +14,6 @@ fi
 set_up eigen catch2 json cli11 mpi
 configure mpi -DLORA_WERROR=ON
 cmake --build "$root/build/mpi" -j "$jobs" --target mpi_train mpi_shared
-mpi_environment
 
 work="$root/build/mpi/work"
 rm -rf "$work"
@@ -33,7 +32,8 @@ start() {
   local begin=$SECONDS
   mkdir -p "$2"
   status=0
-  timeout 60 mpirun -np "$1" "${mpirun_flags[@]}" "$train" "--out=$2" "${@:3}" >"$2/log" 2>&1 || status=$?
+  mpi_environment "$1"
+  timeout 60 mpirun "${mpirun_flags[@]}" "$train" "--out=$2" "${@:3}" >"$2/log" 2>&1 || status=$?
   took=$((SECONDS - begin))
 }
 same() { cmp "$1/adapter/adapter_model.safetensors" "$2/adapter/adapter_model.safetensors"; }
@@ -94,7 +94,8 @@ shared() { # shared PROCESSES NAME [FLAG...]
   local begin=$SECONDS
   mkdir -p "$2"
   status=0
-  timeout 60 mpirun -np "$1" "${mpirun_flags[@]}" "$root/build/mpi/tests/mpi_shared" "${@:3}" >"$2/log" 2>&1 || status=$?
+  mpi_environment "$1"
+  timeout 60 mpirun "${mpirun_flags[@]}" "$root/build/mpi/tests/mpi_shared" "${@:3}" >"$2/log" 2>&1 || status=$?
   took=$((SECONDS - begin))
 }
 value() { awk -v name="$2" '$1 == name { print $2 }' "$1/log"; }
