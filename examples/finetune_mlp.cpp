@@ -192,9 +192,8 @@ void run(const Options& options, examples::World& world) {
   const auto remember = [&](int epoch) {
     const bool stop = epoch == options.stop_after;
     if (!stop && epoch % 10 != 0) return;
-    lora::once(processes, [&] {
-      lora::save_checkpoint(checkpoint, with_lora, training.optimizer, {.step = training.step});
-    });
+    lora::once(processes,
+               [&] { lora::save_checkpoint(checkpoint, with_lora, training.optimizer, {.step = training.step}); });
     if (stop) throw Stopped();
   };
   const Curve lora_curve = adapt(with_lora, training, "LoRA           ", target_train, source_test, target_test,

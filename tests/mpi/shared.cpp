@@ -3,8 +3,8 @@
 
 #include <lora/lora.hpp>
 #include <lora/parallel/mpi.hpp>
-#include <lora/parallel/shared_base.hpp>
 #include <lora/parallel/sharded_training.hpp>
+#include <lora/parallel/shared_base.hpp>
 
 #include <atomic>
 #include <chrono>
@@ -82,8 +82,7 @@ void run(std::map<std::string, std::string> flags) {
   {
     const Joins joins{over, watch};
     const bool other = flags.contains("other") && world.number() == world.count() - 1;
-    const lora::SharedBaseConfig config = {.directory =
-                                               flags.contains("directory") ? flags["directory"] : "/dev/shm"};
+    const lora::SharedBaseConfig config = {.directory = flags.contains("directory") ? flags["directory"] : "/dev/shm"};
     net = lora::share_base(world, [&] { return make_net(other); }, config);
   }
   lora::ShardedTraining(world, *net, {.shards = world.count()});

@@ -118,19 +118,19 @@ std::vector<TensorDigest> tensor_digests(const T& model) {
   visit_tensors(model, [&](const Path& path, const auto& tensor) {
     Digest digest;
     Index rows = 0, cols = 0;
+    bool trained = false;  // a frozen parameter and a constant are the same to a training
     if constexpr (ParameterLike<std::remove_reference_t<decltype(tensor)>>) {
       rows = tensor.value.rows();
       cols = tensor.value.cols();
-      digest.add(std::uint64_t(is_trained(path, tensor) ? 1 : 0));
+      trained = is_trained(path, tensor);
       detail::add_elements(digest, tensor.value);
     } else {
       rows = tensor.rows();
       cols = tensor.cols();
-      digest.add(std::uint64_t(2));
       detail::add_elements(digest, tensor);
     }
     const std::string name = path.str() + " (" + std::to_string(rows) + " x " + std::to_string(cols) + ")";
-    digests.push_back({name, digest.add(name).value()});
+    digests.push_back({name, digest.add(name).add(trained).value()});
   });
   return digests;
 }

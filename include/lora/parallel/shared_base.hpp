@@ -126,21 +126,25 @@ inline void trim_heap() {
 #endif
 }
 
-inline std::string in_megabytes(double bytes) { return std::to_string(static_cast<long long>(bytes / 1e6 + 0.5)) + " MB"; }
+inline std::string in_megabytes(double bytes) {
+  return std::to_string(static_cast<long long>(bytes / 1e6 + 0.5)) + " MB";
+}
 
 /// A new file of this size, its memory reserved. Throws SharedMemoryError, with what is needed and what there is.
 class SharedFile {
  public:
-  SharedFile(const std::filesystem::path& directory, std::size_t size) : name_((directory / "lora-base-XXXXXX").string()) {
-    struct ::statvfs system {};
+  SharedFile(const std::filesystem::path& directory, std::size_t size)
+      : name_((directory / "lora-base-XXXXXX").string()) {
+    struct ::statvfs system{};
     if (::statvfs(directory.c_str(), &system) != 0) {
-      fail<SharedMemoryError>("share_base", "the folder " + directory.string() + " cannot be used: " + std::strerror(errno));
+      fail<SharedMemoryError>("share_base",
+                              "the folder " + directory.string() + " cannot be used: " + std::strerror(errno));
     }
     const double free = static_cast<double>(system.f_bavail) * static_cast<double>(system.f_frsize);
     const auto refuse = [&](int error) {
       fail<SharedMemoryError>("share_base",
                               directory.string() + " has " + in_megabytes(free) + " free, the frozen weights need " +
-                                  in_megabytes(static_cast<double>(size)) +
+                                  in_megabytes(static_cast<double>(size)) + " (" + std::to_string(size) + " bytes)" +
                                   (error == 0 ? "" : std::string(" (") + std::strerror(error) + ")") +
                                   ": expected more shared memory, as by docker run --shm-size, or another .directory");
     };
@@ -269,7 +273,8 @@ auto share_base(Processes& processes, Make&& make, const SharedBaseConfig& confi
       if (descriptor < 0) {
         detail::fail<SharedMemoryError>(who, listing[0] + " cannot be opened: " + std::strerror(errno));
       }
-      const auto close = std::unique_ptr<const int, void (*)(const int*)>(&descriptor, [](const int* of) { ::close(*of); });
+      const auto close =
+          std::unique_ptr<const int, void (*)(const int*)>(&descriptor, [](const int* of) { ::close(*of); });
       mapping = std::make_shared<detail::SharedMapping>(descriptor, std::stoull(listing[1]), false);
     });
   }
