@@ -11,8 +11,9 @@
 
 namespace examples {
 
-/// Those that mpirun has started (examples/run.sh NAME --processes N); without MPI, this one alone. While it lives, only
-/// process 0 prints. Construct it where an error leaves its block: the other processes then end, too (lora::Mpi).
+/// Those that mpirun has started (examples/run.sh NAME --processes N); without MPI, this one alone. While it lives,
+/// only process 0 prints. Construct it where an error leaves its block: the other processes then end, too
+/// (lora::Mpi).
 class World {
  public:
   World() {

@@ -1,6 +1,6 @@
 #pragma once
-/// Training a classifier on pictures with the library's own parts: mini-batches, loss, backward, AdamW, schedule; on one
-/// process, or on several that share the work.
+/// Training a classifier on pictures with the library's own parts: mini-batches, loss, backward, AdamW, schedule; on
+/// one process, or on several that share the work.
 
 #include "digits.hpp"
 #include "progress.hpp"

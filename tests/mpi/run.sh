@@ -85,6 +85,8 @@ for how in throw kill exit; do
     check "and the last checkpoint resumes to the same bits" eval "start 2 $how$on --resume && same on_1 $how$on"
   done
 done
+start 4 caught --throw=33 --caught
+check "an exception that is caught before MPI would end: the others end within $took s" ended
 start 3 disk --no-disk
 check "a checkpoint that cannot be written" ended
 check "is an error of each" says disk "there is no disk" 3

@@ -17,8 +17,9 @@
 
 namespace lora::inline LORA_ABI {
 
-/// 64 bits of a sequence of bytes. Two sequences that differ in one word always differ in it, others but for one pair in
-/// 2^64; it is no protection against someone who looks for such a pair.   Cost: about that of reading the bytes once.
+/// 64 bits of a sequence of bytes. Two sequences that differ in one word always differ in it, others but for one pair
+/// in 2^64; it is no protection against someone who looks for such a pair.   Cost: about that of reading the bytes
+/// once.
 class Digest {
  public:
   /// The digest of `a`, then `b` differs from that of both in one piece.
@@ -110,8 +111,8 @@ void add_elements(Digest& digest, const T& tensor) {
 
 }  // namespace detail
 
-/// The digests of all tensors of a model, in listing order.   Cost: that of reading them once; a base that is not held
-/// as run-time bases are (base/any_base.hpp) is expanded for a moment.
+/// The digests of all tensors of a model, in listing order.   Cost: that of reading them once; a base that is not
+/// held as run-time bases are (base/any_base.hpp) is expanded for a moment.
 template <class T>
 std::vector<TensorDigest> tensor_digests(const T& model) {
   std::vector<TensorDigest> digests;
@@ -145,7 +146,8 @@ std::uint64_t model_digest(const T& model) {
 
 namespace detail {
 
-/// Throws DifferenceError on every process, with the first tensor that differs, unless all processes have the same ones.
+/// Throws DifferenceError on every process, with the first tensor that differs, unless all processes have the same
+/// ones.
 inline void check_same_tensors(const Caller& who, Processes& processes, const std::vector<TensorDigest>& own,
                                const std::vector<std::string>& hosts) {
   Digest whole;

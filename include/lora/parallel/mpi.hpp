@@ -51,17 +51,24 @@ inline void check_mpi(const char* who, int code) {
                                : "MPI returned error " + std::to_string(code));
 }
 
+/// Set when an exception has left the processes behind, in the middle of what they do together.
+inline bool& left_by_exception() {
+  static bool left = false;
+  return left;
+}
+
 }  // namespace detail
 
 /// Starts MPI, and ends it: the first object of main.
 ///
-/// While an exception leaves main's block MPI is not ended: that would wait for the other processes, which wait for this
-/// one. The process ends instead with an error, mpirun sees one that has not ended MPI, and ends the others, within
-/// seconds, as it does if a process is killed. So let the exception end the process: with a status other than 0.
+/// When an exception has left its block, or that of MpiProcesses, MPI is not ended: that would wait for the other
+/// processes, which wait for this one. The process ends without, mpirun sees that, and ends the others, within seconds,
+/// as it does if a process is killed. So let the exception end the process, or catch it outside of MpiProcesses, print
+/// it, and return something other than 0.
 class Mpi {
  public:
-  /// Throws StateError if MPI is initialized already, or cannot be with MPI_THREAD_FUNNELED: this thread alone calls MPI,
-  /// beside others that compute.
+  /// Throws StateError if MPI is initialized already, or cannot be with MPI_THREAD_FUNNELED: this thread alone calls
+  /// MPI, beside others that compute.
   Mpi() : exceptions_(std::uncaught_exceptions()) {
     int initialized = 0, given = 0;
     detail::check_mpi("Mpi", MPI_Initialized(&initialized));
@@ -73,7 +80,7 @@ class Mpi {
   Mpi(const Mpi&) = delete;
   Mpi& operator=(const Mpi&) = delete;
   ~Mpi() {
-    if (std::uncaught_exceptions() <= exceptions_) MPI_Finalize();
+    if (std::uncaught_exceptions() <= exceptions_ && !detail::left_by_exception()) MPI_Finalize();
   }
 
  private:
@@ -83,8 +90,8 @@ class Mpi {
 /// The processes of a communicator, of which this makes its own copy.
 class MpiProcesses final : public Processes {
  public:
-  /// All processes of the communicator construct it together. Throws StateError if MPI is not initialized, was ended, or
-  /// was initialized without MPI_THREAD_FUNNELED; MpiError.
+  /// All processes of the communicator construct it together. Throws StateError if MPI is not initialized, was ended,
+  /// or was initialized without MPI_THREAD_FUNNELED; MpiError.
   explicit MpiProcesses(MPI_Comm communicator) {
     check_started();
     check(MPI_Comm_dup(communicator, &communicator_));
@@ -93,8 +100,11 @@ class MpiProcesses final : public Processes {
   MpiProcesses(const MpiProcesses&) = delete;
   MpiProcesses& operator=(const MpiProcesses&) = delete;
   ~MpiProcesses() override {
+    if (std::uncaught_exceptions() > exceptions_) {
+      detail::left_by_exception() = true;
+      return;
+    }
     int over = 0;
-    if (std::uncaught_exceptions() > exceptions_) return;  // the others do not take part: see Mpi
     if (MPI_Finalized(&over) == MPI_SUCCESS && over == 0) MPI_Comm_free(&communicator_);
   }
 

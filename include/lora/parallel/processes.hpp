@@ -19,8 +19,8 @@ struct DifferenceError : Error {
   using Error::Error;
 };
 
-/// Every call is made by one thread of each process. What all take part in, broadcast, gather and machine, is called by
-/// all of them in the same order. An implementation throws an Error when a process cannot be reached.
+/// Every call is made by one thread of each process. What all take part in, broadcast, gather and machine, is called
+/// by all of them in the same order. An implementation throws an Error when a process cannot be reached.
 class Processes {
  public:
   virtual ~Processes() = default;
@@ -33,7 +33,8 @@ class Processes {
 
   /// Returns when the bytes may be overwritten. Messages from one process to another arrive in order.
   virtual void send(int to, std::span<const std::byte> bytes) = 0;
-  /// Waits for the next message of a process; returns its size, which may be smaller than that of `bytes`, not larger.
+  /// Waits for the next message of a process; returns its size, which may be smaller than that of `bytes`, not
+  /// larger.
   virtual std::size_t receive(int from, std::span<std::byte> bytes) = 0;
   /// Process 0's bytes, as many on every process, to all.
   virtual void broadcast(std::span<std::byte> bytes) = 0;
@@ -95,8 +96,8 @@ inline std::string names_of(const std::vector<std::size_t>& numbers, const std::
   return text + " (" + where + ")";
 }
 
-/// Throws DifferenceError on every process unless `values` is one and the same on all: it says `what` differs, and who
-/// has which value.
+/// Throws DifferenceError on every process unless `values` is one and the same on all: it says `what` differs, and
+/// who has which value.
 inline void check_equal(const Caller& who, const std::string& what, const std::vector<std::string>& values,
                         const std::vector<std::string>& hosts) {
   std::vector<std::pair<std::string, std::vector<std::size_t>>> groups;

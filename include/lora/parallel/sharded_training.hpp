@@ -130,11 +130,11 @@ void once(Processes& processes, F&& f) {
   detail::fail<Error>("once", "process 0 threw: " + failed);
 }
 
-/// Three calls for each step, on every process, even one that has no samples: shards, add for each of its shards, sum.
-/// A process that throws between them must end, which ends the others (see Mpi): they wait for it.
+/// Three calls for each step, on every process, even one that has no samples: shards, add for each of its shards,
+/// sum. A process that throws between them must end, which ends the others (see Mpi): they wait for it.
 ///
-/// Every number is the same, bit for bit, for any number of processes up to that of shards. After the first step nothing
-/// allocates; log2(S) + 2 sums of gradients are in memory at most.
+/// Every number is the same, bit for bit, for any number of processes up to that of shards. After the first step
+/// nothing allocates; log2(S) + 2 sums of gradients are in memory at most.
 class ShardedTraining {
  public:
   /// Compares all processes: the build, the settings, which tensors the model has, every element of them, and what is
@@ -171,10 +171,10 @@ class ShardedTraining {
     detail::check_same_tensors(name, *processes_, tensor_digests(model), hosts);
   }
 
-  /// Begins a step: sets the gradients to zero, those of one adapter if it is for one, and returns this process's shards
-  /// of the batch, ascending; empty ones are left out. Valid until the next call.
-  /// Throws StateError if the last step has not ended, or nothing is trained; ValueError for samples < 0, NameError for a
-  /// handle whose adapter the model does not have.
+  /// Begins a step: sets the gradients to zero, those of one adapter if it is for one, and returns this process's
+  /// shards of the batch, ascending; empty ones are left out. Valid until the next call. Throws StateError if the
+  /// last step has not ended, or nothing is trained; ValueError for samples < 0, NameError for a handle whose adapter
+  /// the model does not have.
   template <class T>
   std::span<const Shard> shards(T& model, Index samples, const AdapterHandle& adapter = {}) {
     if (open_) throw StateError("ShardedTraining::shards: the last step has not ended, expected sum() first");
@@ -197,10 +197,9 @@ class ShardedTraining {
     return shards_;
   }
 
-  /// Takes the gradients of the next shard, which backward has just added up, and sets them to zero. `own` has the sum
-  /// of the losses, from which the gradients are: that of a mean loss with .normalizer = 1.
-  /// Throws StateError if there is no shard left, or the model is not that of shards(); ValueError unless 0 <= own.count
-  /// is finite.
+  /// Takes the gradients of the next shard, which backward has just added up, and sets them to zero. `own` has the
+  /// sum of the losses, from which the gradients are: that of a mean loss with .normalizer = 1. Throws StateError if
+  /// there is no shard left, or the model is not that of shards(); ValueError unless 0 <= own.count is finite.
   template <class T>
   void add(T& model, const LossSum& own) {
     constexpr const char* who = "ShardedTraining::add";
@@ -235,11 +234,11 @@ class ShardedTraining {
     push({{number, number + 1}, buffer});
   }
 
-  /// Ends a step: afterwards the gradients of what is trained are the means over the batch, the same on every process,
-  /// ready for clip_gradient_norm and the optimizer; and the result is the loss of the whole batch. If nothing counts,
-  /// gradients are not divided.
-  /// Throws StateError if a shard is missing, or the model is not that of shards(); DifferenceError, on every process,
-  /// if the processes are in different steps, or were given batches of different sizes.
+  /// Ends a step: afterwards the gradients of what is trained are the means over the batch, the same on every
+  /// process, ready for clip_gradient_norm and the optimizer; and the result is the loss of the whole batch. If
+  /// nothing counts, gradients are not divided. Throws StateError if a shard is missing, or the model is not that of
+  /// shards(); DifferenceError, on every process, if the processes are in different steps, or were given batches of
+  /// different sizes.
   template <class T>
   LossSum sum(T& model) {
     constexpr const char* who = "ShardedTraining::sum";
@@ -457,8 +456,8 @@ class ShardedTraining {
     parts_.push_back(part);
   }
 
-  /// The buffer with the sum of a node, on the process that computes it, if it is not empty. Every process walks the tree
-  /// in this order, so that none waits for one that waits for it.
+  /// The buffer with the sum of a node, on the process that computes it, if it is not empty. Every process walks the
+  /// tree in this order, so that none waits for one that waits for it.
   std::size_t reduce(const detail::ShardNode& node) {
     if (!tree_.has_some(node)) return none;
     if (tree_.has_all(node)) {

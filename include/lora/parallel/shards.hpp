@@ -6,13 +6,13 @@
 ///                                          10 k / S to 10 (k + 1) / S, rounded down, so some may be empty
 ///   processes [0, 0]    [1, 1] ...         each has neighboring shards, by the same rule
 ///
-/// The sum is a binary tree over the shards. A node of n shards splits at the largest power of two below n: it is the sum
-/// of its left part plus that of its right part. A part whose shards are all empty does not exist, and its parent is the
-/// other one alone. So the order of all additions depends on the samples and S, and on nothing else.
+/// The sum is a binary tree over the shards. A node of n shards splits at the largest power of two below n: it is the
+/// sum of its left part plus that of its right part. A part whose shards are all empty does not exist, and its parent
+/// is the other one alone. So the order of all additions depends on the samples and S, and on nothing else.
 ///
-///   (0,6) = (0,4) + (4,6)            6 shards on 2 processes; a node has the first shard and the one after its last. The
-///   (0,4) = (0,2) + (2,4)            process of the first shard computes it. Process 1 has the shards 3, 4, 5: it sends
-///   (0,2) = (0,1) + (1,2)   ...      twice, (3,4), which is a part of (2,4), and (4,6).
+///   (0,6) = (0,4) + (4,6)            6 shards on 2 processes; a node has the first shard and the one after its last.
+///   (0,4) = (0,2) + (2,4)            The process of the first shard computes it. Process 1 has the shards 3, 4, 5: it
+///   (0,2) = (0,1) + (1,2)   ...      sends twice, (3,4), which is a part of (2,4), and (4,6).
 
 #include "lora/core/scalar.hpp"
 

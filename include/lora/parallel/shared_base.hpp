@@ -7,8 +7,8 @@
 ///   process 0 of a machine    loads, packs, writes the frozen weights into a file in memory, uses those
 ///   the others, one by one    load, compare theirs with the file, byte by byte, use those of the file
 ///
-/// All map the file, which has no name any more before a byte is written: nothing is left behind, however processes end,
-/// and its memory is free when the last of them has freed its model or has ended; nobody waits for anybody then.
+/// All map the file, which has no name any more before a byte is written: nothing is left behind, however processes
+/// end, and its memory is free when the last of them has freed its model or has ended; nobody waits for anybody then.
 /// POSIX only, as io.
 
 #include "lora/base/shared_bytes.hpp"
@@ -228,13 +228,14 @@ inline void check_all(Processes& processes, const Failure& failure, const std::v
 }  // namespace detail
 
 /// Returns make(), a model, whose frozen weights lie in memory that the processes of this machine share: those of all
-/// frozen Linear layers and of Embeddings in own memory, or of a part that has frozen_storage and set_frozen_storage as
-/// they do. What is trained is each process's own. A process that is alone on its machine keeps its own weights.
+/// frozen Linear layers and of Embeddings in own memory, or of a part that has frozen_storage and set_frozen_storage
+/// as they do. What is trained is each process's own. A process that is alone on its machine keeps its own weights.
 ///
 /// Called by all processes. They take turns in make(), so that a machine has at most one copy more than afterwards.
 /// Throws on every process: SharedMemoryError, before anything is written, if the folder has too little room;
 /// DifferenceError, which names the weight, if processes or machines have different ones; what make() throws.
-/// Cost: make() once for each process of a machine, one after another; with several machines, a digest of the weights.
+/// Cost: make() once for each process of a machine, one after another; with several machines, a digest of the
+/// weights.
 template <class Make>
 auto share_base(Processes& processes, Make&& make, const SharedBaseConfig& config = {}) {
   constexpr const char* who = "share_base";
