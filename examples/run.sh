@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Builds and runs an example; sets up what is missing first.
 #   examples/run.sh [NAME] [--out DIR] [flags of the example; --help lists them]
-#   examples/run.sh [NAME] --processes N [--shards S] [--out DIR] [flags]    finetune_mlp: N processes share the training
+#   examples/run.sh [NAME] --processes N [--shards S] [--out DIR] [flags]    finetune_mlp, finetune_text
 # NAME is one of examples/*.cpp, finetune_mlp if left out; results go to build/out/NAME unless --out says otherwise. With
-# --processes, mpirun starts N of them (Open MPI is installed if there is none); then one process trains with as many shards,
+# --processes, mpirun starts N that share the training (Open MPI is installed if there is none); then one process trains with as many shards,
 # 8 unless --shards says otherwise, into alone/ of the same folder, and the two adapters are compared, byte for byte.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../.ci/setup.sh"
@@ -31,6 +31,10 @@ if [ "$name" = finetune_text ]; then
   fetch_minilm
   fetch_wordnet
   arguments=(--model "$minilm" --wordnet "$wordnet/data.noun" "${arguments[@]}")
+fi
+# A fair share of the cores; --threads in the flags comes later and counts.
+if [ "$name" = finetune_text ] && [ -n "$processes" ]; then
+  arguments=(--threads "$(($(nproc) > processes ? $(nproc) / processes : 1))" "${arguments[@]}")
 fi
 if [ -z "$processes" ]; then run_program examples "$name" "${arguments[@]}"; fi
 

@@ -29,7 +29,7 @@ using lora::Index;
 using Clock = std::chrono::steady_clock;
 
 struct Options {
-  Index d = 1024, layers = 6, batch = 256, shards = 8;
+  Index d = 2048, layers = 6, batch = 256, shards = 8;
   int steps = 12;
 };
 

@@ -111,6 +111,15 @@ check "with the outputs of one" test "$(value alone outputs)" = "$(value four ou
 one=$(value alone after)
 check "in the memory of one and at most 40 MB for each further one" at_most "$(value four after)" "$(awk "BEGIN { print $one + 120 }")"
 check "while they load, with one copy more at most" at_most "$(value four peak)" "$(awk "BEGIN { print $one + 120 + 101 }")"
+if fetch_minilm; then
+  shared 1 bert1 "--model=$minilm"
+  shared 4 bert4 "--model=$minilm"
+  check "four processes share MiniLM" test $status -eq 0
+  cat bert1/log bert4/log
+  check "with the outputs of one" test "$(value bert1 outputs)" = "$(value bert4 outputs)"
+  check "in the memory of one and at most 40 MB for each further one" at_most "$(value bert4 after)" \
+    "$(awk "BEGIN { print $(value bert1 after) + 120 }")"
+fi
 shared 3 other --other
 check "another weight on one process" ended
 check "is said by each, with its name" says other "the weight of words (20000000 bytes, at 0) has other elements" 3

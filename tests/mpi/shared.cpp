@@ -1,9 +1,11 @@
-/// What tests/mpi/run.sh runs with mpirun: a model of about 100 MB of frozen weights, whose processes share them.
+/// What tests/mpi/run.sh runs with mpirun: a model of about 100 MB of frozen weights, or with --model a BERT, whose processes share them.
 /// Prints the memory of all processes together, at its peak and afterwards.
 
+#include <lora/io.hpp>
 #include <lora/lora.hpp>
 #include <lora/parallel/mpi.hpp>
 #include <lora/parallel/sharded_training.hpp>
+#include <lora/transformers/bert.hpp>
 #include <lora/parallel/shared_base.hpp>
 
 #include <atomic>
@@ -53,7 +55,24 @@ std::uint64_t outputs(const Net& net) {
   return lora::Digest().add(h).value();
 }
 
-void run(std::map<std::string, std::string> flags) {
+using Bert = lora::BertForSequenceClassification<float>;
+
+Bert load_bert(const std::string& folder) {
+  Bert net = lora::load_pretrained<Bert>(folder, {.num_labels = 3, .seed = 1});
+  lora::Rng rng(1);
+  lora::attach(net, {.rank = 8, .alpha = 16}, Bert::default_targets(), rng);
+  return net;
+}
+
+std::uint64_t outputs(const Bert& net) {
+  lora::Tokens batch;
+  batch.add(std::vector<int>{101, 1037, 16105, 2951, 102});
+  return lora::Digest().add(Eigen::MatrixXf(net(batch))).value();
+}
+
+/// make(other): the model, or another one.
+template <class Net>
+void run(std::map<std::string, std::string>& flags, const auto& make) {
   lora::MpiProcesses world(MPI_COMM_WORLD);
   std::vector<int> all;
   for (const std::string& text : world.gather(std::to_string(::getpid()))) all.push_back(std::stoi(text));
@@ -83,7 +102,7 @@ void run(std::map<std::string, std::string> flags) {
     const Joins joins{over, watch};
     const bool other = flags.contains("other") && world.number() == world.count() - 1;
     const lora::SharedBaseConfig config = {.directory = flags.contains("directory") ? flags["directory"] : "/dev/shm"};
-    net = lora::share_base(world, [&] { return make_net(other); }, config);
+    net = lora::share_base(world, [&] { return make(other); }, config);
   }
   lora::ShardedTraining(world, *net, {.shards = world.count()});
   const std::uint64_t before = outputs(*net);
@@ -112,7 +131,11 @@ int main(int argc, char** argv) {
   }
   try {
     lora::Mpi mpi;
-    run(flags);
+    if (flags.contains("model")) {
+      run<Bert>(flags, [&](bool) { return load_bert(flags["model"]); });
+    } else {
+      run<Net>(flags, make_net);
+    }
   } catch (const std::exception& error) {
     std::cerr << "shared: " << error.what() << std::endl;
     std::this_thread::sleep_for(std::chrono::milliseconds(500));  // as in train.cpp
