@@ -38,7 +38,7 @@ start() {
 }
 same() { cmp "$1/adapter/adapter_model.safetensors" "$2/adapter/adapter_model.safetensors"; }
 ended() { [ "$status" -ne 0 ] && [ "$status" -ne 124 ] && [ "$took" -le 10 ]; }
-says() { [ "$(grep -cF -- "$2" "$1/log")" -ge "${3:-1}" ] || { cat "$1/log" && false; }; }
+says() { [ "$(grep -oF -- "$2" "$1/log" | wc -l)" -ge "${3:-1}" ] || { cat "$1/log" && false; }; }
 
 for processes in 1 2 3 4 8; do
   start $processes on_$processes

@@ -5,8 +5,8 @@
 #include <lora/lora.hpp>
 #include <lora/parallel/mpi.hpp>
 #include <lora/parallel/sharded_training.hpp>
-#include <lora/transformers/bert.hpp>
 #include <lora/parallel/shared_base.hpp>
+#include <lora/transformers/bert.hpp>
 
 #include <atomic>
 #include <chrono>
@@ -137,7 +137,7 @@ int main(int argc, char** argv) {
       run<Net>(flags, make_net);
     }
   } catch (const std::exception& error) {
-    std::cerr << "shared: " << error.what() << std::endl;
+    std::cerr << "shared: " + std::string(error.what()) + "\n" << std::flush;
     std::this_thread::sleep_for(std::chrono::milliseconds(500));  // as in train.cpp
     return 1;
   }

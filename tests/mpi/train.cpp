@@ -120,7 +120,7 @@ int main(int argc, char** argv) {
     flags[flag.substr(0, equals)] = equals == std::string::npos ? "" : flag.substr(equals + 1);
   }
   const auto report = [](const std::exception& error) {
-    std::cerr << "train: " << error.what() << std::endl;
+    std::cerr << "train: " + std::string(error.what()) + "\n" << std::flush;  // in one piece
     // mpirun ends all as soon as it sees one that has ended; each shall have said what it threw.
     std::this_thread::sleep_for(std::chrono::milliseconds(500));
     return 1;
