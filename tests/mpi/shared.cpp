@@ -1,5 +1,5 @@
-/// What tests/mpi/run.sh runs with mpirun: a model of about 100 MB of frozen weights, or with --model a BERT, whose processes share them.
-/// Prints the memory of all processes together, at its peak and afterwards.
+/// What tests/mpi/run.sh runs with mpirun: a model of about 100 MB of frozen weights, or with --model a BERT, whose
+/// processes share them. Prints the memory of all processes together, at its peak and afterwards.
 
 #include <lora/io.hpp>
 #include <lora/lora.hpp>
