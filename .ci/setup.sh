@@ -70,6 +70,10 @@ find_missing() { # find_missing LIBRARY...
       catch2) need catch2 "Catch2 2.13 or newer, for the tests" has_library Catch2 ;;
       json) need nlohmann-json3-dev "nlohmann/json 3.10 or newer, a header library" has_library nlohmann_json ;;
       cli11) need libcli11-dev "CLI11 2.1 or newer, a header library, for command lines" has_library CLI11 ;;
+      mpi)
+        need libopenmpi-dev "MPI 3: the headers and compiler wrapper of Open MPI or MPICH" command -v mpicxx
+        need openmpi-bin "mpirun" command -v mpirun
+        ;;
       benchmark) need libbenchmark-dev "Google Benchmark, for the benchmarks" has_library benchmark ;;
     esac
   done
@@ -141,6 +145,19 @@ run_program() {
   done
   mkdir -p "$root/build/out/$name"
   exec "$root/build/$folder/$folder/$name" --out "$root/build/out/$name" "$@"
+}
+
+# mpi_environment PROCESSES: afterwards mpirun "${mpirun_flags[@]}" runs as root and with more processes than cores, as a
+# container needs it; with Open MPI, to which all of this belongs.
+mpi_environment() {
+  mpirun_flags=(-np "$1")
+  if mpirun --version 2>/dev/null | grep -q 'Open MPI'; then
+    export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+    export OMPI_MCA_btl_vader_single_copy_mechanism=none # it asks for ptrace, which containers refuse
+    mpirun_flags+=(--oversubscribe)
+    # It counts processes against the cores that it sees; as long as each has one, waiting for a message is spinning.
+    if [ "$1" -le "$(nproc 2>/dev/null || echo 1)" ]; then mpirun_flags+=(--mca mpi_yield_when_idle 0); fi
+  fi
 }
 
 # in_parallel FUNCTION NAME...: calls FUNCTION NAME for each, as many at a time as there are processors; fails if one fails.

@@ -8,6 +8,7 @@
 #   lowrank    low-rank mathematics: scikit-learn, PyTorch, NumPy, PEFT
 #   files      safetensors and adapters: the reference implementation, PEFT
 #   transformers   a step, an epoch and inference of BERT: PyTorch, transformers and PEFT, each in a process of its own
+# data_parallel runs mpi/data_parallel.cpp with mpirun: two processes against one, and the cost model of docs/parallel.md.
 # blocking has no program of its own: blocking/sweep.py compiles the kernels for each candidate.
 # Results go to build/out/NAME, or with --peer to build/out/NAME_peer, unless --out says otherwise.
 set -euo pipefail
@@ -25,6 +26,14 @@ if [ "$name" = blocking ]; then
   set_up eigen
   export CXX
   exec python3 "$root/benchmarks/blocking/sweep.py" "--eigen=$(pkg-config --cflags eigen3)" "${arguments[@]}"
+fi
+if [ "$name" = data_parallel ]; then
+  set_up eigen benchmark json cli11 mpi
+  configure benchmarks-mpi >&2
+  cmake --build "$root/build/benchmarks-mpi" --target data_parallel -j "$jobs" >&2
+  mpi_environment 2
+  exec python3 "$root/benchmarks/mpi/data_parallel.py" --program "$root/build/benchmarks-mpi/benchmarks/data_parallel" \
+    --mpirun "mpirun ${mpirun_flags[*]:2}" --out "$root/build/out/data_parallel" "${arguments[@]}"
 fi
 set_up eigen benchmark json cli11
 if [ -z "$peer" ]; then run_program benchmarks "${name:-savings}" "${arguments[@]}"; fi

@@ -7,11 +7,13 @@
 ///
 /// Every accuracy is measured on pictures that no training has seen. What comes out can be used elsewhere:
 /// base.safetensors, and the adapter as a directory that Hugging Face PEFT loads. A training that was stopped goes on
-/// with --resume as if it had not been; --adapter DIR evaluates an adapter that exists.
+/// with --resume as if it had not been; --adapter DIR evaluates an adapter that exists. Several processes can share the
+/// trainings, examples/run.sh finetune_mlp --processes 2: the bits are those of one process with as many --shards.
 
 #include "plotting/line_chart.hpp"
 #include "plotting/picture_grid.hpp"
 #include "support/files.hpp"
+#include "support/processes.hpp"
 #include "support/program.hpp"
 #include "support/progress.hpp"
 #include "support/table.hpp"
@@ -21,6 +23,9 @@
 
 #include <nlohmann/json.hpp>
 
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
 #include <cstring>
 #include <filesystem>
 #include <functional>
@@ -47,6 +52,7 @@ struct Options {
   std::filesystem::path out = "finetune_mlp", adapter;
   bool resume = false;
   int stop_after = 0;
+  Eigen::Index shards = 1;
 };
 
 /// How loss and accuracies developed, epoch by epoch; source_off is with every adapter switched off.
@@ -146,7 +152,7 @@ void evaluate(const std::filesystem::path& adapter) {
   std::cout << table.text();
 }
 
-void run(const Options& options) {
+void run(const Options& options, examples::World& world) {
   const auto [source_train, source_test] = examples::split(examples::load_digits());
   const auto turned = [](const Digits& digits) { return Digits{examples::turned(digits.pixels, 1), digits.labels}; };
   const Digits target_train = turned(source_train), target_test = turned(source_test);
@@ -154,7 +160,8 @@ void run(const Options& options) {
   std::cout << "Digits: " << source_train.count() << " pictures to train, " << source_test.count()
             << " held out; every accuracy below is on the held-out ones.\n\n";
   const std::filesystem::path& out = options.out;
-  std::filesystem::create_directories(out);
+  lora::Processes& processes = world.processes();
+  lora::once(processes, [&] { std::filesystem::create_directories(out); });
 
   lora::Rng rng(options.seed);
   Network base({64, 128, 128, 10}, rng);
@@ -162,13 +169,14 @@ void run(const Options& options) {
   examples::TrainingSettings settings{.epochs = options.base_epochs,
                                       .learning_rate = options.base_learning_rate,
                                       .weight_decay = options.weight_decay,
-                                      .seed = options.seed};
+                                      .seed = options.seed,
+                                      .shards = options.shards};
   if (options.resume) {
     lora::load_weights(base, lora::Safetensors::open(out / "base.safetensors"));
   } else {
-    examples::Training training(settings);
+    examples::Training training(settings, processes);
     adapt(base, training, "upright digits ", source_train, source_test, target_test, settings, seconds_base);
-    lora::save_weights(base, out / "base.safetensors");
+    lora::once(processes, [&] { lora::save_weights(base, out / "base.safetensors"); });
   }
 
   // LoRA: the copy shares nothing that is trained; attach freezes its weights and adds the factors
@@ -176,7 +184,7 @@ void run(const Options& options) {
   lora::attach(with_lora, {.rank = options.rank, .alpha = options.alpha}, rng);
   settings.epochs = options.epochs;
   settings.learning_rate = options.learning_rate;
-  examples::Training training(settings);
+  examples::Training training(settings, processes);
   const std::filesystem::path checkpoint = out / "checkpoint.safetensors";
   if (options.resume && std::filesystem::exists(checkpoint)) {
     training.step = lora::load_checkpoint(checkpoint, with_lora, training.optimizer).step;
@@ -184,20 +192,23 @@ void run(const Options& options) {
   const auto remember = [&](int epoch) {
     const bool stop = epoch == options.stop_after;
     if (!stop && epoch % 10 != 0) return;
-    lora::save_checkpoint(checkpoint, with_lora, training.optimizer, {.step = training.step});
+    lora::once(processes,
+               [&] { lora::save_checkpoint(checkpoint, with_lora, training.optimizer, {.step = training.step}); });
     if (stop) throw Stopped();
   };
   const Curve lora_curve = adapt(with_lora, training, "LoRA           ", target_train, source_test, target_test,
                                  settings, seconds_lora, remember);
-  lora::save_adapter(with_lora, out / "adapter");
+  lora::once(processes, [&] { lora::save_adapter(with_lora, out / "adapter"); });
 
   // full fine-tuning from the same start
   Network full = base;
   settings.learning_rate = options.full_learning_rate;
-  examples::Training training_full(settings);
+  examples::Training training_full(settings, processes);
   const Curve full_curve =
       adapt(full, training_full, "all parameters ", target_train, source_test, target_test, settings, seconds_full);
 
+  if (!world.is_first()) return;  // what follows is the report
+  const double samples_per_second = static_cast<double>(source_train.count()) * options.epochs / seconds_lora;
   const auto count = lora::count_parameters(with_lora);
   const Eigen::Index total = lora::count_parameters(base).total;
   const Network off = switched_off(with_lora);
@@ -223,6 +234,10 @@ void run(const Options& options) {
   std::cout << '\n' << table.text() << '\n' << lora::report(with_lora, settings.batch) << '\n';
   std::cout << "Adapter off equals the base network bit for bit: " << (intact ? "yes" : "NO") << '\n'
             << "Merged weights differ from base + adapter by at most " << merged_difference << " in any logit.\n"
+            << "LoRA was trained on " << processes.count() << (processes.count() == 1 ? " process" : " processes")
+            << ": " << std::llround(samples_per_second) << " pictures per second, "
+            << training.traffic.bytes / std::max<std::uint64_t>(training.step, 1)
+            << " bytes that process 0 sent or received in a step.\n"
             << "On disk: base.safetensors " << base_bytes << " bytes, adapter/ " << adapter_bytes << " bytes.\n";
 
   nlohmann::ordered_json report;
@@ -251,6 +266,11 @@ void run(const Options& options) {
   report["seconds_base"] = seconds_base;
   report["seconds_lora"] = seconds_lora;
   report["seconds_full"] = seconds_full;
+  report["processes"] = processes.count();
+  report["shards"] = options.shards;
+  report["samples_per_second"] = samples_per_second;
+  report["traffic_bytes"] = training.traffic.bytes;
+  report["traffic_seconds"] = training.traffic.seconds;
   report["train_pictures"] = source_train.count();
   report["held_out_pictures"] = source_test.count();
   report["split_seed"] = examples::split_seed;
@@ -304,9 +324,12 @@ int main(int argc, char** argv) {
   program.add_flag("--resume", options.resume, "go on with the training of LoRA that --out has a checkpoint of");
   program.add_option("--stop-after", options.stop_after, "stop LoRA after this epoch, to be resumed; 0: do not stop")
       ->check(examples::not_negative);
+  program.add_option("--shards", options.shards, "of each batch: as many processes at most can share the work")
+      ->check(examples::positive);
   return program.run(argc, argv, [&] {
+    examples::World world;
     try {
-      options.adapter.empty() ? run(options) : evaluate(options.adapter);
+      options.adapter.empty() ? run(options, world) : evaluate(options.adapter);
     } catch (const Stopped&) {
       std::cout << "Stopped after epoch " << options.stop_after << "; --resume goes on.\n";
     }

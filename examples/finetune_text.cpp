@@ -7,19 +7,23 @@
 /// 3. Train LoRA in the attention of every block, and the classifier with it.
 /// 4. Save the adapter as a directory that Hugging Face PEFT loads; --text "..." sorts a definition with it.
 ///
-/// Every accuracy is measured on definitions that no training has seen.
+/// Every accuracy is measured on definitions that no training has seen. Several processes can share the training,
+/// examples/run.sh finetune_text --processes 2: they have one copy of the model, and the bits of one process.
 
 #include "plotting/heat_map.hpp"
 #include "plotting/line_chart.hpp"
 #include "support/files.hpp"
 #include "support/labeled_texts.hpp"
 #include "support/memory.hpp"
+#include "support/processes.hpp"
 #include "support/program.hpp"
 #include "support/progress.hpp"
 #include "support/table.hpp"
 
 #include <lora/io.hpp>
 #include <lora/lora.hpp>
+#include <lora/parallel/sharded_training.hpp>
+#include <lora/parallel/shared_base.hpp>
 #include <lora/parallel/workers.hpp>
 #include <lora/text.hpp>
 #include <lora/transformers/bert.hpp>
@@ -51,6 +55,7 @@ struct Options {
   std::size_t batch = 32;
   int train_texts = 150;
   int threads = static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
+  Eigen::Index shards = 1;
   std::uint64_t seed = 1;
   bool everything = false;
 };
@@ -100,14 +105,17 @@ struct Curve {
 
 /// AdamW on batches in random order, with the dropout of the model's config.
 Curve train(Model& model, const std::string& label, const Encoded& texts, const Encoded& held_out,
-            const Options& options, double learning_rate, lora::Executor* executor) {
+            const Options& options, double learning_rate, lora::Processes& processes, lora::Executor* executor) {
   const std::size_t count = texts.ids.size(), steps_of_epoch = (count + options.batch - 1) / options.batch;
   examples::Progress progress(label, static_cast<long long>(steps_of_epoch) * options.epochs);
   lora::AdamW<float> optimizer({.lr = learning_rate});
+  lora::ShardedTraining parallel(processes, model,
+                                 {.shards = options.shards, .settings = {{"seed", std::to_string(options.seed)}}});
   lora::Rng rng(options.seed);
   Model::Cache cache;
   lora::Tokens batch;
   std::vector<int> kinds;
+  std::vector<Eigen::Index> tokens;  // of the texts of a batch before each
   Eigen::MatrixXf dlogits;
   std::vector<std::size_t> order(count);
   std::iota(order.begin(), order.end(), 0);
@@ -118,20 +126,31 @@ Curve train(Model& model, const std::string& label, const Encoded& texts, const 
   for (int epoch = 1; epoch <= options.epochs; ++epoch) {
     rng.shuffle(order);
     for (std::size_t first = 0; first < count; first += options.batch) {
-      batch.clear();
-      kinds.clear();
-      for (std::size_t k = first; k < std::min(first + options.batch, count); ++k) {
-        batch.add(texts.ids[order[k]]);
-        kinds.push_back(texts.kinds[order[k]]);
+      const std::size_t end = std::min(first + options.batch, count);
+      tokens.assign(1, 0);
+      for (std::size_t k = first; k < end; ++k) tokens.push_back(tokens.back() + std::ssize(texts.ids[order[k]]));
+      for (const lora::Shard& shard : parallel.shards(model, static_cast<Eigen::Index>(end - first))) {
+        const auto begin = static_cast<std::size_t>(shard.first), size = static_cast<std::size_t>(shard.count);
+        batch.clear();
+        kinds.clear();
+        for (std::size_t k = first + begin; k < first + begin + size; ++k) {
+          batch.add(texts.ids[order[k]]);
+          kinds.push_back(texts.kinds[order[k]]);
+        }
+        const auto logits = model.forward(batch, cache,
+                                          {.training = true,
+                                           .seed = options.seed,
+                                           .step = step,
+                                           .first_sample = tokens[begin],  // a column is a token
+                                           .executor = executor});
+        const float losses = lora::softmax_cross_entropy(logits, kinds, &dlogits, {.normalizer = 1.0});
+        model.backward(batch, dlogits, cache);
+        parallel.add(model, {.loss = losses, .count = static_cast<double>(size)});
       }
-      const auto logits =
-          model.forward(batch, cache, {.training = true, .seed = options.seed, .step = step, .executor = executor});
-      const double loss = lora::softmax_cross_entropy(logits, kinds, &dlogits);
-      lora::zero_gradients(model);
-      model.backward(batch, dlogits, cache);
+      const double loss = parallel.sum(model).mean();
       optimizer.step(model);
       ++step;
-      curve.tokens += batch.sequences().total();
+      curve.tokens += tokens.back();
       sum += loss;
       if (++summed == static_cast<int>(std::max<std::size_t>(1, steps_of_epoch / 10))) {
         curve.steps.push_back(static_cast<double>(step) / static_cast<double>(steps_of_epoch));
@@ -227,15 +246,18 @@ void classify(const Options& options) {
             << ")\n";
 }
 
-void run(const Options& options) {
+void run(const Options& options, examples::World& world) {
+  lora::Processes& processes = world.processes();
   const auto tokenizer = lora::Tokenizer::open(options.model / "tokenizer.json");
   const examples::LabeledTexts texts =
       options.data.empty() ? examples::read_wordnet(options.wordnet, static_cast<std::size_t>(options.train_texts))
                            : examples::read_labeled_texts(options.data);
-  examples::write_file(options.out / "texts.tsv", examples::labeled_table(texts));
   std::string kinds;
   for (const std::string& kind : texts.kinds) kinds += kind + '\n';
-  examples::write_file(options.out / "kinds.txt", kinds);
+  lora::once(processes, [&] {
+    examples::write_file(options.out / "texts.tsv", examples::labeled_table(texts));
+    examples::write_file(options.out / "kinds.txt", kinds);
+  });
   const Encoded to_train(tokenizer, texts.train), held_out(tokenizer, texts.held_out);
   std::cout << "Texts: " << to_train.ids.size() << " to train, " << held_out.ids.size() << " held out, "
             << texts.kinds.size() << " kinds; every accuracy below is on the held-out ones.\n\n";
@@ -246,18 +268,18 @@ void run(const Options& options) {
   Curve head;
   double head_rate = 0;
   for (const double rate : {1e-3, 1e-2}) {
-    Model model = load(options, texts.kinds.size());
+    Model model = lora::share_base(processes, [&] { return load(options, texts.kinds.size()); });
     lora::visit_adaptable(model, [](const lora::Path& path, auto& layer) {
       if (path.str() == "classifier") layer.attach_full("head");
     });
-    Curve curve = train(model, "classifier alone ", to_train, held_out, options, rate, &workers);
+    Curve curve = train(model, "classifier alone ", to_train, held_out, options, rate, processes, &workers);
     if (head.held_out.empty() || curve.held_out.back() > head.held_out.back()) {
       head = std::move(curve);
       head_rate = rate;
     }
   }
 
-  const Model base = load(options, texts.kinds.size(), options.everything);
+  const Model base = lora::share_base(processes, [&] { return load(options, texts.kinds.size(), options.everything); });
   Model model = base;
   if (!options.everything) {
     lora::attach(model, {.rank = options.rank, .alpha = options.alpha}, Model::default_targets(), rng);
@@ -265,7 +287,8 @@ void run(const Options& options) {
   const auto count = lora::count_parameters(model);
   const double rate = options.everything ? 5e-5 : options.learning_rate;
   const Curve curve = train(model, options.everything ? "all parameters   " : "LoRA             ", to_train, held_out,
-                            options, rate, &workers);
+                            options, rate, processes, &workers);
+  if (!world.is_first()) return;  // what follows is the report
   const std::vector<int> found = predictions(model, held_out, &workers);
   const bool intact = !options.everything && base_is_intact(model, base, held_out);
 
@@ -279,7 +302,8 @@ void run(const Options& options) {
   std::cout << '\n'
             << table.text() << '\n'
             << examples::with_commas(static_cast<long long>(speed)) << " tokens a second on " << options.threads
-            << " threads, peak memory " << examples::peak_bytes() / 1000000 << " MB.\n";
+            << " threads of " << processes.count() << (processes.count() == 1 ? " process" : " processes")
+            << ", peak memory " << examples::peak_bytes() / 1000000 << " MB.\n";
 
   nlohmann::ordered_json report;
   report["accuracy_head"] = head.held_out.back();
@@ -290,6 +314,9 @@ void run(const Options& options) {
   report["seconds_lora"] = curve.seconds;
   report["tokens_per_second"] = speed;
   report["tokens"] = curve.tokens;
+  report["samples_per_second"] = static_cast<double>(to_train.ids.size()) * options.epochs / curve.seconds;
+  report["processes"] = processes.count();
+  report["shards"] = options.shards;
   report["threads"] = options.threads;
   report["peak_bytes"] = examples::peak_bytes();
   report["base_bit_identical"] = intact;
@@ -356,6 +383,8 @@ int main(int argc, char** argv) {
   program.add_option("--train-texts", options.train_texts, "of each of WordNet's kinds")->check(examples::positive);
   program.add_option("--threads", options.threads, "that share the work; they change no bit")
       ->check(examples::positive);
+  program.add_option("--shards", options.shards, "of each batch: as many processes at most can share the work")
+      ->check(examples::positive);
   program.add_option("--seed", options.seed, "of the factors, the order of the texts and dropout");
   program.add_option("--out", options.out, "folder for report.json, the pictures and the adapter");
   program.add_flag("--everything", options.everything, "train all weights instead of an adapter");
@@ -364,6 +393,7 @@ int main(int argc, char** argv) {
     if (options.wordnet.empty() && options.data.empty()) {
       throw std::runtime_error("there are no texts: give --wordnet FILE or --data FILE");
     }
-    run(options);
+    examples::World world;
+    run(options, world);
   });
 }

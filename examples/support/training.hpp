@@ -1,17 +1,20 @@
 #pragma once
-/// Training a classifier on pictures with the library's own parts: mini-batches, loss, backward, AdamW, schedule.
+/// Training a classifier on pictures with the library's own parts: mini-batches, loss, backward, AdamW, schedule; on
+/// one process, or on several that share the work.
 
 #include "digits.hpp"
 #include "progress.hpp"
 #include "text.hpp"
 
 #include <lora/lora.hpp>
+#include <lora/parallel/sharded_training.hpp>
 
 #include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <numeric>
 #include <span>
+#include <string>
 #include <vector>
 
 namespace examples {
@@ -23,7 +26,8 @@ struct TrainingSettings {
   Eigen::Index batch = 32;
   double learning_rate = 1e-3;
   double weight_decay = 0.01;
-  std::uint64_t seed = 1;  ///< of the order of the pictures
+  std::uint64_t seed = 1;   ///< of the order of the pictures
+  Eigen::Index shards = 1;  ///< of a batch: as many processes at most can share it
 };
 
 /// Accuracy of the network as it stands, with whatever adapter is selected.
@@ -31,13 +35,18 @@ inline double accuracy(const Network& net, const Digits& digits) {
   return lora::accuracy(net(digits.pixels), digits.labels);
 }
 
-/// What a training has besides the network: with both, and the same settings, it goes on where it stopped.
+inline lora::OneProcess this_process_alone;
+
+/// What a training has besides the network: with both, and the same settings, it goes on where it stopped, on however
+/// many processes.
 struct Training {
   lora::AdamW<float> optimizer;
   std::uint64_t step = 0;
+  lora::Processes* processes;
+  lora::ShardTraffic traffic = {};  ///< of the last call of train
 
-  explicit Training(const TrainingSettings& settings)
-      : optimizer({.lr = settings.learning_rate, .weight_decay = settings.weight_decay}) {}
+  explicit Training(const TrainingSettings& settings, lora::Processes& all = this_process_alone)
+      : optimizer({.lr = settings.learning_rate, .weight_decay = settings.weight_decay}), processes(&all) {}
 };
 
 /// Trains whatever the network lists as trainable: everything, or the selected adapter. After each epoch
@@ -55,6 +64,8 @@ inline void train(Network& net, Training& training, const Digits& digits, const 
   Network::Cache cache;
   Eigen::MatrixXf x(digits.pixels.rows(), settings.batch), dlogits;
   std::vector<int> labels;
+  lora::ShardedTraining parallel(*training.processes, net,
+                                 {.shards = settings.shards, .settings = {{"seed", std::to_string(settings.seed)}}});
   const lora::DenormalsAsZero scope;
   for (int epoch = 1; epoch <= settings.epochs; ++epoch) {
     rng.shuffle(order);
@@ -62,23 +73,27 @@ inline void train(Network& net, Training& training, const Digits& digits, const 
     double loss = 0;
     for (Eigen::Index first = 0; first < digits.count(); first += settings.batch) {
       const Eigen::Index count = std::min(settings.batch, digits.count() - first);
-      labels.resize(static_cast<std::size_t>(count));
-      for (Eigen::Index j = 0; j < count; ++j) {
-        const Eigen::Index picture = order[static_cast<std::size_t>(first + j)];
-        x.col(j) = digits.pixels.col(picture);
-        labels[static_cast<std::size_t>(j)] = digits.labels[static_cast<std::size_t>(picture)];
+      for (const lora::Shard& shard : parallel.shards(net, count)) {
+        labels.resize(static_cast<std::size_t>(shard.count));
+        for (Eigen::Index j = 0; j < shard.count; ++j) {
+          const Eigen::Index picture = order[static_cast<std::size_t>(first + shard.first + j)];
+          x.col(j) = digits.pixels.col(picture);
+          labels[static_cast<std::size_t>(j)] = digits.labels[static_cast<std::size_t>(picture)];
+        }
+        const auto input = x.leftCols(shard.count);
+        const lora::Pass pass{
+            .training = true, .seed = settings.seed, .step = training.step, .first_sample = shard.first};
+        const auto logits = net.forward(input, cache, pass);
+        const float sum = lora::softmax_cross_entropy(logits, labels, &dlogits, {.normalizer = 1.0});
+        net.backward(input, dlogits, cache, lora::no_gradient);
+        parallel.add(net, {.loss = sum, .count = static_cast<double>(shard.count)});
       }
-      const auto input = x.leftCols(count);
-      const lora::Pass pass{.training = true, .seed = settings.seed, .step = training.step};
-
-      const auto logits = net.forward(input, cache, pass);
-      loss += static_cast<double>(lora::softmax_cross_entropy(logits, labels, &dlogits)) * static_cast<double>(count);
-      lora::zero_gradients(net);
-      net.backward(input, dlogits, cache, lora::no_gradient);
+      loss += parallel.sum(net).loss;
       training.optimizer.step(net, schedule(training.step++));
     }
     on_epoch(epoch, loss / static_cast<double>(digits.count()));
   }
+  training.traffic = parallel.traffic();
 }
 
 inline void train(Network& net, const Digits& digits, const TrainingSettings& settings,

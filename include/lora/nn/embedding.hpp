@@ -137,6 +137,20 @@ class Embedding {
   Index vocabulary() const { return table_ ? table_->rows() : weight_->value.rows(); }
   Index features() const { return table_ ? table_->cols() : weight_->value.cols(); }
 
+  /// The bytes of a frozen table in own memory; null if it is trained, or in shared memory already. And the same table
+  /// over another block of these bytes (parallel/shared_base.hpp). Throws StateError, ShapeError.
+  SharedBytes frozen_storage() const {
+    if (!weight_ || weight_->trainable) return {};
+    const auto& table = weight_->value;
+    const auto* data = reinterpret_cast<const std::byte*>(table.data());
+    return {std::shared_ptr<const std::byte>(std::shared_ptr<const std::byte>(), data),
+            static_cast<std::size_t>(table.size()) * sizeof(S)};
+  }
+  void set_frozen_storage(const SharedBytes& block) {
+    if (trains()) throw StateError("Embedding::set_frozen_storage: the table is trained");
+    *this = Embedding(block, vocabulary(), features());
+  }
+
   static void visit(auto& self, auto&& f) {
     if (self.table_) {
       f("weight", std::as_const(*self.table_));

@@ -255,6 +255,11 @@ class Linear : public detail::CachedPass<Linear<S>, S> {
     return *base_;
   }
   const AnyBase<S>& base() const&& = delete;
+  /// The bytes of W0 as its base holds them; null if the layer is not frozen. And the same weight over another block of
+  /// these bytes, such as memory that processes share (parallel/shared_base.hpp): throws what AnyBase::over does,
+  /// StateError if the layer is not frozen. Not while a pass runs.
+  SharedBytes frozen_storage() const { return frozen() ? base_->storage() : SharedBytes(); }
+  void set_frozen_storage(const SharedBytes& block) { base_ = base().over(block); }
   /// Bytes of W, or of W0 as its base holds it.
   Index weight_bytes() const {
     return frozen() ? base_->bytes() : weight_->value.size() * static_cast<Index>(sizeof(S));
