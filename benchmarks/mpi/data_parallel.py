@@ -107,8 +107,8 @@ def main():
     print("|--:|--:|--:|--:|--:|")
     for name in ["one", "two"]:
         row = report[name]
-        print(f"| {row['processes']} | {1e3 * row['step_seconds']:.1f} ms | {row['samples_per_second']:.0f} | "
-              f"{1e3 * row['sum_seconds']:.2f} ms | {row['bytes_per_step'] / 1e3:.0f} kB in {row['messages_per_step']} messages |")
+        print(f"| {row['processes']:.0f} | {1e3 * row['step_seconds']:.1f} ms | {row['samples_per_second']:.0f} | "
+              f"{1e3 * row['sum_seconds']:.2f} ms | {row['bytes_per_step'] / 1e3:.0f} kB in {row['messages_per_step']:.0f} messages |")
     print(f"\nTwo processes: {report['ratio']:.2f} times the samples a second of one (pairs of runs: " +
           ", ".join(f"{ratio:.2f}" for ratio in ratios) + f"; fastest step against fastest: {report['best_ratio']:.2f}).\n"
           f"Two that know nothing of each other: {report['ratio_of_two_apart']:.2f} times.\n")
