@@ -172,7 +172,7 @@ TEST_CASE("sharded training: gradients are added in the order of the tree, for a
   }
 }
 
-TEST_CASE("sharded training: the same bits for any number of processes and any size of messages") {
+TEST_CASE("sharded training: the same bits for any number of processes and any size of messages", "[threads]") {
   lora::OneProcess alone;
   for (const Index shards : {8, 5}) {
     const std::string expected = trained(alone, shards);
@@ -292,7 +292,7 @@ TEST_CASE("sharded training: calls out of order are refused") {
   CHECK_THROWS_AS(parallel.shards(net, 2), lora::StateError);
 }
 
-TEST_CASE("sharded training: what differs between processes is named on every one") {
+TEST_CASE("sharded training: what differs between processes is named on every one", "[threads]") {
   const auto refused = [](int processes, const auto& f, const std::string& expected) {
     Threads threads(processes);
     for (const std::string& error : threads.run(f)) CHECK(error == expected);

@@ -53,7 +53,7 @@ std::size_t files() {
 
 }  // namespace
 
-TEST_CASE("share_base: processes of a machine have one block, the elements and products of their own") {
+TEST_CASE("share_base: processes of a machine have one block, the elements and products of their own", "[threads]") {
   const std::size_t before = files();
   const std::uint64_t expected = lora::model_digest(make_net());
   Threads threads(3, true);

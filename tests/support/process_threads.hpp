@@ -56,7 +56,9 @@ class Threads {
     int number() const override { return own; }
     std::string host() const override { return own < 2 ? "alpha" : "beta"; }
     void send(int to, std::span<const std::byte> bytes) override {
-      ++all->put(own, to, bytes)->messages;
+      all->put(own, to, bytes);
+      const std::lock_guard lock(all->mutex_);
+      ++all->messages;
       all->largest = std::max(all->largest, bytes.size());
     }
     std::size_t receive(int from, std::span<std::byte> bytes) override {
@@ -89,11 +91,10 @@ class Threads {
     int own;
   };
 
-  Threads* put(int from, int to, std::span<const std::byte> bytes) {
+  void put(int from, int to, std::span<const std::byte> bytes) {
     const std::lock_guard lock(mutex_);
     queues_[{from, to}].emplace_back(bytes.begin(), bytes.end());
     changed_.notify_all();
-    return this;
   }
   std::vector<std::byte> get(int from, int to) {
     std::unique_lock lock(mutex_);
