@@ -19,6 +19,8 @@
 
 #include <unistd.h>
 
+#include "flags.hpp"
+
 namespace {
 
 struct Net {
@@ -123,12 +125,7 @@ void run(std::map<std::string, std::string>& flags, const auto& make) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  std::map<std::string, std::string> flags;  // --name=value
-  for (int k = 1; k < argc; ++k) {
-    const std::string flag = argv[k] + 2;
-    const auto equals = flag.find('=');
-    flags[flag.substr(0, equals)] = equals == std::string::npos ? "" : flag.substr(equals + 1);
-  }
+  auto flags = lora_test::flags_of(argc, argv);
   try {
     lora::Mpi mpi;
     if (flags.contains("model")) {

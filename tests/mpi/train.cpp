@@ -17,6 +17,8 @@
 #include <thread>
 #include <vector>
 
+#include "flags.hpp"
+
 namespace {
 
 using lora::Index;
@@ -113,12 +115,7 @@ void train(lora::Processes& world, std::map<std::string, std::string> flags) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  std::map<std::string, std::string> flags;  // --name=value
-  for (int k = 1; k < argc; ++k) {
-    const std::string flag = argv[k] + 2;
-    const auto equals = flag.find('=');
-    flags[flag.substr(0, equals)] = equals == std::string::npos ? "" : flag.substr(equals + 1);
-  }
+  auto flags = lora_test::flags_of(argc, argv);
   const auto report = [](const std::exception& error) {
     std::cerr << "train: " + std::string(error.what()) + "\n" << std::flush;  // in one piece
     // mpirun ends all as soon as it sees one that has ended; each shall have said what it threw.

@@ -81,7 +81,8 @@ Report report(const T& model, Index samples) {
 
 /// The account of a model whose layers are not one chain of matrices, such as an encoder, and a batch of texts of these
 /// lengths: it says itself what its passes hold. `threads`: of the executor. Memory is that of the selected adapters'
-/// own step; dropout of their inputs and a loss add to it. Throws ShapeError for a batch without a token.
+/// own step; dropout of their inputs and a loss add to it. Operations are those of the linear layers, each for all
+/// tokens. Throws ShapeError for a batch without a token.
 ///
 ///   const lora::Report report = lora::report(model, tokens.sequences());
 ///   report.account.current.bytes.total();   // the peak of a step with AdamW

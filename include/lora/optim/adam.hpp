@@ -168,18 +168,18 @@ void BasicAdam<S, Decoupled>::update(typename State::Slot& slot, Flat value, Fla
   // A cache line at a time, so that an element has the same bits wherever the array is in memory (for_each_block).
   constexpr int N = detail::block_size<S>;
   using Block = Eigen::Map<Eigen::Array<S, N, 1>>;
-  const std::array from = {value.data(), mean.data(), square.data()};
+  const std::array stored = {value.data(), mean.data(), square.data()};
   std::array<std::array<S, std::size_t(N)>, 4> rest{};
   for (Index first = 0; first < slot.size; first += N) {
     // The remainder as a block of its own: the same operations, and half of the code to compile.
     const Index count = std::min<Index>(N, slot.size - first);
     const bool whole = count == N;
     if (!whole) {
-      for (std::size_t k = 0; k < 3; ++k) std::copy_n(from[k] + first, count, rest[k].data());
+      for (std::size_t k = 0; k < 3; ++k) std::copy_n(stored[k] + first, count, rest[k].data());
       std::copy_n(grad.data() + first, count, rest[3].data());
     }
-    Block p(whole ? from[0] + first : rest[0].data());
-    Block m(whole ? from[1] + first : rest[1].data()), v(whole ? from[2] + first : rest[2].data());
+    Block p(whole ? stored[0] + first : rest[0].data());
+    Block m(whole ? stored[1] + first : rest[1].data()), v(whole ? stored[2] + first : rest[2].data());
     const Eigen::Map<const Eigen::Array<S, N, 1>> g(whole ? grad.data() + first : rest[3].data());
     const auto accumulate = [&](const auto& gradient) {
       m = keep1 * m + add1 * gradient;
@@ -205,7 +205,7 @@ void BasicAdam<S, Decoupled>::update(typename State::Slot& slot, Flat value, Fla
       apply(change);
     }
     if (whole) continue;
-    for (std::size_t k = 0; k < 3; ++k) std::copy_n(rest[k].data(), count, from[k] + first);
+    for (std::size_t k = 0; k < 3; ++k) std::copy_n(rest[k].data(), count, stored[k] + first);
   }
 }
 

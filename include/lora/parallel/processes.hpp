@@ -5,6 +5,8 @@
 #include "lora/core/error.hpp"
 
 #include <cstddef>
+#include <cstdint>
+#include <exception>
 #include <memory>
 #include <span>
 #include <string>
@@ -60,6 +62,33 @@ class OneProcess final : public Processes {
   std::vector<std::string> gather(const std::string& text) override { return {text}; }
   std::unique_ptr<Processes> machine() override { return std::make_unique<OneProcess>(); }
 };
+
+/// Runs f on process 0 while the others wait: what must happen once, such as save_checkpoint. What f throws there is
+/// thrown on; on the others it is an Error with its text.
+template <class F>
+void once(Processes& processes, F&& f) {
+  std::string failed;
+  std::exception_ptr thrown;
+  if (processes.number() == 0) {
+    try {
+      f();
+    } catch (const std::exception& error) {
+      failed = error.what();
+      thrown = std::current_exception();
+    } catch (...) {
+      failed = "an exception that is no std::exception";
+      thrown = std::current_exception();
+    }
+    if (thrown && failed.empty()) failed = "an exception without a text";
+  }
+  std::uint64_t size = failed.size();
+  processes.broadcast(std::as_writable_bytes(std::span(&size, 1)));
+  if (size == 0) return;
+  failed.resize(size);
+  processes.broadcast(std::as_writable_bytes(std::span(failed)));
+  if (thrown) std::rethrow_exception(thrown);
+  detail::fail<Error>("once", "process 0 threw: " + failed);
+}
 
 namespace detail {
 

@@ -52,7 +52,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <exception>
 #include <map>
 #include <span>
 #include <string>
@@ -101,33 +100,6 @@ inline std::string build_description() {
   text += ", optimized";
 #endif
   return text;
-}
-
-/// Runs f on process 0 while the others wait: what must happen once, such as save_checkpoint. What f throws there is
-/// thrown on; on the others it is an Error with its text.
-template <class F>
-void once(Processes& processes, F&& f) {
-  std::string failed;
-  std::exception_ptr thrown;
-  if (processes.number() == 0) {
-    try {
-      f();
-    } catch (const std::exception& error) {
-      failed = error.what();
-      thrown = std::current_exception();
-    } catch (...) {
-      failed = "an exception that is no std::exception";
-      thrown = std::current_exception();
-    }
-    if (thrown && failed.empty()) failed = "an exception without a text";
-  }
-  std::uint64_t size = failed.size();
-  processes.broadcast(std::as_writable_bytes(std::span(&size, 1)));
-  if (size == 0) return;
-  failed.resize(size);
-  processes.broadcast(std::as_writable_bytes(std::span(failed)));
-  if (thrown) std::rethrow_exception(thrown);
-  detail::fail<Error>("once", "process 0 threw: " + failed);
 }
 
 /// Three calls for each step, on every process, even one that has no samples: shards, add for each of its shards,
