@@ -1,5 +1,7 @@
 #include "lora/optim/clip.hpp"
 
+#include "lora/optim/adam.hpp"
+#include "lora/optim/sgd.hpp"
 #include "optim/models.hpp"
 
 #include <cmath>
@@ -12,6 +14,7 @@ template double lora::clip_gradient_norm(lora_test::Pair<double>&, double, const
 
 namespace {
 
+using lora::clip_factor;
 using lora::clip_gradient_norm;
 using lora::gradient_norm;
 
@@ -79,4 +82,71 @@ TEST_CASE("clip: a limit out of range is named") {
   CHECK_THROWS_AS(clip_gradient_norm(pair, std::numeric_limits<double>::quiet_NaN()), lora::ConfigError);
   CHECK_THROWS_WITH(clip_gradient_norm(pair, -1), "clip_gradient_norm: max_norm is -1, expected 0 or more");
   CHECK(pair.B.grad(3, 0) == 12);
+}
+
+TEST_CASE("clip: as a factor it reads the gradients and leaves them") {
+  auto pair = pair_of_norm_13<double>();
+  CHECK(clip_factor(pair, 6.5).norm == 13);
+  CHECK(clip_factor(pair, 6.5).factor == 6.5 / (13 + 1e-6));
+  CHECK(clip_factor(pair, 13.1).factor == 1);
+  CHECK(clip_factor(pair, 0).factor == 0);
+  CHECK(pair.B.grad(3, 0) == 12);
+  pair.A.grad(0, 0) = std::numeric_limits<double>::infinity();
+  CHECK_FALSE(std::isfinite(clip_factor(pair, 1).norm));
+  CHECK(clip_factor(pair, 1).factor == 1);
+  CHECK_THROWS_WITH(clip_factor(pair, -1), "clip_factor: max_norm is -1, expected 0 or more");
+}
+
+namespace {
+
+/// 5 steps of a pair, clipped in place or by the factor that the step takes; what A and B are then.
+template <template <class> class Optimizer, class S>
+std::pair<lora::Matrix<S>, lora::Matrix<S>> trained(bool in_place, const typename Optimizer<S>::Config& config) {
+  lora_test::Pair<S> pair;
+  pair.A.value.setConstant(S(0.3));
+  pair.B.value.setConstant(S(-0.7));
+  Optimizer<S> optimizer(config);
+  for (int step = 1; step <= 5; ++step) {
+    const auto each = static_cast<S>(step);
+    pair.A.gradient() = pair.A.value * each;
+    pair.B.gradient() = pair.B.value / each;
+    if (in_place) {
+      REQUIRE(clip_gradient_norm(pair, 0.2) > 0.2);
+      optimizer.step(pair, 0.5);
+    } else {
+      optimizer.step(pair, 0.5, clip_factor(pair, 0.2).factor);
+    }
+  }
+  return {pair.A.value, pair.B.value};
+}
+
+}  // namespace
+
+TEMPLATE_TEST_CASE("clip: a step that takes the factor is a step with clipped gradients", "", float, double) {
+  using S = TestType;
+  CHECK(trained<lora::AdamW, S>(true, {.lr = 0.1}) == trained<lora::AdamW, S>(false, {.lr = 0.1}));
+  // Where decay is added to the gradient, the compiler may fuse the two.
+  const auto close = [](const auto& one, const auto& other) {
+    const S within = 4 * std::numeric_limits<S>::epsilon();
+    return one.first.isApprox(other.first, within) && one.second.isApprox(other.second, within);
+  };
+  const lora::AdamConfig adam{.lr = 0.1, .weight_decay = 0.01};
+  CHECK(close(trained<lora::Adam, S>(true, adam), trained<lora::Adam, S>(false, adam)));
+  const lora::SgdConfig sgd{.lr = 0.1, .momentum = 0.9, .weight_decay = 0.01};
+  CHECK(close(trained<lora::Sgd, S>(true, sgd), trained<lora::Sgd, S>(false, sgd)));
+  // And not one with the gradients as they are.
+  auto pair = pair_of_norm_13<S>();
+  const S before = pair.B.value(3, 0);
+  lora::Sgd<S>({.lr = 1}).step(pair, 1, 0.25);
+  CHECK(pair.B.value(3, 0) == before - 3);
+}
+
+TEST_CASE("clip: a gradient factor out of range is named, and nothing changes") {
+  auto pair = pair_of_norm_13<double>();
+  const auto before = pair;
+  CHECK_THROWS_WITH(lora::AdamW<double>().step(pair, 1, -1),
+                    "AdamW::step: gradient_factor is -1, expected a finite number, 0 or more");
+  CHECK_THROWS_AS(lora::Sgd<double>().step(pair, 1, std::numeric_limits<double>::quiet_NaN()), lora::ConfigError);
+  CHECK(pair.A.value == before.A.value);
+  CHECK(pair.B.value == before.B.value);
 }

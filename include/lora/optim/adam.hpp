@@ -90,28 +90,30 @@ class BasicAdam {
   explicit BasicAdam(Config config = {}) : config_(std::move(config)) { validate(config_, name); }
 
   /// Updates every trained parameter of the model that has a gradient, once; lr_factor, from a schedule, multiplies
-  /// every learning rate. Gradients do not change; one that is not finite makes its parameter not finite, so check the
-  /// result of clip_gradient_norm first.
+  /// every learning rate, and gradient_factor every gradient as it is read: that of clip_factor, or 1 / n to average n
+  /// micro-batches. Gradients do not change; one that is not finite makes its parameter not finite, so check the norm
+  /// that clip_factor or clip_gradient_norm gives first.
   /// A pass goes forward and backward between two steps: backward with parameters that have changed since its forward
   /// pass is the gradient of neither.
-  /// Throws ConfigError, with nothing changed, unless lr_factor is finite and at least 0; StateError if nothing in the
-  /// model is trained. A parameter that is trained but has no gradient yet is no error.
+  /// Throws ConfigError, with nothing changed, unless both factors are finite and at least 0; StateError if nothing in
+  /// the model is trained. A parameter that is trained but has no gradient yet is no error.
   /// Cost: one pass over p, dL/dp, m and v; no allocation after a parameter's first step.
   template <class T>
-  void step(T& model, double lr_factor = 1) {
-    step(model, AdapterHandle(), lr_factor);
+  void step(T& model, double lr_factor = 1, double gradient_factor = 1) {
+    step(model, AdapterHandle(), lr_factor, gradient_factor);
   }
 
   /// As above for one adapter, whatever is selected: optimizer.step(net, alice). No forward pass may use an adapter
   /// during its step. Throws NameError too, with nothing changed, for a handle whose adapter the model does not have.
   template <class T>
-  void step(T& model, const AdapterHandle& adapter, double lr_factor = 1) {
+  void step(T& model, const AdapterHandle& adapter, double lr_factor = 1, double gradient_factor = 1) {
     detail::check_not_negative(Decoupled ? "AdamW::step" : "Adam::step", "lr_factor", lr_factor);
+    detail::check_not_negative(Decoupled ? "AdamW::step" : "Adam::step", "gradient_factor", gradient_factor);
     detail::check_has_parts(Decoupled ? "AdamW::step" : "Adam::step", model, adapter);
     state_.step(Decoupled ? "AdamW::step" : "Adam::step", model, config_.groups, adapter,
                 [&](auto& slot, const Flat& value, const FlatGradient& grad) {
                   const auto [lr, weight_decay] = detail::settings_of(config_, slot.group);
-                  update(slot, value, grad, lr * lr_factor, weight_decay);
+                  update(slot, value, grad, lr * lr_factor, weight_decay, gradient_factor);
                 });
   }
 
@@ -124,7 +126,8 @@ class BasicAdam {
  private:
   using Flat = Eigen::Map<Eigen::Array<S, Dynamic, 1>>;
   using FlatGradient = Eigen::Map<const Eigen::Array<S, Dynamic, 1>>;
-  void update(typename State::Slot& slot, Flat value, FlatGradient grad, double lr, double weight_decay);
+  void update(typename State::Slot& slot, Flat value, FlatGradient grad, double lr, double weight_decay,
+              double gradient_factor);
 
   Config config_;
   State state_;
@@ -152,7 +155,7 @@ double decay_factor(double decay, std::uint64_t t) {
 /// The factors are computed in double and rounded once to S. Defined outside the class for lora::compiled.
 template <class S, bool Decoupled>
 void BasicAdam<S, Decoupled>::update(typename State::Slot& slot, Flat value, FlatGradient grad, double lr,
-                                     double weight_decay) {
+                                     double weight_decay, double gradient_factor) {
   auto& mean = slot.moments[0];
   auto& square = slot.moments[1];
   if (mean.size() == 0) mean.setZero(slot.size);
@@ -164,6 +167,7 @@ void BasicAdam<S, Decoupled>::update(typename State::Slot& slot, Flat value, Fla
   const auto eps = S(config_.eps);
   const auto keep1 = S(beta1), add1 = S(1 - beta1);
   const auto keep2 = S(beta2), add2 = S(1 - beta2);
+  const auto factor = S(gradient_factor);
   const auto shrink = S(detail::decay_factor<S>(lr * weight_decay, slot.steps)), coupled = S(weight_decay);
   // A cache line at a time, so that an element has the same bits wherever the array is in memory (for_each_block).
   constexpr int N = detail::block_size<S>;
@@ -195,9 +199,9 @@ void BasicAdam<S, Decoupled>::update(typename State::Slot& slot, Flat value, Fla
       }
     };
     if constexpr (Decoupled) {
-      accumulate(g);
+      accumulate(factor * g);
     } else {
-      accumulate(g + coupled * p);
+      accumulate(factor * g + coupled * p);
     }
     if (eps == S(0)) {
       apply((size == S(0)).select(S(0), change));

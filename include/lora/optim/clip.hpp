@@ -1,5 +1,5 @@
 #pragma once
-/// Clips gradients by their global norm.
+/// Clips gradients by their global norm: as a factor for the optimizer's pass, or in place.
 
 #include "lora/core/parameters.hpp"
 #include "lora/optim/parameter_group.hpp"
@@ -23,23 +23,51 @@ double gradient_norm(const T& model, const AdapterHandle& adapter = {}) {
   return std::sqrt(sum);
 }
 
-/// Scales the gradients of all trained parameters by c = max_norm / (norm + 1e-6) if c < 1, with their global norm, and
-/// returns the norm before. As torch.nn.utils.clip_grad_norm_, except that gradients whose norm is not finite do not
-/// change: check the result, and skip the step.
+/// What clip_factor says: the global norm of the gradients, and what a step has to multiply them by.
+struct GradientClip {
+  double norm;
+  double factor;  ///< 0 to 1; 1 where the norm does not exceed max_norm, and where it is not finite
+};
+
+namespace detail {
+
+template <class T>
+GradientClip clip_factor(const char* who, const T& model, double max_norm, const AdapterHandle& adapter) {
+  check_setting(who, "max_norm", max_norm, max_norm >= 0, "0 or more");
+  check_has_parts(who, model, adapter);
+  const double norm = gradient_norm(model, adapter);
+  const double factor = max_norm / (norm + 1e-6);
+  return {norm, std::isfinite(norm) && factor < 1 ? factor : 1};
+}
+
+}  // namespace detail
+
+/// The factor c = max_norm / (norm + 1e-6), or 1 if that is less, for gradients with this global norm: as
+/// torch.nn.utils.clip_grad_norm_, without a pass that writes the gradients. The optimizer multiplies them as it reads:
+///
+///   const auto clip = clip_factor(net, 1.0);
+///   if (std::isfinite(clip.norm)) optimizer.step(net, lr_factor, clip.factor);
+///
+/// With a handle, for the gradients of one adapter: clip_factor(net, 1.0, alice).
+/// Throws ConfigError if max_norm is negative or NaN, NameError for a handle whose adapter the model does not have.
+/// Cost: one pass over the gradients.
+template <class T>
+GradientClip clip_factor(const T& model, double max_norm, const AdapterHandle& adapter = {}) {
+  return detail::clip_factor("clip_factor", model, max_norm, adapter);
+}
+
+/// Scales the gradients of all trained parameters by the factor of clip_factor, and returns their norm before. Where it
+/// is not finite they do not change: check the result, and skip the step.
 ///
 ///   if (!std::isfinite(clip_gradient_norm(net, 1.0))) continue;
 ///
 /// With a handle, the gradients of one adapter by their own norm: clip_gradient_norm(net, 1.0, alice).
-/// Throws, with nothing changed, ConfigError if max_norm is negative or NaN, NameError for a handle whose adapter the
-/// model does not have.   Cost: one or two passes over the gradients.
+/// Throws as clip_factor does, with nothing changed.   Cost: one or two passes over the gradients.
 template <class T>
 double clip_gradient_norm(T& model, double max_norm, const AdapterHandle& adapter = {}) {
-  detail::check_setting("clip_gradient_norm", "max_norm", max_norm, max_norm >= 0, "0 or more");
-  detail::check_has_parts("clip_gradient_norm", model, adapter);
-  const double norm = gradient_norm(std::as_const(model), adapter);
-  const double factor = max_norm / (norm + 1e-6);
-  if (!std::isfinite(norm) || !(factor < 1)) return norm;
-  visit_parameters(model, [&](const Path& path, auto& parameter) {
+  const auto [norm, factor] = detail::clip_factor("clip_gradient_norm", std::as_const(model), max_norm, adapter);
+  if (factor == 1) return norm;
+  visit_parameters(model, [&, factor = factor](const Path& path, auto& parameter) {
     using S = typename std::remove_cvref_t<decltype(parameter.grad)>::Scalar;
     if (detail::is_trained_for(adapter, path, parameter)) detail::flat(parameter.grad) *= S(factor);
   });

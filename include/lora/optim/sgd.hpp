@@ -52,27 +52,29 @@ class Sgd {
   explicit Sgd(Config config = {}) : config_(std::move(config)) { validate(config_, "Sgd"); }
 
   /// Updates every trained parameter of the model that has a gradient, once; lr_factor, from a schedule, multiplies
-  /// every learning rate. Gradients do not change; one that is not finite makes its parameter not finite, so check the
-  /// result of clip_gradient_norm first.
+  /// every learning rate, and gradient_factor every gradient as it is read: that of clip_factor, or 1 / n to average n
+  /// micro-batches. Gradients do not change; one that is not finite makes its parameter not finite, so check the norm
+  /// that clip_factor or clip_gradient_norm gives first.
   /// A pass goes forward and backward between two steps: backward with parameters that have changed since its forward
   /// pass is the gradient of neither.
-  /// Throws ConfigError, with nothing changed, unless lr_factor is finite and at least 0; StateError if nothing in the
-  /// model is trained. A parameter that is trained but has no gradient yet is no error.
+  /// Throws ConfigError, with nothing changed, unless both factors are finite and at least 0; StateError if nothing in
+  /// the model is trained. A parameter that is trained but has no gradient yet is no error.
   /// Cost: one pass over p, dL/dp and b; no allocation after a parameter's first step.
   template <class T>
-  void step(T& model, double lr_factor = 1) {
-    step(model, AdapterHandle(), lr_factor);
+  void step(T& model, double lr_factor = 1, double gradient_factor = 1) {
+    step(model, AdapterHandle(), lr_factor, gradient_factor);
   }
 
   /// As above for one adapter, whatever is selected: optimizer.step(net, alice). No forward pass may use an adapter
   /// during its step. Throws NameError too, with nothing changed, for a handle whose adapter the model does not have.
   template <class T>
-  void step(T& model, const AdapterHandle& adapter, double lr_factor = 1) {
+  void step(T& model, const AdapterHandle& adapter, double lr_factor = 1, double gradient_factor = 1) {
     detail::check_not_negative("Sgd::step", "lr_factor", lr_factor);
+    detail::check_not_negative("Sgd::step", "gradient_factor", gradient_factor);
     detail::check_has_parts("Sgd::step", model, adapter);
     state_.step("Sgd::step", model, config_.groups, adapter, [&](auto& slot, auto value, auto grad) {
       const auto [lr, weight_decay] = detail::settings_of(config_, slot.group);
-      update(slot.moments[0], value, grad, S(lr * lr_factor), S(weight_decay));
+      update(slot.moments[0], value, grad, S(lr * lr_factor), S(weight_decay), S(gradient_factor));
     });
   }
 
@@ -83,7 +85,7 @@ class Sgd {
   State& state() & { return state_; }
 
  private:
-  void update(auto& buffer, auto& value, const auto& grad, S lr, S weight_decay) {
+  void update(auto& buffer, auto& value, const auto& grad, S lr, S weight_decay, S factor) {
     const bool keeps_buffer = config_.momentum > 0;
     const bool first_step = buffer.size() == 0;
     if (keeps_buffer && first_step) buffer.setZero(value.size());
@@ -92,7 +94,7 @@ class Sgd {
     detail::for_each_block<S>(value.size(), [&](Index first, auto count) {
       constexpr int N = decltype(count)::value;
       auto p = value.template segment<N>(first);
-      const auto d = grad.template segment<N>(first) + weight_decay * p;
+      const auto d = factor * grad.template segment<N>(first) + weight_decay * p;
       if (!keeps_buffer) {
         p -= lr * d;
         return;
