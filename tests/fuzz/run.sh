@@ -2,6 +2,8 @@
 # Feeds the readers of files with what libFuzzer thinks of, under AddressSanitizer and UndefinedBehaviorSanitizer.
 #   tests/fuzz/run.sh [--seconds N] [NAME...]     N seconds (default 20) for each tests/fuzz/NAME.cpp (default all)
 #   tests/fuzz/run.sh --total N [NAME...]         N seconds for all of them together, of one processor
+#   tests/fuzz/run.sh --fast [--seconds N] ...    without the sanitizers, with the assertions of the standard library: several
+#                                                 times as many executions; then all that they found once more, with them
 #   tests/fuzz/run.sh --seeds                     writes those seeds in corpus/ that the library itself can write
 # Prints the number of executions. Fails when an input crashes, takes longer than 1 s, or holds more than 256 MB of the heap
 # beyond its own size; the input is kept in build/fuzz. What it finds that is new stays in build/fuzz/NAME.corpus, beside the
@@ -14,11 +16,13 @@ build="$root/build/fuzz"
 seconds=20
 total=
 seeds=
+fast=
 names=()
 while [ $# -gt 0 ]; do
   case $1 in
     --seconds) seconds=$2 && shift ;;
     --total) total=$2 && shift ;;
+    --fast) fast=_fast ;;
     --seeds) seeds=yes ;;
     *) names+=("$1") ;;
   esac
@@ -54,7 +58,7 @@ if [ -n "$seeds" ]; then
   cmake --build "$build/objects" --target make_seeds
   exec "$build/objects/make_seeds" "$here/corpus"
 fi
-cmake --build "$build/objects" -j "$jobs" >"$build/compile.log" || { tail -n 30 "$build/compile.log" && exit 1; }
+cmake --build "$build/objects" -j "$jobs" --target all ${fast:+"${names[@]/%/$fast}"} >"$build/compile.log" || { tail -n 30 "$build/compile.log" && exit 1; }
 
 # For speed: short stacks of allocations, little freed memory kept; and no entropic schedule, which takes three quarters of
 # the time once the corpus is large.
@@ -62,9 +66,13 @@ export ASAN_OPTIONS=malloc_context_size=2:quarantine_size_mb=8
 # Each keeps one processor busy, so as many run at a time as there are.
 fuzz() {
   mkdir -p "$build/$1.corpus"
-  "$build/objects/$1" "$build/$1.corpus" "$here/corpus/$1" -dict="$here/json.dict" -max_total_time="$seconds" \
+  "$build/objects/$1$fast" "$build/$1.corpus" "$here/corpus/$1" -dict="$here/json.dict" -max_total_time="$seconds" \
     -entropic=0 -max_len=4096 -timeout=1 -rss_limit_mb=2048 -malloc_limit_mb=256 -print_final_stats=1 \
     -artifact_prefix="$build/$1." >"$build/$1.log" 2>&1 || touch "$build/$1.failed"
+  if [ -n "$fast" ]; then
+    "$build/objects/$1" -runs=0 -timeout=1 -malloc_limit_mb=256 -artifact_prefix="$build/$1." "$build/$1.corpus" \
+      >"$build/$1.again.log" 2>&1 || touch "$build/$1.failed"
+  fi
 }
 rm -f "$build"/*.failed
 for name in "${names[@]}"; do
@@ -76,7 +84,7 @@ wait
 executions=0
 for name in "${names[@]}"; do
   if [ -e "$build/$name.failed" ]; then
-    tail -n 40 "$build/$name.log"
+    tail -n 40 "$build/$name.log" $(ls "$build/$name.again.log" 2>/dev/null)
     say "$name: failed; the input is in $build"
     exit 1
   fi
