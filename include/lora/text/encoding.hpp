@@ -3,7 +3,8 @@
 
 #include "lora/core/scalar.hpp"
 #include "lora/text/detail/bert_normalizer.hpp"
-#include "lora/text/detail/word_piece.hpp"
+#include "lora/text/detail/byte_pair.hpp"
+#include "lora/text/detail/piece.hpp"
 
 #include <array>
 #include <cstddef>
@@ -29,6 +30,7 @@ struct Encoding {
  private:
   friend class Tokenizer;
   detail::NormalizedText normalized_;
+  detail::MergeScratch merging_;
   std::array<std::vector<detail::Piece>, 2> pieces_;
 };
 

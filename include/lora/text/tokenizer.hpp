@@ -8,6 +8,7 @@
 
 #include "lora/io/detail/json.hpp"
 #include "lora/io/file_bytes.hpp"
+#include "lora/text/detail/byte_level_split.hpp"
 #include "lora/text/detail/tokenizer_parts.hpp"
 #include "lora/text/detail/tokenizer_reader.hpp"
 #include "lora/text/detail/word_split.hpp"
@@ -25,6 +26,7 @@
 #include <string_view>
 #include <tuple>
 #include <utility>
+#include <variant>
 #include <vector>
 
 namespace lora::inline LORA_ABI {
@@ -81,6 +83,7 @@ class Tokenizer {
     const std::size_t most = tokens_left("encode", parts_->single, options);
     encode_text(text, to, 0);
     truncate(to.pieces_[0], most);
+    trim(text, to.pieces_[0]);
     assemble(parts_->single, options, to);
   }
 
@@ -107,23 +110,31 @@ class Tokenizer {
       truncate(shorter, kept);
       truncate(longer, most - kept);
     }
+    trim(first, one);
+    trim(second, other);
     assemble(parts_->pair, options, to);
   }
 
   /// The tokens of these ids as text, words with a space between them; special tokens are left out or not. Throws
   /// ValueError for an id that is none.
   std::string decode(std::span<const int> ids, bool skip_special = true) const {
+    const bool byte_level = parts_->decoder == detail::TokenizerParts::Decoder::byte_level;
     std::string text, token;
     bool first = true;
     for (std::size_t k = 0; k < ids.size(); ++k) {
       const std::size_t id = checked("decode", ids[k], " at position ", k);
       if (skip_special && parts_->special[id]) continue;
       token = parts_->tokens[id];
+      if (byte_level) {
+        if (!detail::append_bytes_of(token, text)) text += token;
+        continue;
+      }
       if (!first) join(token);
       if (parts_->cleanup) clean_up(token);
       text += token;
       first = false;
     }
+    if (byte_level) detail::replace_what_is_not_utf8(text);
     return text;
   }
   std::string decode(std::initializer_list<int> ids, bool skip_special = true) const {
@@ -147,6 +158,11 @@ class Tokenizer {
       : parts_(std::make_shared<const detail::TokenizerParts>(std::move(parts))) {}
 
   static void check_text(std::string_view function, std::string_view what, std::string_view text) {
+    if (text.size() > detail::BytePair::most_bytes) {
+      detail::fail<ValueError>({"Tokenizer", function}, std::string(what) + " has " + std::to_string(text.size()) +
+                                                            " bytes, expected at most " +
+                                                            std::to_string(detail::BytePair::most_bytes));
+    }
     const std::size_t end = detail::utf8_end(text);
     if (end == text.size()) return;
     detail::fail<ValueError>({"Tokenizer", function},
@@ -168,34 +184,56 @@ class Tokenizer {
 
   void encode_text(std::string_view text, Encoding& to, std::size_t number) const {
     auto& pieces = to.pieces_[number];
-    const auto& added = parts_->added;
-    auto& normalized = to.normalized_;
     pieces.clear();
-    // Where the bytes of the normalized text are from.
-    const auto original = [&](std::size_t begin, std::size_t end) {
-      const std::size_t last = normalized.origin[end - 1];
-      return std::pair(normalized.origin[begin], last + detail::utf8_length(detail::byte_at(text, last)));
-    };
+    const auto& added = parts_->added;
     added.split(added.in_original, text, 0, text.size(), [&](std::size_t first, std::size_t last, const auto* token) {
       if (token != nullptr) {
-        pieces.push_back({token->id, first, last});
+        pieces.push_back({token->id, first, last, true});
+      } else if (const auto* const words = std::get_if<detail::WordPiece>(&parts_->model)) {
+        encode_part(*words, text, first, last, to.normalized_, pieces);
+      } else {
+        encode_part(std::get<detail::BytePair>(parts_->model), text, first, last, to.merging_, pieces);
+      }
+    });
+  }
+
+  void encode_part(const detail::WordPiece& model, std::string_view text, std::size_t first, std::size_t last,
+                   detail::NormalizedText& normalized, std::vector<detail::Piece>& pieces) const {
+    const auto& added = parts_->added;
+    // Where the bytes of the normalized text are from.
+    const auto original = [&](std::size_t begin, std::size_t end) {
+      const std::size_t last_point = normalized.origin[end - 1];
+      return std::pair(normalized.origin[begin], last_point + detail::utf8_length(detail::byte_at(text, last_point)));
+    };
+    parts_->normalizer.normalize(text, first, last, normalized);
+    const std::size_t before = pieces.size();
+    const std::string_view clean = normalized.text;
+    added.split(added.in_normalized, clean, 0, clean.size(), [&](std::size_t begin, std::size_t end, const auto* of) {
+      if (of != nullptr) {
+        pieces.push_back({of->id, begin, end, true});
         return;
       }
-      parts_->normalizer.normalize(text, first, last, normalized);
-      const std::size_t before = pieces.size();
-      const std::string_view clean = normalized.text;
-      added.split(added.in_normalized, clean, 0, clean.size(), [&](std::size_t begin, std::size_t end, const auto* of) {
-        if (of != nullptr) {
-          pieces.push_back({of->id, begin, end});
-          return;
-        }
-        detail::for_each_word(clean, begin, end, [&](std::size_t a, std::size_t b, std::size_t code_points) {
-          parts_->model.add(clean, a, b, code_points, pieces);
-        });
+      detail::for_each_word(clean, begin, end, [&](std::size_t a, std::size_t b, std::size_t code_points) {
+        model.add(clean, a, b, code_points, pieces);
       });
-      for (std::size_t k = before; k < pieces.size(); ++k) {
-        std::tie(pieces[k].begin, pieces[k].end) = original(pieces[k].begin, pieces[k].end);
+    });
+    for (std::size_t k = before; k < pieces.size(); ++k) {
+      std::tie(pieces[k].begin, pieces[k].end) = original(pieces[k].begin, pieces[k].end);
+    }
+  }
+
+  void encode_part(const detail::BytePair& model, std::string_view text, std::size_t first, std::size_t last,
+                   detail::MergeScratch& scratch, std::vector<detail::Piece>& pieces) const {
+    const auto& added = parts_->added;
+    added.split(added.in_normalized, text, first, last, [&](std::size_t begin, std::size_t end, const auto* of) {
+      if (of != nullptr) {
+        pieces.push_back({of->id, begin, end, true});
+        return;
       }
+      detail::for_each_byte_level_word(text, begin, end, model.prefix_space,
+                                       [&](std::size_t a, std::size_t b, bool after_prefix) {
+                                         model.add(text, a, b, after_prefix, scratch, pieces);
+                                       });
     });
   }
 
@@ -206,6 +244,13 @@ class Tokenizer {
       pieces.erase(pieces.begin(), pieces.begin() + excess);
     } else {
       pieces.erase(pieces.end() - excess, pieces.end());
+    }
+  }
+
+  void trim(std::string_view text, std::vector<detail::Piece>& pieces) const {
+    if (!parts_->trim.on) return;
+    for (std::size_t k = 0; k < pieces.size(); ++k) {
+      parts_->trim.apply(text, parts_->tokens[static_cast<std::size_t>(pieces[k].id)], k == 0, pieces[k]);
     }
   }
 
@@ -242,7 +287,7 @@ class Tokenizer {
   /// A token that is not the first: without its prefix if it continues a word, else after a space.
   void join(std::string& token) const {
     const std::string& prefix = parts_->decoder_prefix;
-    if (parts_->has_decoder && token.starts_with(prefix)) {
+    if (parts_->decoder == detail::TokenizerParts::Decoder::word_piece && token.starts_with(prefix)) {
       token.erase(0, prefix.size());
     } else {
       token.insert(0, 1, ' ');
