@@ -100,5 +100,5 @@ def words_of(tokens, rng):
 
 
 def contexts(codes):
-    """Each code point alone, beside itself, and after a letter, a digit and a space."""
-    return ["".join(f"\n{letter}\n{letter}{letter}x{letter}1{letter} {letter}x" for letter in codes[at : at + 32]) for at in range(0, len(codes), 32)]
+    """Each code point alone, after a space, beside itself, and after a digit."""
+    return ["".join(f"\n{letter}\n {letter}\n{letter}{letter}\n1{letter}" for letter in codes[at : at + 32]) for at in range(0, len(codes), 32)]

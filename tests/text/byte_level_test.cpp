@@ -67,6 +67,20 @@ Strings merged_slowly(const lora::detail::Json& file, const std::string& text) {
   return symbols;
 }
 
+/// The tokens of a text by roberta.json with more merges, of letters that have none there.
+Strings tokens_with(const std::vector<std::pair<std::string, std::string>>& merges, const std::string& text) {
+  auto file = lora_test::json_of("roberta.json");
+  auto& model = file["model"];
+  for (const auto& [left, right] : merges) {
+    model["merges"].push_back({left, right});
+    if (!model["vocab"].contains(left + right)) model["vocab"][left + right] = model["vocab"].size();
+  }
+  const auto tokenizer = lora::Tokenizer::parse(file.dump());
+  Strings tokens;
+  for (const int id : tokenizer.encode(text, {.special_tokens = false}).ids) tokens.push_back(tokenizer.token(id));
+  return tokens;
+}
+
 double seconds_of(const lora::Tokenizer& tokenizer, const std::string& text, std::size_t& tokens) {
   const auto start = std::chrono::steady_clock::now();
   tokens = tokenizer.encode(text, {.special_tokens = false}).ids.size();
@@ -150,6 +164,19 @@ TEST_CASE("Merging is that of the file, pair after pair") {
       CHECK(tokens == merged_slowly(file, word));
     }
   }
+}
+
+TEST_CASE("Pairs are merged in the order of the file, and as they are by then") {
+  CHECK(tokens_with({{"X", "Z"}, {"Q", "X"}}, "QXZ") == Strings{"Q", "XZ"});
+  CHECK(tokens_with({{"Q", "X"}, {"X", "Z"}}, "QXZ") == Strings{"QX", "Z"});
+  // Q and X are a pair no longer when their turn comes.
+  CHECK(tokens_with({{"X", "Z"}, {"Q", "X"}, {"Q", "XZ"}}, "QXZQ") == Strings{"QXZ", "Q"});
+  // Of equal pairs the leftmost, and of equal merges in the file the last.
+  CHECK(tokens_with({{"Q", "Q"}}, "QQQ") == Strings{"QQ", "Q"});
+  CHECK(tokens_with({{"Q", "Q"}, {"QQ", "QQ"}}, "QQQQQQQ") == Strings{"QQQQ", "QQ", "Q"});
+  CHECK(tokens_with({{"X", "Z"}, {"Q", "X"}, {"X", "Z"}}, "QXZ") == Strings{"QX", "Z"});
+  // A token that no merge makes is none of a text.
+  CHECK(tokens_with({{"X", "Z"}, {"Q", "X"}, {"QX", "Z"}}, "QXZ") == Strings{"Q", "XZ"});
 }
 
 TEST_CASE("RoBERTa's offsets leave out the spaces, and name whole code points") {

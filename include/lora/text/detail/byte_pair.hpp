@@ -67,7 +67,8 @@ struct BytePair {
 
   /// Leaves the tokens of a word in the scratch, from its first symbol on.
   void merge(std::string_view word, bool after_prefix, MergeScratch& scratch) const {
-    auto& [symbols, queue] = scratch;
+    auto& symbols = scratch.symbols;
+    auto& queue = scratch.queue;
     symbols.clear();
     queue.clear();
     symbols.reserve(word.size() + 1);
