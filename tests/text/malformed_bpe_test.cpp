@@ -4,6 +4,7 @@
 
 #include <functional>
 #include <string>
+#include <vector>
 
 using lora::detail::Json;
 using lora_test::message_of;
@@ -127,6 +128,23 @@ TEST_CASE("Every byte has a token") {
   CHECK(renamed("\xc3\xbf") == "t.json: model.vocab lacks \"\xc3\xbf\", the letter of byte 255");
   CHECK(broken([](Json& file) { file["model"]["vocab"]["the"] = 6; }) ==
         "t.json: model.vocab.\"the\" has id 6, which \"#\" has");
+}
+
+TEST_CASE("A token longer than a word of usual texts is found all the same") {
+  Json file = lora_test::json_of("roberta.json");
+  auto& model = file["model"];
+  std::string token = "Q";
+  for (int k = 0; k < 11; ++k) {  // 2048 bytes
+    model["merges"].push_back({token, token});
+    token += token;
+    model["vocab"][token] = model["vocab"].size();
+  }
+  const auto tokenizer = lora::Tokenizer::parse(file.dump());
+  CHECK(tokenizer.encode(token, {.special_tokens = false}).ids == std::vector<int>{tokenizer.id(token).value()});
+  model["ignore_merges"] = true;
+  model["merges"] = Json::array();
+  const auto whole = lora::Tokenizer::parse(file.dump());
+  CHECK(whole.encode(token, {.special_tokens = false}).ids == std::vector<int>{whole.id(token).value()});
 }
 
 TEST_CASE("Tokens that say nothing, and merges of them") {

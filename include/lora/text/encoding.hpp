@@ -14,7 +14,8 @@
 
 namespace lora::inline LORA_ABI {
 
-/// Bytes of a text, from begin to before end; both 0 for a special token, which is not in the text.
+/// Bytes of a text, from begin to before end; both 0 for a special token, which is not in the text. Where offsets leave
+/// out spaces (RoBERTa), nothing is left of a token that is only these.
 struct ByteRange {
   std::size_t begin = 0, end = 0;
   bool operator==(const ByteRange&) const = default;

@@ -1,10 +1,13 @@
 #pragma once
 /// Text to token ids and back, as Hugging Face's tokenizers do it, from their file tokenizer.json.
 ///
-/// What is supported is BERT's kind: WordPiece, with BertNormalizer, BertPreTokenizer, TemplateProcessing or
-/// BertProcessing, and added tokens. Everything else that a file may ask for is refused by name, because ids that are
-/// almost right are worse than none. Ids, offsets and decoded text are those of tokenizers 0.23.3, for any text;
-/// tests/text/judge.py compares them.
+/// What is supported are two kinds, both with added tokens, and with TemplateProcessing or BertProcessing:
+///   - BERT's: WordPiece, with BertNormalizer and BertPreTokenizer;
+///   - GPT-2's and RoBERTa's: byte-level BPE, which has a token for each byte and no normalizer; here also
+///     RobertaProcessing and ByteLevel as post-processors, whose trim_offsets leaves out spaces.
+///
+/// Everything else that a file may ask for is refused by name, because ids that are almost right are worse than none.
+/// Ids, offsets and decoded text are those of tokenizers 0.23.3, for any text; tests/text/judge.py compares them.
 
 #include "lora/io/detail/json.hpp"
 #include "lora/io/file_bytes.hpp"
@@ -70,14 +73,16 @@ class Tokenizer {
     return Tokenizer(detail::TokenizerReader(who, root).read());
   }
 
-  /// Throws ValueError naming the byte at which a text is not UTF-8, and ConfigError if max_tokens is too small for the
-  /// special tokens. Cost: O(bytes), for words and added tokens of usual length.
+  /// Throws ValueError naming the byte at which a text is not UTF-8, or for 4 GiB with byte-level BPE, and ConfigError
+  /// if max_tokens is too small for the special tokens. Cost: O(bytes), for words and added tokens of usual length; a
+  /// byte-level word of n bytes costs O(n log n), however long.
   Encoding encode(std::string_view text, const EncodeOptions& options = {}) const {
     Encoding to;
     encode(text, to, options);
     return to;
   }
-  /// Into an encoding whose memory is used again: no heap, once it has seen a text as long and as many tokens.
+  /// Into an encoding whose memory is used again: no heap, once it has seen a text and a word as long, and as many
+  /// tokens.
   void encode(std::string_view text, Encoding& to, const EncodeOptions& options = {}) const {
     check_text("encode", "the text", text);
     const std::size_t most = tokens_left("encode", parts_->single, options);
@@ -115,8 +120,9 @@ class Tokenizer {
     assemble(parts_->pair, options, to);
   }
 
-  /// The tokens of these ids as text, words with a space between them; special tokens are left out or not. Throws
-  /// ValueError for an id that is none.
+  /// The tokens of these ids as text; special tokens are left out or not. Words have a space between them, but in
+  /// byte-level tokens are all spaces that there were, and U+FFFD stands for bytes that are no text. Throws ValueError
+  /// for an id that is none.
   std::string decode(std::span<const int> ids, bool skip_special = true) const {
     const bool byte_level = parts_->decoder == detail::TokenizerParts::Decoder::byte_level;
     std::string text, token;
@@ -157,8 +163,8 @@ class Tokenizer {
   explicit Tokenizer(detail::TokenizerParts parts)
       : parts_(std::make_shared<const detail::TokenizerParts>(std::move(parts))) {}
 
-  static void check_text(std::string_view function, std::string_view what, std::string_view text) {
-    if (text.size() > detail::BytePair::most_bytes) {
+  void check_text(std::string_view function, std::string_view what, std::string_view text) const {
+    if (text.size() > detail::BytePair::most_bytes && std::holds_alternative<detail::BytePair>(parts_->model)) {
       detail::fail<ValueError>({"Tokenizer", function}, std::string(what) + " has " + std::to_string(text.size()) +
                                                             " bytes, expected at most " +
                                                             std::to_string(detail::BytePair::most_bytes));

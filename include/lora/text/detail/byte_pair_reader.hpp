@@ -88,7 +88,8 @@ class BytePairReader {
     return id;
   }
 
-  /// Those whose bytes merge to them, or all that are written in letters of bytes.
+  /// Those whose bytes merge to them, or all that are written in letters of bytes. What is found here is not merged in
+  /// a text; what is left out is.
   void find_whole_words(bool ignore_merges) {
     std::vector<std::string> words(tokens_.size());
     std::vector<std::pair<std::string_view, int>> whole;
@@ -97,6 +98,7 @@ class BytePairReader {
       std::string& word = words[id];
       if (!append_bytes_of(tokens_[id], word) || word.empty()) continue;
       if (!ignore_merges) {
+        if (word.size() > most_bytes) continue;
         result_.merge(word, false, scratch);
         if (scratch.symbols.front().after < word.size()) continue;
       }
@@ -104,6 +106,9 @@ class BytePairReader {
     }
     result_.whole = ByteTrie(std::move(whole));
   }
+
+  /// Bounds what merging needs for a token of the file.
+  static constexpr std::size_t most_bytes = 1000;
 
   std::string_view who_;
   const JsonPart& model_;
