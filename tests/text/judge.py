@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """Hugging Face's tokenizers 0.23.3 judge lora::Tokenizer: ids, types, offsets and decoded text have to be the same.
 
-  judge.py PROGRAM --model tokenizer.json --wordnet FOLDER [--fuzz N] [--seed N]
-  judge.py --fixtures          writes tests/text/fixtures anew: small tokenizers, and the reference's answers
+  judge.py PROGRAM --model tokenizer.json --gpt2 FOLDER --wordnet FOLDER [--only word_piece|byte_level] [--fuzz N] [--seed N]
+  judge.py --fixtures --wordnet FOLDER     writes tests/text/fixtures anew: small tokenizers, and the reference's answers
 
-PROGRAM is oracle/tokenizer.cpp. --model is the tokenizer of all-MiniLM-L6-v2, FOLDER has WordNet's data.noun,
-data.verb, data.adj and data.adv; tests/text/run.sh fetches both. Every definition of WordNet is encoded, alone and in
-pairs, every code point, and N random texts, by tokenizers with all kinds of settings. Also compares the time that each
-needs for the definitions."""
+PROGRAM is oracle/tokenizer.cpp. --model is the tokenizer of all-MiniLM-L6-v2; --gpt2 has encoder.json and vocab.bpe of GPT-2,
+of which byte_level.py makes tokenizers; --wordnet has data.noun, data.verb, data.adj and data.adv. tests/text/run.sh fetches
+them. Every definition of WordNet is encoded, alone and in pairs, every code point, and N random texts, by tokenizers with all
+kinds of settings, N of WordPiece and N of byte-level BPE. With N from 100,000 on, all that is sampled else: pairs, code points
+of every kind, and time. That compares how long each needs for the definitions."""
 
 import argparse
 import array
@@ -23,7 +24,9 @@ from pathlib import Path
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+import byte_level
 import tokenizers
+from byte_level import added
 from tokenizers import Tokenizer, normalizers
 
 # Code points that may be treated in another way. There are none; at most 20 may ever be here.
@@ -31,11 +34,6 @@ EXCEPT = set()
 FIXTURES = Path(__file__).resolve().parent / "fixtures"
 FASTER = 4  # than the reference, at least
 KINDS = ("plain", "cased", "accents", "stripped", "dirty", "none", "bert", "added", "left")
-
-
-def added(content, number, **flags):
-    return {"id": number, "content": content, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
-            "special": False} | flags  # fmt: skip
 
 
 def every_letter(step):
@@ -98,7 +96,7 @@ def settings(model, vocabulary, kind):
     return file
 
 
-def texts(count, rng, vocabulary):
+def texts(count, rng, vocabulary, more=()):
     """Code points of all kinds, mixed with words, marks, spaces and added tokens."""
     marks = [chr(code) for code in itertools.chain(range(0x300, 0x370), range(0x591, 0x5C8), range(0x1DC0, 0x1E00))]
     strange = [chr(code) for code in (0x302E, 0x302F, 0x8D4, 0x8E1, 0x1B44, 0x1BAA, 0x1D165, 0x1D166, 0x1D16D, 0x1D15F, 0x1E000,
@@ -107,7 +105,7 @@ def texts(count, rng, vocabulary):
                0xAD, 0xE000, 0x10FFFF, 0xE0101, 0x10D24, 0x1ACE, 0x345, 0x1DFB, 0xD, 0x2028)]  # fmt: skip
     words = [word for word in vocabulary if len(word) > 1 and not word.startswith("##")] + [
         "unaffable", "World", "don't", "do not", "they've", "n't", "a" * 101, "<s>", "Mask", "mask", "STRASSE", "straße", "日本",
-        " .", "É", "E\u0301", "e\u0301", "ab", "abc", "abcd", "bcd", "Àb", "a\u0300b", "THE UN", "the un", "[mask]", "[MASK] "]  # fmt: skip
+        " .", "É", "E\u0301", "e\u0301", "ab", "abc", "abcd", "bcd", "Àb", "a\u0300b", "THE UN", "the un", "[mask]", "[MASK] ", *more]  # fmt: skip
     blocks = [(0x20, 0x7F)] * 3 + [(0xA0, 0x250), (0x370, 0x600), (0x600, 0x1000), (0x1000, 0x2000), (0x2000, 0x3400), (0x3400, 0xAC00),
               (0xAC00, 0xD7B0), (0xF900, 0x10000), (0x10000, 0x20000), (0x1D000, 0x1D200), (0x20000, 0x30000), (0, 0x110000)]  # fmt: skip
 
@@ -206,9 +204,15 @@ def definitions(folder):
     return found
 
 
+def code_points(thorough):
+    """All of them, or those of alphabets and some of the others: unicode_table.py has asked for the kind of each."""
+    return [chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000 and
+            (thorough or code < 0x3400 or code % 61 == 0)]  # fmt: skip
+
+
 def every_code_point():
     """64 to a text, each between letters of a word."""
-    codes = [chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000]
+    codes = code_points(True)
     return [("".join(f"a{letter}b " for letter in codes[at : at + 64]), None, None, True) for at in range(0, len(codes), 64)]
 
 
@@ -221,12 +225,12 @@ def requests_of(texts, rng):
         yield text, pair, most, rng.random() > 0.1
 
 
-def speed(program, file, lines, folder):
+def speed(what, program, file, lines, folder, rounds):
     (folder / "lines.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     reference = Tokenizer.from_file(str(file))
     reference.no_padding()
     ours = theirs = 1e9
-    for _ in range(2):
+    for _ in range(rounds):
         printed = subprocess.run([program, file, "--time", folder / "lines.txt"], check=True, capture_output=True, text=True).stdout
         ours = min(ours, float(printed.split()[0]))
         start = time.perf_counter()
@@ -234,7 +238,7 @@ def speed(program, file, lines, folder):
         theirs = min(theirs, time.perf_counter() - start)
         assert tokens == int(printed.split()[1])
     megabytes = sum(len(line.encode()) for line in lines) / 1e6
-    print(f"speed, one call a line, one thread: {megabytes / ours:.1f} MB/s against {megabytes / theirs:.2f} MB/s, "
+    print(f"{what}: speed, one call a line, one thread: {megabytes / ours:.1f} MB/s against {megabytes / theirs:.2f} MB/s, "
           f"{theirs / ours:.1f} times as fast")  # fmt: skip
     if theirs < FASTER * ours:
         sys.exit(f"expected at least {FASTER} times as fast")
@@ -244,7 +248,40 @@ PIECES = """the un able aff wor ld ss er ing est low new wide play ed go to scho
 ##er ##ing ##est ##ed ##s ##ss ##t ##n ##tion ##ly hello world tokenizer token ##izer strasse stras ##se cafe deja vu naive resume""".split()
 
 
-def fixtures():
+def write_fixture(kind, file, requests):
+    """A tokenizer.json, and what the reference makes of the requests."""
+    path = FIXTURES / f"{kind}.json"
+    path.write_text(json.dumps(file, ensure_ascii=False, indent=None, separators=(",", ":")) + "\n", encoding="utf-8")
+    reference = Tokenizer.from_file(str(path))
+    default = reference.truncation
+    golden = []
+    for request in requests:
+        ids, types, of, offsets, decoded = expected(reference, request, default)
+        golden.append(dict(zip(("text", "pair", "max", "special"), request)) | {
+            "ids": ids, "types": types, "texts": of, "bytes": offsets, "decoded": decoded})  # fmt: skip
+    lines = ",\n".join(json.dumps(entry, separators=(",", ":")) for entry in golden)
+    (FIXTURES / f"{kind}.golden.json").write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+    print(f"{path.name}: {reference.get_vocab_size()} tokens, {len(golden)} texts")
+
+
+def byte_level_fixtures(definitions):
+    """Tokenizers with 140 merges, trained on some of WordNet."""
+    rng = random.Random(6)
+    tokens, merges = byte_level.trained(rng.sample(definitions, 4000), 396)
+    chosen = ["", " ", "Hello world", "a small furry pet, that's 's 'S we'll we've I'm you're don't he'd", "the  domestic   cat \n\n of\tthe\r\n\r\nform ",
+              "\u00e9t\u00e9 \u65e5\u672c\u8a9e \U0001f600\U0001f601", "in 1984, 3\u00bd \u0661\u0662 \u216b\u2460", "a\u0301b \u0301 \u0e19\u0e49\u0e33",
+              "\u00a0a\u3000\u3000b\u2028\u0085c\x1cd", "of <mask> of  <mask>the<mask>", "<s> a </s></s> b <pad><unk>", "<|endoftext|>the <|endoftext|> of",
+              "\x00\x7f\u200b\ufffd\ue000", "''s '' 's", "((something)) -- or [other]...", "\u00e9 \u00e9 a \u00e9", "\u65e5\u672c  c \u65e5\u672c",
+              "\u0120x \u0120 \u0120the \u0120\u0120", "the un the un", "a\u0301 ab abc \u3000\u3000 mask masks", "  ab  d  x", "Stra\u00dfe  Stra\u00dfe"]  # fmt: skip
+    more = texts(60, rng, [], byte_level.words_of(tokens, rng))
+    for kind in ("roberta", "gpt2", "prefix", "mixed", "bytes", "tail", "holes", "whole"):
+        requests = [(text, None, None, True) for text in chosen + [text for text in more if len(text) < 40][:12]]
+        requests += [(rng.choice(chosen), rng.choice(chosen), rng.choice([None, None, 5, 8, 11]), True) for _ in range(8)]
+        requests += [(text, None, 4, rng.random() < 0.5) for text in rng.sample(chosen, 4)]
+        write_fixture(kind, byte_level.settings(tokens, merges, kind), requests)
+
+
+def fixtures(definitions):
     """Tokenizers with a vocabulary of two hundred tokens, and texts with what the reference makes of them."""
     letters = [chr(code) for code in itertools.chain(range(0x21, 0x41), range(0x5B, 0x7F))] + list("ABCÉéßñäαβσςяѡ北京日本\u1112\u1161\u11ab\u302e\u302f")
     inside = [f"##{letter}" for letter in letters if letter.isalnum() or ord(letter) > 0x2FF]
@@ -279,54 +316,71 @@ def fixtures():
     random_texts = [text for text in texts(200, rng, vocabulary) if len(text) < 30][:40]
     for kind in ("plain", "bert", "left", "added", "cased", "none"):
         file = settings(model, vocabulary, kind)
-        path = FIXTURES / f"{kind}.json"
-        path.write_text(json.dumps(file, ensure_ascii=False, indent=None, separators=(",", ":")) + "\n", encoding="utf-8")
-        reference = Tokenizer.from_file(str(path))
         requests = [(text, None, None, True) for text in chosen + random_texts]
         requests += [(rng.choice(chosen), rng.choice(chosen), rng.choice([None, None, 5, 8, 11]), True) for _ in range(12)]
         requests += [(text, None, 4, rng.random() < 0.5) for text in rng.sample(chosen, 6)]
-        golden = []
-        for request in requests:
-            ids, types, of, offsets, decoded = expected(reference, request, Tokenizer.from_file(str(path)).truncation)
-            golden.append(dict(zip(("text", "pair", "max", "special"), request)) | {
-                "ids": ids, "types": types, "texts": of, "bytes": offsets, "decoded": decoded})  # fmt: skip
-        lines = ",\n".join(json.dumps(entry, separators=(",", ":")) for entry in golden)
-        (FIXTURES / f"{kind}.golden.json").write_text(f"[\n{lines}\n]\n", encoding="utf-8")
-        print(f"{path.name}: {len(vocabulary)} tokens, {len(golden)} texts")
+        write_fixture(kind, file, requests)
+    byte_level_fixtures(definitions)
+
+
+def judge_word_piece(chosen, rng, lines, folder):
+    compare("WordNet", chosen.program, chosen.model, [(line, None, None, True) for line in lines])
+    some = rng.sample(lines, 4000)
+    compare("WordNet in pairs", chosen.program, chosen.model, [(line, rng.choice(lines), rng.randrange(3, 80), True) for line in some])
+    thorough = chosen.fuzz >= 100000
+    speed("WordPiece", chosen.program, chosen.model, lines, folder, 2 if thorough else 1)
+    model = json.loads(chosen.model.read_text(encoding="utf-8"))
+    for kind in KINDS:
+        vocabulary = every_letter(1 if thorough or kind == "plain" else 8)
+        (folder / "tokenizer.json").write_text(json.dumps(settings(model, vocabulary, kind), ensure_ascii=False), encoding="utf-8")
+        if thorough or kind == "plain":
+            compare(f"every code point, {kind}", chosen.program, folder / "tokenizer.json", every_code_point())
+        made = texts(chosen.fuzz // len(KINDS), rng, vocabulary)
+        compare(f"random texts, {kind}", chosen.program, folder / "tokenizer.json", list(requests_of(made, rng)))
+
+
+def judge_byte_level(chosen, rng, lines, folder):
+    tokens, merges = byte_level.gpt2(chosen.gpt2)
+    thorough, file = chosen.fuzz >= 100000, folder / "tokenizer.json"
+    for kind in byte_level.KINDS:
+        file.write_text(json.dumps(byte_level.settings(tokens, merges, kind), ensure_ascii=False), encoding="utf-8")
+        if kind == "roberta":
+            compare("WordNet, roberta", chosen.program, file, [(line, None, None, True) for line in lines])
+            some = lines if thorough else rng.sample(lines, 4000)
+            compare("WordNet in pairs, roberta", chosen.program, file, [(line, rng.choice(lines), rng.randrange(4, 80), True) for line in some])
+            speed("byte-level BPE", chosen.program, file, lines, folder, 2 if thorough else 1)
+        if thorough or kind == "roberta":
+            wanted = byte_level.contexts(code_points(thorough and kind == "roberta"))
+            compare(f"code points, {kind}", chosen.program, file, [(text, None, None, True) for text in wanted])
+        made = texts(chosen.fuzz // len(byte_level.KINDS), rng, [], byte_level.words_of(tokens, rng))
+        compare(f"random texts, {kind}", chosen.program, file, list(requests_of(made, rng)))
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("program", nargs="?")
     parser.add_argument("--model", type=Path)
+    parser.add_argument("--gpt2", type=Path)
     parser.add_argument("--wordnet", type=Path)
+    parser.add_argument("--only", choices=("word_piece", "byte_level"))
     parser.add_argument("--fixtures", action="store_true")
     parser.add_argument("--fuzz", type=int, default=18000)
     parser.add_argument("--seed", type=int, default=1)
     chosen = parser.parse_args()
     assert tokenizers.__version__ == "0.23.3" and len(EXCEPT) <= 20
-    if chosen.fixtures:
-        fixtures()
-        return
-    if None in (chosen.program, chosen.model, chosen.wordnet):
-        parser.error("expected PROGRAM, --model and --wordnet, or --fixtures")
-    rng = random.Random(chosen.seed)
+    if chosen.wordnet is None or (not chosen.fixtures and None in (chosen.program, chosen.model, chosen.gpt2)):
+        parser.error("expected PROGRAM, --model, --gpt2 and --wordnet, or --fixtures and --wordnet")
     lines = definitions(chosen.wordnet)
     assert len(lines) == 117659, f"{len(lines)} definitions, expected 117659"
+    if chosen.fixtures:
+        fixtures(lines)
+        return
+    rng = random.Random(chosen.seed)
     with tempfile.TemporaryDirectory() as folder:
-        folder = Path(folder)
-        compare("WordNet", chosen.program, chosen.model, [(line, None, None, True) for line in lines])
-        some = rng.sample(lines, 4000)
-        compare("WordNet in pairs", chosen.program, chosen.model, [(line, rng.choice(lines), rng.randrange(3, 80), True) for line in some])
-        speed(chosen.program, chosen.model, lines, folder)
-        model, thorough = json.loads(chosen.model.read_text(encoding="utf-8")), chosen.fuzz >= 100000
-        for kind in KINDS:
-            vocabulary = every_letter(1 if thorough or kind == "plain" else 8)
-            (folder / "tokenizer.json").write_text(json.dumps(settings(model, vocabulary, kind), ensure_ascii=False), encoding="utf-8")
-            if thorough or kind == "plain":
-                compare(f"every code point, {kind}", chosen.program, folder / "tokenizer.json", every_code_point())
-            made = texts(chosen.fuzz // len(KINDS), rng, vocabulary)
-            compare(f"random texts, {kind}", chosen.program, folder / "tokenizer.json", list(requests_of(made, rng)))
+        if chosen.only != "byte_level":
+            judge_word_piece(chosen, rng, lines, Path(folder))
+        if chosen.only != "word_piece":
+            judge_byte_level(chosen, rng, lines, Path(folder))
 
 
 if __name__ == "__main__":

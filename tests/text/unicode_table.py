@@ -22,6 +22,7 @@ ALL = [code for code in range(0x110000) if not 0xD800 <= code < 0xE000]
 HANGUL = range(0xAC00, 0xD7A4)  # decomposed by a formula
 CONTROL, SPACE, PUNCTUATION, MARK, CHINESE, WORD = (1 << bit for bit in range(6))
 ORDER_SHIFT, FIRST_SHIFT, LONGER = 6, 11, 0x110000
+OTHER, LETTER, NUMBER, WHITE, KIND_BITS = 0, 1, 2, 3, 2
 
 
 def asked(**which):
@@ -74,6 +75,19 @@ def orders(stripped):
         result[code] = 2 * below + 1 + equal
     assert 0 < max(result.values()) < 1 << (FIRST_SHIFT - ORDER_SHIFT)
     return result
+
+
+def word_kinds():
+    """What GPT-2's pattern takes each code point for. All of them in a row fall into words of one kind each; which one, the
+    first of a word tells, beside a letter, a digit or a mark. White space stands together with none of these."""
+    split = pre_tokenizers.ByteLevel(add_prefix_space=False).pre_tokenize_str
+    kinds = {}
+    for _, (first, last) in split("".join(map(chr, ALL))):
+        first += ALL[first] == ord(" ") and last - first > 1  # it goes with the word after it
+        found = [kind for kind, like in ((LETTER, "a"), (NUMBER, "1"), (OTHER, "!")) if len(split(f"{like}{chr(ALL[first])}")) == 1]
+        assert len(found) <= 1
+        kinds |= dict.fromkeys(ALL[first:last], found[0]) if found else {}
+    return kinds
 
 
 def lower_rows(lower):
@@ -148,6 +162,12 @@ def table():
         if value != before:
             runs.append(code << FIRST_SHIFT | value)
             before = value
+    kinds, kind_runs = word_kinds(), []
+    assert {code for code in ALL if code not in kinds} == space, "white space of GPT-2's pattern is another"
+    for code in ALL:
+        kind = kinds.get(code, WHITE)
+        if not kind_runs or kind != kind_runs[-1] & (1 << KIND_BITS) - 1:
+            kind_runs.append(code << KIND_BITS | kind)
     # A look-up has to give what was put in.
     for code in ALL[::97]:
         run = runs[bisect_right(runs, code << FIRST_SHIFT | (1 << FIRST_SHIFT) - 1) - 1]
@@ -181,6 +201,14 @@ inline constexpr int first_shift = {FIRST_SHIFT};
 
 inline constexpr std::uint32_t runs[] = {{
 {lines(f"{run:#x}" for run in runs)}
+}};
+
+/// What GPT-2's words are made of: letters, numbers, or neither; white space is between them.
+enum : std::uint32_t {{ other = {OTHER}, letter = {LETTER}, number = {NUMBER}, white = {WHITE} }};
+/// Above the kind: the first code point of a run of it; it ends where the next begins.
+inline constexpr int kind_bits = {KIND_BITS};
+inline constexpr std::uint32_t kinds[] = {{
+{lines(f"{run:#x}" for run in kind_runs)}
 }};
 
 /// lowercase: adds `difference` to each step-th code point from first to last. (U+0130 alone becomes two.)

@@ -3,7 +3,8 @@
 
 #include "lora/core/scalar.hpp"
 #include "lora/text/detail/bert_normalizer.hpp"
-#include "lora/text/detail/word_piece.hpp"
+#include "lora/text/detail/byte_pair.hpp"
+#include "lora/text/detail/piece.hpp"
 
 #include <array>
 #include <cstddef>
@@ -13,7 +14,8 @@
 
 namespace lora::inline LORA_ABI {
 
-/// Bytes of a text, from begin to before end; both 0 for a special token, which is not in the text.
+/// Bytes of a text, from begin to before end; both 0 for a special token, which is not in the text. Where offsets leave
+/// out spaces (RoBERTa), nothing is left of a token that is only these.
 struct ByteRange {
   std::size_t begin = 0, end = 0;
   bool operator==(const ByteRange&) const = default;
@@ -29,6 +31,7 @@ struct Encoding {
  private:
   friend class Tokenizer;
   detail::NormalizedText normalized_;
+  detail::MergeScratch merging_;
   std::array<std::vector<detail::Piece>, 2> pieces_;
 };
 

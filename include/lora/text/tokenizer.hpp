@@ -1,13 +1,17 @@
 #pragma once
 /// Text to token ids and back, as Hugging Face's tokenizers do it, from their file tokenizer.json.
 ///
-/// What is supported is BERT's kind: WordPiece, with BertNormalizer, BertPreTokenizer, TemplateProcessing or
-/// BertProcessing, and added tokens. Everything else that a file may ask for is refused by name, because ids that are
-/// almost right are worse than none. Ids, offsets and decoded text are those of tokenizers 0.23.3, for any text;
-/// tests/text/judge.py compares them.
+/// What is supported are two kinds, both with added tokens, and with TemplateProcessing or BertProcessing:
+///   - BERT's: WordPiece, with BertNormalizer and BertPreTokenizer;
+///   - GPT-2's and RoBERTa's: byte-level BPE, which has a token for each byte and no normalizer; here also
+///     RobertaProcessing and ByteLevel as post-processors, whose trim_offsets leaves out spaces.
+///
+/// Everything else that a file may ask for is refused by name, because ids that are almost right are worse than none.
+/// Ids, offsets and decoded text are those of tokenizers 0.23.3, for any text; tests/text/judge.py compares them.
 
 #include "lora/io/detail/json.hpp"
 #include "lora/io/file_bytes.hpp"
+#include "lora/text/detail/byte_level_split.hpp"
 #include "lora/text/detail/tokenizer_parts.hpp"
 #include "lora/text/detail/tokenizer_reader.hpp"
 #include "lora/text/detail/word_split.hpp"
@@ -25,6 +29,7 @@
 #include <string_view>
 #include <tuple>
 #include <utility>
+#include <variant>
 #include <vector>
 
 namespace lora::inline LORA_ABI {
@@ -68,19 +73,22 @@ class Tokenizer {
     return Tokenizer(detail::TokenizerReader(who, root).read());
   }
 
-  /// Throws ValueError naming the byte at which a text is not UTF-8, and ConfigError if max_tokens is too small for the
-  /// special tokens. Cost: O(bytes), for words and added tokens of usual length.
+  /// Throws ValueError naming the byte at which a text is not UTF-8, or for 4 GiB with byte-level BPE, and ConfigError
+  /// if max_tokens is too small for the special tokens. Cost: O(bytes), for words and added tokens of usual length; a
+  /// byte-level word of n bytes costs O(n log n), however long.
   Encoding encode(std::string_view text, const EncodeOptions& options = {}) const {
     Encoding to;
     encode(text, to, options);
     return to;
   }
-  /// Into an encoding whose memory is used again: no heap, once it has seen a text as long and as many tokens.
+  /// Into an encoding whose memory is used again: no heap, once it has seen a text and a word as long, and as many
+  /// tokens.
   void encode(std::string_view text, Encoding& to, const EncodeOptions& options = {}) const {
     check_text("encode", "the text", text);
     const std::size_t most = tokens_left("encode", parts_->single, options);
     encode_text(text, to, 0);
     truncate(to.pieces_[0], most);
+    trim(text, to.pieces_[0]);
     assemble(parts_->single, options, to);
   }
 
@@ -107,23 +115,32 @@ class Tokenizer {
       truncate(shorter, kept);
       truncate(longer, most - kept);
     }
+    trim(first, one);
+    trim(second, other);
     assemble(parts_->pair, options, to);
   }
 
-  /// The tokens of these ids as text, words with a space between them; special tokens are left out or not. Throws
-  /// ValueError for an id that is none.
+  /// The tokens of these ids as text; special tokens are left out or not. Words have a space between them, but in
+  /// byte-level tokens are all spaces that there were, and U+FFFD stands for bytes that are no text. Throws ValueError
+  /// for an id that is none.
   std::string decode(std::span<const int> ids, bool skip_special = true) const {
+    const bool byte_level = parts_->decoder == detail::TokenizerParts::Decoder::byte_level;
     std::string text, token;
     bool first = true;
     for (std::size_t k = 0; k < ids.size(); ++k) {
       const std::size_t id = checked("decode", ids[k], " at position ", k);
       if (skip_special && parts_->special[id]) continue;
       token = parts_->tokens[id];
+      if (byte_level) {
+        if (!detail::append_bytes_of(token, text)) text += token;
+        continue;
+      }
       if (!first) join(token);
       if (parts_->cleanup) clean_up(token);
       text += token;
       first = false;
     }
+    if (byte_level) detail::replace_what_is_not_utf8(text);
     return text;
   }
   std::string decode(std::initializer_list<int> ids, bool skip_special = true) const {
@@ -146,7 +163,12 @@ class Tokenizer {
   explicit Tokenizer(detail::TokenizerParts parts)
       : parts_(std::make_shared<const detail::TokenizerParts>(std::move(parts))) {}
 
-  static void check_text(std::string_view function, std::string_view what, std::string_view text) {
+  void check_text(std::string_view function, std::string_view what, std::string_view text) const {
+    if (text.size() > detail::BytePair::most_bytes && std::holds_alternative<detail::BytePair>(parts_->model)) {
+      detail::fail<ValueError>({"Tokenizer", function}, std::string(what) + " has " + std::to_string(text.size()) +
+                                                            " bytes, expected at most " +
+                                                            std::to_string(detail::BytePair::most_bytes));
+    }
     const std::size_t end = detail::utf8_end(text);
     if (end == text.size()) return;
     detail::fail<ValueError>({"Tokenizer", function},
@@ -168,34 +190,56 @@ class Tokenizer {
 
   void encode_text(std::string_view text, Encoding& to, std::size_t number) const {
     auto& pieces = to.pieces_[number];
-    const auto& added = parts_->added;
-    auto& normalized = to.normalized_;
     pieces.clear();
-    // Where the bytes of the normalized text are from.
-    const auto original = [&](std::size_t begin, std::size_t end) {
-      const std::size_t last = normalized.origin[end - 1];
-      return std::pair(normalized.origin[begin], last + detail::utf8_length(detail::byte_at(text, last)));
-    };
+    const auto& added = parts_->added;
     added.split(added.in_original, text, 0, text.size(), [&](std::size_t first, std::size_t last, const auto* token) {
       if (token != nullptr) {
-        pieces.push_back({token->id, first, last});
+        pieces.push_back({token->id, first, last, true});
+      } else if (const auto* const words = std::get_if<detail::WordPiece>(&parts_->model)) {
+        encode_part(*words, text, first, last, to.normalized_, pieces);
+      } else {
+        encode_part(std::get<detail::BytePair>(parts_->model), text, first, last, to.merging_, pieces);
+      }
+    });
+  }
+
+  void encode_part(const detail::WordPiece& model, std::string_view text, std::size_t first, std::size_t last,
+                   detail::NormalizedText& normalized, std::vector<detail::Piece>& pieces) const {
+    const auto& added = parts_->added;
+    // Where the bytes of the normalized text are from.
+    const auto original = [&](std::size_t begin, std::size_t end) {
+      const std::size_t last_point = normalized.origin[end - 1];
+      return std::pair(normalized.origin[begin], last_point + detail::utf8_length(detail::byte_at(text, last_point)));
+    };
+    parts_->normalizer.normalize(text, first, last, normalized);
+    const std::size_t before = pieces.size();
+    const std::string_view clean = normalized.text;
+    added.split(added.in_normalized, clean, 0, clean.size(), [&](std::size_t begin, std::size_t end, const auto* of) {
+      if (of != nullptr) {
+        pieces.push_back({of->id, begin, end, true});
         return;
       }
-      parts_->normalizer.normalize(text, first, last, normalized);
-      const std::size_t before = pieces.size();
-      const std::string_view clean = normalized.text;
-      added.split(added.in_normalized, clean, 0, clean.size(), [&](std::size_t begin, std::size_t end, const auto* of) {
-        if (of != nullptr) {
-          pieces.push_back({of->id, begin, end});
-          return;
-        }
-        detail::for_each_word(clean, begin, end, [&](std::size_t a, std::size_t b, std::size_t code_points) {
-          parts_->model.add(clean, a, b, code_points, pieces);
-        });
+      detail::for_each_word(clean, begin, end, [&](std::size_t a, std::size_t b, std::size_t code_points) {
+        model.add(clean, a, b, code_points, pieces);
       });
-      for (std::size_t k = before; k < pieces.size(); ++k) {
-        std::tie(pieces[k].begin, pieces[k].end) = original(pieces[k].begin, pieces[k].end);
+    });
+    for (std::size_t k = before; k < pieces.size(); ++k) {
+      std::tie(pieces[k].begin, pieces[k].end) = original(pieces[k].begin, pieces[k].end);
+    }
+  }
+
+  void encode_part(const detail::BytePair& model, std::string_view text, std::size_t first, std::size_t last,
+                   detail::MergeScratch& scratch, std::vector<detail::Piece>& pieces) const {
+    const auto& added = parts_->added;
+    added.split(added.in_normalized, text, first, last, [&](std::size_t begin, std::size_t end, const auto* of) {
+      if (of != nullptr) {
+        pieces.push_back({of->id, begin, end, true});
+        return;
       }
+      detail::for_each_byte_level_word(text, begin, end, model.prefix_space,
+                                       [&](std::size_t a, std::size_t b, bool after_prefix) {
+                                         model.add(text, a, b, after_prefix, scratch, pieces);
+                                       });
     });
   }
 
@@ -206,6 +250,13 @@ class Tokenizer {
       pieces.erase(pieces.begin(), pieces.begin() + excess);
     } else {
       pieces.erase(pieces.end() - excess, pieces.end());
+    }
+  }
+
+  void trim(std::string_view text, std::vector<detail::Piece>& pieces) const {
+    if (!parts_->trim.on) return;
+    for (std::size_t k = 0; k < pieces.size(); ++k) {
+      parts_->trim.apply(text, parts_->tokens[static_cast<std::size_t>(pieces[k].id)], k == 0, pieces[k]);
     }
   }
 
@@ -242,7 +293,7 @@ class Tokenizer {
   /// A token that is not the first: without its prefix if it continues a word, else after a space.
   void join(std::string& token) const {
     const std::string& prefix = parts_->decoder_prefix;
-    if (parts_->has_decoder && token.starts_with(prefix)) {
+    if (parts_->decoder == detail::TokenizerParts::Decoder::word_piece && token.starts_with(prefix)) {
       token.erase(0, prefix.size());
     } else {
       token.insert(0, 1, ' ');

@@ -62,14 +62,14 @@ class ByteTrie {
     const void* const found = std::memchr(labels, byte, count);
     return found == nullptr ? nowhere : first + static_cast<Node>(static_cast<const char*>(found) - labels);
   }
-  Node walk(std::string_view text) const {
-    Node node = root;
+  Node walk(std::string_view text, Node start = root) const {
+    Node node = start;
     for (std::size_t at = 0; at < text.size() && node != nowhere; ++at) node = child(node, text[at]);
     return node;
   }
-  /// The value of a text, or nothing.
-  int find(std::string_view text) const {
-    const Node node = walk(text);
+  /// The value at the end of a text's path from `start`, which may be nowhere; or nothing.
+  int find(std::string_view text, Node start = root) const {
+    const Node node = walk(text, start);
     return node == nowhere ? nothing : values_[node];
   }
 

@@ -35,13 +35,19 @@ class JsonPart {
       fail<ConfigError>(who_, path(shown(key)) + " is not supported");
     }
   }
-  /// Throws ConfigError unless the key `type` names the one that is supported.
-  void expect_type(std::string_view supported) const {
+  /// The value of the key `type`. Throws ConfigError unless it is one that is supported.
+  const std::string& expect_type(std::initializer_list<std::string_view> supported) const {
     const std::string& type = text("type");
-    if (type != supported) {
-      fail<ConfigError>(
-          who_, path("type") + " is " + shown(type) + ", which is not supported; " + in_quotes(supported) + " is");
+    if (std::find(supported.begin(), supported.end(), type) == supported.end()) {
+      std::string names;
+      for (const std::string_view name : supported) names += (names.empty() ? "" : " or ") + in_quotes(name);
+      refuse_unsupported("type", names);
     }
+    return type;
+  }
+  /// Throws ConfigError `file: where.key is ..., which is not supported; ... is`.
+  [[noreturn]] void refuse_unsupported(std::string_view key, const std::string& supported) const {
+    fail<ConfigError>(who_, path(key) + " is " + is(at(key, "")) + ", which is not supported; " + supported + " is");
   }
 
   /// The value of a key, or nullptr if it is absent or null.
@@ -87,13 +93,16 @@ class JsonPart {
   }
   /// Throws FormatError `file: where.key is ..., expected ...`.
   [[noreturn]] void refuse(std::string_view key, const Json& found, const std::string& expected) const {
-    const std::string is = found.is_string()           ? shown(found.get_ref<const std::string&>())
-                           : found.is_number_integer() ? found.dump()
-                                                       : found_in_json(found);
-    fail<FormatError>(who_, path(key) + " is " + is + ", expected " + expected);
+    fail<FormatError>(who_, path(key) + " is " + is(found) + ", expected " + expected);
   }
 
  private:
+  static std::string is(const Json& found) {
+    return found.is_string()           ? shown(found.get_ref<const std::string&>())
+           : found.is_number_integer() ? found.dump()
+                                       : found_in_json(found);
+  }
+
   std::string_view who_;
   std::string where_;
   const Json& value_;

@@ -8,6 +8,7 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <variant>
 #include <vector>
 
 namespace lora::inline LORA_ABI::detail {
@@ -23,7 +24,24 @@ class PostProcessorReader {
     parts_.pair.parts = {Part{.text = 0}, Part{.text = 1, .type = 1}};
     if (file.find("post_processor") == nullptr) return;
     const JsonPart processor = file.object("post_processor");
-    if (processor.text("type") == "BertProcessing") {
+    const bool byte_level = std::holds_alternative<BytePair>(parts_.model);
+    const std::string& type =
+        byte_level ? processor.expect_type({"TemplateProcessing", "BertProcessing", "RobertaProcessing", "ByteLevel"})
+                   : processor.expect_type({"TemplateProcessing", "BertProcessing"});
+    if (type == "ByteLevel") {
+      processor.allow({"type", "add_prefix_space", "trim_offsets", "use_regex"});
+      read_trim(processor);
+      return;
+    }
+    if (type == "RobertaProcessing") {
+      processor.allow({"type", "sep", "cls", "add_prefix_space", "trim_offsets"});
+      read_trim(processor);
+      const Part cls{.ids = {named_pair(processor, "cls")}}, sep{.ids = {named_pair(processor, "sep")}};
+      parts_.single.parts = {cls, Part{.text = 0}, sep};
+      parts_.pair.parts = {cls, Part{.text = 0}, sep, sep, Part{.text = 1}, sep};
+      return;
+    }
+    if (type == "BertProcessing") {
       processor.allow({"type", "sep", "cls"});
       const Part cls{.ids = {named_pair(processor, "cls")}}, sep{.ids = {named_pair(processor, "sep")}};
       parts_.single.parts = {cls, Part{.text = 0}, sep};
@@ -31,7 +49,6 @@ class PostProcessorReader {
       parts_.pair.parts.back().type = 1;
       return;
     }
-    processor.expect_type("TemplateProcessing");
     processor.allow({"type", "single", "pair", "special_tokens"});
     const JsonPart special = processor.object("special_tokens");
     parts_.single = read_template(processor, "single", special, 1);
@@ -39,6 +56,10 @@ class PostProcessorReader {
   }
 
  private:
+  void read_trim(const JsonPart& processor) const {
+    parts_.trim = {.on = processor.flag("trim_offsets"), .prefix_space = processor.flag("add_prefix_space")};
+  }
+
   TokenTemplate read_template(const JsonPart& processor, const char* key, const JsonPart& special, int texts) const {
     TokenTemplate result;
     std::vector<int> uses(2, 0);

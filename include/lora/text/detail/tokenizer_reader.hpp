@@ -1,6 +1,7 @@
 #pragma once
 /// Reads a tokenizer.json and checks what it says.
 
+#include "lora/text/detail/byte_pair_reader.hpp"
 #include "lora/text/detail/json_part.hpp"
 #include "lora/text/detail/post_processor_reader.hpp"
 #include "lora/text/detail/tokenizer_parts.hpp"
@@ -10,6 +11,7 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <variant>
 #include <vector>
 
 namespace lora::inline LORA_ABI::detail {
@@ -23,10 +25,12 @@ class TokenizerReader {
     file_.allow({"version", "truncation", "padding", "added_tokens", "normalizer", "pre_tokenizer", "post_processor",
                  "decoder", "model"});
     if (file_.text("version") != "1.0") file_.refuse("version", file_.at("version", ""), "\"1.0\"");
-    read_model();
-    read_normalizer();
-    file_.object("pre_tokenizer").expect_type("BertPreTokenizer");
-    file_.object("pre_tokenizer").allow({"type"});
+    const JsonPart model = file_.object("model");
+    if (is_byte_pair(model)) {
+      read_byte_pair(model);
+    } else {
+      read_word_piece(model);
+    }
     read_added_tokens();
     PostProcessorReader(who_, parts_).read(file_);
     read_decoder();
@@ -35,10 +39,47 @@ class TokenizerReader {
   }
 
  private:
-  void read_model() {
-    const JsonPart model = file_.object("model");
-    model.expect_type("WordPiece");
+  /// The oldest files of GPT-2 and RoBERTa do not name their model.
+  static bool is_byte_pair(const JsonPart& model) {
+    if (model.find("type") == nullptr && model.find("merges") != nullptr) return true;
+    return model.expect_type({"WordPiece", "BPE"}) == "BPE";
+  }
+
+  void read_word_piece(const JsonPart& model) {
     model.allow({"type", "unk_token", "continuing_subword_prefix", "max_input_chars_per_word", "vocab"});
+    WordPiece& to = parts_.model.emplace<WordPiece>();
+    to.vocabulary = read_vocabulary(model);
+    to.unknown = token_named(model, "unk_token");
+    to.inside = to.vocabulary.walk(model.text("continuing_subword_prefix"));
+    const int most = model.integer("max_input_chars_per_word");
+    if (most > longest) {
+      model.refuse("max_input_chars_per_word", model.at("max_input_chars_per_word", ""),
+                   "at most " + std::to_string(longest));
+    }
+    to.most_code_points = static_cast<std::size_t>(most);
+    read_normalizer();
+    const JsonPart pre_tokenizer = file_.object("pre_tokenizer");
+    pre_tokenizer.expect_type({"BertPreTokenizer"});
+    pre_tokenizer.allow({"type"});
+  }
+
+  void read_byte_pair(const JsonPart& model) {
+    ByteTrie vocabulary = read_vocabulary(model);
+    BytePair& to = parts_.model.emplace<BytePair>();
+    to = BytePairReader(who_, model, parts_.tokens, std::move(vocabulary)).read();
+    if (file_.find("normalizer") != nullptr) file_.object("normalizer").refuse_unsupported("type", "no normalizer");
+    const JsonPart pre_tokenizer = file_.object("pre_tokenizer");
+    pre_tokenizer.expect_type({"ByteLevel"});
+    pre_tokenizer.allow({"type", "add_prefix_space", "trim_offsets", "use_regex"});
+    to.prefix_space = pre_tokenizer.flag("add_prefix_space");
+    pre_tokenizer.flag("trim_offsets");  // counts in the post-processor alone
+    if (pre_tokenizer.find("use_regex") != nullptr && !pre_tokenizer.flag("use_regex")) {
+      pre_tokenizer.refuse_unsupported("use_regex", "true");
+    }
+  }
+
+  /// The tokens, by their ids; returns their texts to their ids.
+  ByteTrie read_vocabulary(const JsonPart& model) {
     const JsonPart vocabulary = model.object("vocab");
     const auto& entries = model.at("vocab", "").get_ref<const Json::object_t&>();
     const std::size_t count = entries.size();
@@ -64,21 +105,13 @@ class TokenizerReader {
       parts_.tokens[static_cast<std::size_t>(id)] = token;
       texts.emplace_back(token, id);
     }
-    parts_.model.vocabulary = ByteTrie(std::move(texts));
-    parts_.model.unknown = token_named(model, "unk_token");
-    parts_.model.inside = parts_.model.vocabulary.walk(model.text("continuing_subword_prefix"));
-    const int most = model.integer("max_input_chars_per_word");
-    if (most > longest) {
-      model.refuse("max_input_chars_per_word", model.at("max_input_chars_per_word", ""),
-                   "at most " + std::to_string(longest));
-    }
-    parts_.model.most_code_points = static_cast<std::size_t>(most);
+    return ByteTrie(std::move(texts));
   }
 
   void read_normalizer() {
     if (file_.find("normalizer") == nullptr) return;
     const JsonPart normalizer = file_.object("normalizer");
-    normalizer.expect_type("BertNormalizer");
+    normalizer.expect_type({"BertNormalizer"});
     normalizer.allow({"type", "clean_text", "handle_chinese_chars", "strip_accents", "lowercase"});
     BertNormalizer& to = parts_.normalizer;
     to.clean_text = normalizer.flag("clean_text");
@@ -104,7 +137,7 @@ class TokenizerReader {
           fail<FormatError>(who_, where + ".content has " + std::to_string(token.content.size()) +
                                       " bytes, expected 1 to " + std::to_string(longest));
         }
-        const int known = parts_.model.vocabulary.find(token.content);
+        const int known = parts_.vocabulary().find(token.content);
         const int expected = known != ByteTrie::nothing ? known : static_cast<int>(parts_.tokens.size());
         if (token.id != expected) {
           fail<FormatError>(who_, where + ".id is " + std::to_string(token.id) + ", expected " +
@@ -169,9 +202,15 @@ class TokenizerReader {
   void read_decoder() {
     if (file_.find("decoder") == nullptr) return;
     const JsonPart decoder = file_.object("decoder");
-    decoder.expect_type("WordPiece");
+    if (std::holds_alternative<BytePair>(parts_.model)) {
+      decoder.expect_type({"ByteLevel"});
+      decoder.allow({"type", "add_prefix_space", "trim_offsets", "use_regex"});  // of which it heeds none
+      parts_.decoder = TokenizerParts::Decoder::byte_level;
+      return;
+    }
+    decoder.expect_type({"WordPiece"});
     decoder.allow({"type", "prefix", "cleanup"});
-    parts_.has_decoder = true;
+    parts_.decoder = TokenizerParts::Decoder::word_piece;
     parts_.decoder_prefix = decoder.text("prefix");
     parts_.cleanup = decoder.flag("cleanup");
   }
@@ -180,11 +219,7 @@ class TokenizerReader {
     if (file_.find("truncation") == nullptr) return;
     const JsonPart truncation = file_.object("truncation");
     truncation.allow({"max_length", "strategy", "stride", "direction"});
-    const std::string& strategy = truncation.text("strategy");
-    if (strategy != "LongestFirst") {
-      fail<ConfigError>(who_, truncation.path("strategy") + " is " + shown(strategy) +
-                                  ", which is not supported; \"LongestFirst\" is");
-    }
+    if (truncation.text("strategy") != "LongestFirst") truncation.refuse_unsupported("strategy", "\"LongestFirst\"");
     if (truncation.find("direction") != nullptr) {  // older files have none
       const std::string& direction = truncation.text("direction");
       if (direction != "Left" && direction != "Right") {

@@ -20,6 +20,12 @@ inline std::uint32_t properties(std::uint32_t code) {
 /// 0, or the place of a mark among the marks after one letter.
 inline std::uint32_t order(std::uint32_t properties) { return properties >> order_shift; }
 
+/// The kind of a code point: letter, number, white or other.
+inline std::uint32_t kind(std::uint32_t code) {
+  const std::uint32_t most = code << kind_bits | ((1u << kind_bits) - 1);
+  return *std::prev(std::upper_bound(std::begin(kinds), std::end(kinds), most)) & ((1u << kind_bits) - 1);
+}
+
 /// In lower case; but U+0130 becomes "i" and U+0307.
 inline std::uint32_t lowered(std::uint32_t code) {
   const auto above = std::upper_bound(std::begin(lower), std::end(lower), code,

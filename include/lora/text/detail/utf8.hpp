@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <utility>
 
 namespace lora::inline LORA_ABI::detail {
 
@@ -38,6 +39,33 @@ inline std::size_t utf8_end(std::string_view text) {
     at += length;
   }
   return at;
+}
+
+/// Puts U+FFFD for each part of a text that is not UTF-8: the most bytes that some code point begins with, or one.
+/// Source: the Unicode Standard, "U+FFFD Substitution of Maximal Subparts", as Rust does it.
+inline void replace_what_is_not_utf8(std::string& text) {
+  std::size_t end = utf8_end(text);
+  if (end == text.size()) return;
+  std::string fixed;
+  std::string_view rest = text;
+  for (; !rest.empty(); end = utf8_end(rest)) {
+    fixed += rest.substr(0, end);
+    rest.remove_prefix(end);
+    if (rest.empty()) break;
+    fixed += "\xef\xbf\xbd";
+    // A part of two or three bytes is one that further bytes could complete.
+    std::size_t part = 1;
+    for (const std::size_t size : {std::size_t{3}, std::size_t{2}}) {
+      if (size >= utf8_length(byte_at(rest, 0)) || size > rest.size()) continue;
+      std::string completed(rest.substr(0, size));
+      completed.resize(utf8_length(byte_at(rest, 0)), '\x80');
+      if (utf8_end(completed) == 0) continue;
+      part = size;
+      break;
+    }
+    rest.remove_prefix(part);
+  }
+  text = std::move(fixed);
 }
 
 /// The code point that begins at a place of a text that is UTF-8.

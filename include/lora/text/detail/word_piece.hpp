@@ -2,6 +2,7 @@
 /// The model: a word as the longest pieces that the vocabulary has, from left to right.
 
 #include "lora/text/detail/byte_trie.hpp"
+#include "lora/text/detail/piece.hpp"
 
 #include <cstddef>
 #include <string>
@@ -10,12 +11,6 @@
 #include <vector>
 
 namespace lora::inline LORA_ABI::detail {
-
-/// An id, and the bytes that it stands for.
-struct Piece {
-  int id;
-  std::size_t begin, end;
-};
 
 struct WordPiece {
   int unknown = 0;
