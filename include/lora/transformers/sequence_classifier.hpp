@@ -33,10 +33,10 @@ class SequenceClassifier : public detail::TokenPass<SequenceClassifier<S, Type>,
   static constexpr const char* root = Type::root;
   static constexpr const char* task_type = "SEQ_CLS";
   /// Targets of LoRA as PEFT has them for this type, and the head in full.
-  static Targets default_targets()
-    requires requires { Type::default_targets(); }
-  {
-    Targets targets = Type::default_targets();
+  template <class T = Type>  // a template, so that clang 14 can instantiate the class for types without
+    requires requires { T::default_targets(); }
+  static Targets default_targets() {
+    Targets targets = T::default_targets();
     targets.modules_to_save = Head::modules_to_save();
     return targets;
   }
@@ -86,7 +86,7 @@ class SequenceClassifier : public detail::TokenPass<SequenceClassifier<S, Type>,
         encoder,
         {.texts = texts, .chosen = texts.count(), .threads = threads, .everything = everything, .lent_backward = 2},
         [&](detail::LentSizes& lent) {
-          for (const std::size_t k : {0, 1}) lent.lend(k, numbers);
+          for (const std::size_t k : {0U, 1U}) lent.lend(k, numbers);
           const Index adapters = detail::adapter_numbers(dense, texts.count(), lent) +
                                  detail::adapter_numbers(output, texts.count(), lent);
           return 2 * numbers + out_features() * texts.count() + (everything ? 0 : adapters);

@@ -41,10 +41,10 @@ class TextEncoder : public detail::TokenPass<TextEncoder<S, Type>, S> {
   /// What comes before the encoder's paths.
   static constexpr const char* root = "";
   static constexpr const char* task_type = "FEATURE_EXTRACTION";
-  static Targets default_targets()
-    requires requires { Type::default_targets(); }
-  {
-    return Type::default_targets();
+  template <class T = Type>  // a template, so that clang 14 can instantiate the class for types without
+    requires requires { T::default_targets(); }
+  static Targets default_targets() {
+    return T::default_targets();
   }
 
   using Kept = typename detail::Encoder<S>::Kept;

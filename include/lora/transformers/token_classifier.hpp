@@ -23,10 +23,10 @@ class TokenClassifier : public detail::TokenPass<TokenClassifier<S, Type>, S> {
   static constexpr const char* root = Type::root;
   static constexpr const char* task_type = "TOKEN_CLS";
   /// Targets of LoRA as PEFT has them for this type, and the head in full.
-  static Targets default_targets()
-    requires requires { Type::default_targets(); }
-  {
-    Targets targets = Type::default_targets();
+  template <class T = Type>  // a template, so that clang 14 can instantiate the class for types without
+    requires requires { T::default_targets(); }
+  static Targets default_targets() {
+    Targets targets = T::default_targets();
     targets.modules_to_save = {"classifier"};
     return targets;
   }
