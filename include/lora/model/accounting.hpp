@@ -33,9 +33,10 @@
 
 namespace lora::inline LORA_ABI {
 
-/// Operations of one AdamW step for each trained element: m 3, v 4, the update 5 (one division, one square root), the
-/// parameter with its decay 2. Multiplications, additions, divisions and roots count 1 each.
-inline constexpr Index adamw_flops_per_parameter = 14;
+/// Operations of one AdamW step for each trained element: the gradient's factor 1, m 3, v 4, the update 5 (one
+/// division, one square root), the parameter with its decay 2. Multiplications, additions, divisions and roots count 1
+/// each.
+inline constexpr Index adamw_flops_per_parameter = 15;
 /// m and v.
 inline constexpr Index adam_moments = 2;
 

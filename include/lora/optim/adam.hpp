@@ -185,10 +185,10 @@ void BasicAdam<S, Decoupled>::update(typename State::Slot& slot, Flat value, Fla
     Block p(whole ? stored[0] + first : rest[0].data());
     Block m(whole ? stored[1] + first : rest[1].data()), v(whole ? stored[2] + first : rest[2].data());
     const Eigen::Map<const Eigen::Array<S, N, 1>> g(whole ? grad.data() + first : rest[3].data());
-    const auto accumulate = [&](const auto& gradient) {
-      m = keep1 * m + add1 * gradient;
-      v = keep2 * v + add2 * gradient.square();
-    };
+    Eigen::Array<S, N, 1> gradient = factor * g;
+    if constexpr (!Decoupled) gradient += coupled * p;
+    m = keep1 * m + add1 * gradient;
+    v = keep2 * v + add2 * gradient.square();
     const auto size = v.sqrt() * correction + eps;
     const auto change = rate * m / size;
     const auto apply = [&](const auto& step) {
@@ -198,11 +198,6 @@ void BasicAdam<S, Decoupled>::update(typename State::Slot& slot, Flat value, Fla
         p -= step;
       }
     };
-    if constexpr (Decoupled) {
-      accumulate(factor * g);
-    } else {
-      accumulate(factor * g + coupled * p);
-    }
     if (eps == S(0)) {
       apply((size == S(0)).select(S(0), change));
     } else {
