@@ -41,6 +41,17 @@ TEMPLATE_TEST_CASE("clip: the norm is that of all gradients together, and all sh
   CHECK(std::abs(gradient_norm(pair) - 6.5) <= 1e-6);
 }
 
+TEST_CASE("clip: every gradient counts once, whatever their number") {
+  for (lora::Index size = 1; size <= 70; ++size) {
+    lora::Parameter<float> p(Eigen::MatrixXf::Zero(size, 1));
+    p.gradient().setOnes();
+    CHECK(std::abs(gradient_norm(p) - std::sqrt(static_cast<double>(size))) <= 1e-15 * static_cast<double>(size));
+    p.gradient().setZero();
+    p.gradient()(size - 1) = 3;
+    CHECK(gradient_norm(p) == 3);
+  }
+}
+
 TEST_CASE("clip: a norm within the limit is left as it is, to the bit") {
   auto pair = pair_of_norm_13<double>();
   const auto before = pair;
