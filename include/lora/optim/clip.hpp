@@ -17,7 +17,7 @@ namespace detail {
 
 /// In double, as 16 sums, so that one addition does not wait for the one before: ten times as fast as one sum.
 template <class S>
-double sum_of_squares(const S* numbers, Index size) {
+double gradient_squares(const S* numbers, Index size) {
   std::array<double, 16> sums{};
   constexpr auto lanes = static_cast<Index>(sums.size());
   Index first = 0;
@@ -44,7 +44,7 @@ double gradient_norm(const T& model, const AdapterHandle& adapter = {}) {
   double sum = 0;
   visit_parameters(model, [&](const Path& path, const auto& parameter) {
     if (detail::is_trained_for(adapter, path, parameter))
-      sum += detail::sum_of_squares(parameter.grad.data(), parameter.grad.size());
+      sum += detail::gradient_squares(parameter.grad.data(), parameter.grad.size());
   });
   return std::sqrt(sum);
 }
