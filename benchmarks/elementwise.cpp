@@ -1,5 +1,6 @@
-/// What is done element by element beside the products of a step: activations, softmax, dropout masks, biases. The
-/// activations beside the scalar form of the same functions, of std::erfc, std::exp and std::tanh.
+/// What is done element by element beside the products of a step: activations, softmax, dropout masks, biases, and
+/// AdamW with its clipping. The activations beside the scalar form of the same functions, of std::erfc, std::exp and
+/// std::tanh.
 ///
 ///   elementwise [--out DIR] [--quick]
 ///
@@ -117,6 +118,27 @@ class Measurement {
     add("copy", {seconds[2]});
   }
 
+  /// Clipping in place changes the gradients, so both forms copy them first.
+  void optimizer() {
+    lora::Parameter<S> p(x_);
+    lora::AdamW<S> adamw;
+    const auto seconds = benchmarks::measure({[&] { adamw.step(p); }, [&] { (void)lora::gradient_norm(p); },
+                                              [&] {
+                                                p.gradient() = dy_;
+                                                lora::clip_gradient_norm(p, 1.0);
+                                                adamw.step(p);
+                                              },
+                                              [&] {
+                                                p.gradient() = dy_;
+                                                adamw.step(p, 1, lora::clip_factor(p, 1.0).factor);
+                                              }},
+                                             effort_);
+    add("AdamW's step", {seconds[0]});
+    add("norm of gradients", {seconds[1]});
+    add("copy, clip, step", {seconds[2]});
+    add("copy, step with clip_factor", {seconds[3]});
+  }
+
   std::string text() const { return table_.text(); }
   const nlohmann::ordered_json& json() const { return json_; }
 
@@ -158,6 +180,7 @@ nlohmann::ordered_json measure(const char* scalar, bool quick) {
   measurement.template activation<lora::GeluTanh, formulas::GeluTanhFormula>("gelu, tanh form");
   measurement.softmax();
   measurement.rest();
+  measurement.optimizer();
   std::cout << "Element by element, " << scalar << ", packets of " << lora::detail::Simd<S>::lanes << "\n\n"
             << measurement.text() << "\n";
   return measurement.json();
@@ -177,7 +200,7 @@ void run(const std::filesystem::path& out, bool quick) {
 int main(int argc, char** argv) {
   std::filesystem::path out;
   bool quick = false;
-  examples::Program program("elementwise", "Activations, softmax, dropout masks and biases, ns an element.");
+  examples::Program program("elementwise", "Activations, softmax, dropout masks, biases and AdamW, ns an element.");
   program.add_option("--out", out, "folder for elementwise.json; without it none is written");
   program.add_flag("--quick", quick, "few repetitions, to see that everything runs");
   benchmarks::initialize(argc, argv);

@@ -74,7 +74,7 @@ fuzz() {
       >"$build/$1.again.log" 2>&1 || touch "$build/$1.failed"
   fi
 }
-rm -f "$build"/*.failed
+rm -f "$build"/*.failed "$build"/*.again.log
 for name in "${names[@]}"; do
   while [ "$(jobs -rp | wc -l)" -ge "$jobs" ]; do wait -n; done
   fuzz "$name" &

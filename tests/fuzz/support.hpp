@@ -12,6 +12,7 @@
 #include <nlohmann/json.hpp>
 
 #include <array>
+#include <cerrno>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -69,6 +70,7 @@ extern "C" {
 void* __libc_malloc(std::size_t);
 void* __libc_calloc(std::size_t, std::size_t);
 void* __libc_realloc(void*, std::size_t);
+void* __libc_memalign(std::size_t, std::size_t);
 void __libc_free(void*);
 
 void* malloc(std::size_t size) {
@@ -86,6 +88,15 @@ void* realloc(void* memory, std::size_t size) {
   memory = __libc_realloc(memory, size);
   fuzz::HeapLimit::allocated(memory, malloc_usable_size(memory));
   return memory;
+}
+void* aligned_alloc(std::size_t alignment, std::size_t size) {
+  void* const memory = __libc_memalign(alignment, size);
+  fuzz::HeapLimit::allocated(memory, malloc_usable_size(memory));
+  return memory;
+}
+int posix_memalign(void** memory, std::size_t alignment, std::size_t size) {
+  *memory = aligned_alloc(alignment, size);
+  return *memory == nullptr ? ENOMEM : 0;
 }
 void free(void* memory) {
   fuzz::HeapLimit::freed(memory);
