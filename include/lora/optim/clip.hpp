@@ -15,9 +15,9 @@ namespace lora::inline LORA_ABI {
 
 namespace detail {
 
-/// In double, as 16 sums, so that one addition does not wait for the one before: ten times as fast as one sum.
+/// The sum of g^2 over `size` numbers, in double: as 16 sums, so that an addition need not wait for the one before.
 template <class S>
-double gradient_squares(const S* numbers, Index size) {
+double sum_of_gradient_squares(const S* numbers, Index size) {
   std::array<double, 16> sums{};
   constexpr auto lanes = static_cast<Index>(sums.size());
   Index first = 0;
@@ -44,7 +44,7 @@ double gradient_norm(const T& model, const AdapterHandle& adapter = {}) {
   double sum = 0;
   visit_parameters(model, [&](const Path& path, const auto& parameter) {
     if (detail::is_trained_for(adapter, path, parameter))
-      sum += detail::gradient_squares(parameter.grad.data(), parameter.grad.size());
+      sum += detail::sum_of_gradient_squares(parameter.grad.data(), parameter.grad.size());
   });
   return std::sqrt(sum);
 }
@@ -52,7 +52,7 @@ double gradient_norm(const T& model, const AdapterHandle& adapter = {}) {
 /// What clip_factor says: the global norm of the gradients, and what a step has to multiply them by.
 struct GradientClip {
   double norm;
-  double factor;  ///< 0 to 1; 1 where the norm does not exceed max_norm, and where it is not finite
+  double factor;  ///< max_norm / (norm + 1e-6); 1 if that is more, or if the norm is not finite
 };
 
 namespace detail {
@@ -68,8 +68,8 @@ GradientClip clip_factor(const char* who, const T& model, double max_norm, const
 
 }  // namespace detail
 
-/// The factor c = max_norm / (norm + 1e-6), or 1 if that is less, for gradients with this global norm: as
-/// torch.nn.utils.clip_grad_norm_, without a pass that writes the gradients. The optimizer multiplies them as it reads:
+/// The global norm of the gradients and the factor that clips them, that of torch.nn.utils.clip_grad_norm_, without a
+/// pass that writes them. The optimizer multiplies as it reads:
 ///
 ///   const auto clip = clip_factor(net, 1.0);
 ///   if (std::isfinite(clip.norm)) optimizer.step(net, lr_factor, clip.factor);
