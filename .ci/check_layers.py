@@ -21,7 +21,7 @@ BELOW = {
     "io": ["transformers"],
     "text": ["io"],
     "losses": ["kernels"],
-    "optim": ["core"],
+    "optim": ["kernels"],
     "parallel": ["base"],
     "testing": ["model", "losses", "optim"],
 }

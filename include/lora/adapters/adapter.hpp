@@ -118,9 +118,11 @@ void add_rounded_once(Matrix<S, Out, In>& weight, auto&& add_delta) {
   Matrix<Wide<S>> block;
   for (Index first = 0; first < weight.cols(); first += block_columns) {
     const Index count = std::min(block_columns, weight.cols() - first);
-    block = weight.middleCols(first, count).template cast<Wide<S>>();
+    block.resize(weight.rows(), count);
+    S* const columns = weight.data() + first * weight.outerStride();
+    std::transform(columns, columns + block.size(), block.data(), [](S w) { return static_cast<Wide<S>>(w); });
     add_delta(block, first);
-    weight.middleCols(first, count) = block.template cast<S>();
+    std::transform(block.data(), block.data() + block.size(), columns, [](Wide<S> w) { return static_cast<S>(w); });
   }
 }
 

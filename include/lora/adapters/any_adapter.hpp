@@ -130,7 +130,16 @@ class AnyAdapter {
   const Matrix<S>* replacement() const&& = delete;
 
   /// Its settings and its tensors, under PEFT's names. The tensor given to f may be a temporary.
-  std::vector<AdapterSetting> settings() const { return held_->settings(); }
+  std::vector<AdapterSetting> settings() const {
+    std::vector<AdapterSetting> all;
+    held_->each_setting([&](std::string_view name, const Setting& value) {
+      AdapterSetting& setting = all.emplace_back(AdapterSetting{std::string(name), value.flag});
+      if (value.type == Setting::integer) setting.value = value.whole;
+      if (value.type == Setting::real) setting.value = value.number;
+      if (value.type == Setting::text) setting.value = std::string(value.letters);
+    });
+    return all;
+  }
   void tensors(detail::FunctionRef<void(const AdapterTensor<const S>&)> f) const { held_->tensors(f); }
   void tensors(detail::FunctionRef<void(const AdapterTensor<S>&)> f) { held_->tensors(f); }
   /// The names of the settings that its Config reads from a file; empty if the kind does not name a Config.
@@ -155,6 +164,15 @@ class AnyAdapter {
   }
 
  private:
+  /// The value of a setting as virtual functions pass it: every program compiles them, few ask for the settings.
+  struct Setting {
+    enum Type { boolean, integer, real, text } type;
+    bool flag = false;
+    Index whole = 0;
+    double number = 0;
+    std::string_view letters = {};
+  };
+  using OnSetting = detail::FunctionRef<void(std::string_view, const Setting&)>;
   using OnConst = detail::FunctionRef<void(const Name&, const AnyParameter<const S>*, const AnyConstant<S>*)>;
   using OnPart = detail::FunctionRef<void(const Name&, AnyParameter<S>*, const AnyConstant<S>*)>;
 
@@ -180,7 +198,7 @@ class AnyAdapter {
     virtual AdapterCount count() const = 0;
     virtual double max_weight() const = 0;
     virtual const Matrix<S>* replacement() const = 0;
-    virtual std::vector<AdapterSetting> settings() const = 0;
+    virtual void each_setting(OnSetting) const = 0;
     virtual bool each_config_setting(detail::FunctionRef<void(const char*)>) const = 0;
     virtual void tensors(detail::FunctionRef<void(const AdapterTensor<const S>&)>) const = 0;
     virtual void tensors(detail::FunctionRef<void(const AdapterTensor<S>&)>) = 0;
@@ -189,10 +207,10 @@ class AnyAdapter {
   };
 
   /// The table for describe(): one of the two callbacks does nothing.
-  template <class OnSetting, class OnTensor>
+  template <class SettingFunction, class TensorFunction>
   struct Table {
-    OnSetting on_setting;
-    OnTensor on_tensor;
+    SettingFunction on_setting;
+    TensorFunction on_tensor;
     void setting(std::string_view name, const auto& value) const { on_setting(name, value); }
     void tensor(std::string_view name, auto& value) const { on_tensor(name, value); }
   };
@@ -213,7 +231,7 @@ class AnyAdapter {
       return scratch.get<typename A::template Scratch<Dynamic>>();
     }
 
-    std::unique_ptr<Interface> copy() const override { return std::make_unique<Held>(*this); }
+    std::unique_ptr<Interface> copy() const override { return std::unique_ptr<Interface>(new Held(*this)); }
     const char* function_of_type() const override { return detail::function_of_type<A>(); }
     void forward(const AnyBase<S>& base, const Columns& x, MutableColumns& y, detail::Slots& kept, Scratch& scratch,
                  const Pass& pass, S weight) const override {
@@ -255,23 +273,21 @@ class AnyAdapter {
       return nullptr;
     }
 
-    std::vector<AdapterSetting> settings() const override {
-      std::vector<AdapterSetting> all;
+    void each_setting(OnSetting f) const override {
       const auto on_setting = [&](std::string_view name, const auto& value) {
         using T = std::remove_cvref_t<decltype(value)>;
         if constexpr (std::is_same_v<T, bool>) {
-          all.push_back({std::string(name), value});
+          f(name, {.type = Setting::boolean, .flag = value});
         } else if constexpr (std::integral<T>) {
-          all.push_back({std::string(name), static_cast<Index>(value)});
+          f(name, {.type = Setting::integer, .whole = static_cast<Index>(value)});
         } else if constexpr (std::floating_point<T>) {
-          all.push_back({std::string(name), static_cast<double>(value)});
+          f(name, {.type = Setting::real, .number = static_cast<double>(value)});
         } else {
-          all.push_back({std::string(name), std::string(value)});
+          f(name, {.type = Setting::text, .letters = value});
         }
       };
       const auto on_tensor = [](std::string_view, const auto&) {};
       A::describe(adapter, Table<decltype(on_setting), decltype(on_tensor)>{on_setting, on_tensor});
-      return all;
     }
     /// Whether the kind names a Config, which may list no settings.
     bool each_config_setting([[maybe_unused]] detail::FunctionRef<void(const char*)> f) const override {
@@ -341,7 +357,7 @@ class AnyAdapter {
 template <class S>
 template <class A>
 std::unique_ptr<typename AnyAdapter<S>::Interface> AnyAdapter<S>::hold(A adapter) {
-  return std::make_unique<Held<A>>(std::move(adapter));
+  return std::unique_ptr<Interface>(new Held<A>(std::move(adapter)));
 }
 
 }  // namespace lora::inline LORA_ABI

@@ -4,6 +4,7 @@
 #include "lora/core/buffer.hpp"
 #include "lora/core/pass.hpp"
 #include "lora/core/random.hpp"
+#include "lora/kernels/arithmetic.hpp"
 #include "lora/kernels/philox_blocks.hpp"
 
 #include <algorithm>
@@ -13,6 +14,7 @@
 #include <cstdint>
 #include <span>
 #include <tuple>
+#include <utility>
 
 namespace lora::inline LORA_ABI {
 
@@ -93,7 +95,9 @@ struct Dropout {
     if (!drops(pass)) return f(Index(0), x);
     for_each_mask<N>(x.rows(), x.cols(), pass, scratch, [&](Index first, const auto& mask) {
       auto block = scratch.block.resize(x.rows(), mask.cols());
-      block = mask.cwiseProduct(x.middleCols(first, mask.cols()));
+      for (Index j = 0; j < mask.cols(); ++j) {
+        detail::multiply_each(&mask(0, j), x.data() + (first + j) * x.outerStride(), x.rows(), &block(0, j));
+      }
       f(first, Input<N>(block));
     });
   }
@@ -104,7 +108,10 @@ struct Dropout {
     for_each_mask<N>(dx.rows(), dx.cols(), pass, scratch, [&](Index first, const auto& mask) {
       auto block = scratch.block.resize(dx.rows(), mask.cols());
       g(first, block);
-      dx.middleCols(first, mask.cols()) += mask.cwiseProduct(block);
+      for (Index j = 0; j < mask.cols(); ++j) {
+        detail::add_each_product(&mask(0, j), std::as_const(block).data() + j * block.outerStride(), dx.rows(),
+                                 &dx(0, first + j));
+      }
     });
   }
 

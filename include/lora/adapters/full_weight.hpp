@@ -44,8 +44,12 @@ struct FullWeight {
   /// block += (W - W0)[:, first : first + block.cols()]
   template <class W>
   void add_delta(Matrix<W>& block, Index first, const FrozenBase auto& base) const {
-    block += weight.value.middleCols(first, block.cols()).template cast<W>() -
-             base.columns(first, block.cols()).template cast<W>();
+    const auto start = base.columns(first, block.cols());
+    for (Index j = 0; j < block.cols(); ++j) {
+      for (Index i = 0; i < block.rows(); ++i) {
+        block(i, j) += static_cast<W>(weight.value(i, first + j)) - static_cast<W>(start(i, j));
+      }
+    }
   }
 
   /// The weight that replaces W0: the merged weight, to the bit.

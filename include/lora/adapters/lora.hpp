@@ -16,9 +16,12 @@
 #include "lora/adapters/dropout.hpp"
 #include "lora/adapters/init.hpp"
 #include "lora/adapters/lora_config.hpp"
+#include "lora/kernels/arithmetic.hpp"
 #include "lora/kernels/thin_product.hpp"
 
 #include <algorithm>
+#include <array>
+#include <cstddef>
 #include <limits>
 #include <new>
 #include <utility>
@@ -105,7 +108,7 @@ struct Lora {
     dropout.template for_each_input<N>(x, pass, scratch.dropout, [&](Index first, const Input<N>& input) {
       detail::thin_product(A.value.transpose(), input, detail::columns_of(z, first, input.cols()), pass.executor);
     });
-    z *= kept.s;
+    detail::multiply_by(kept.s, z.data(), z.size(), z.data());
     return z;
   }
 
@@ -121,11 +124,11 @@ struct Lora {
     if (B.trainable) detail::add_thin_outer(dy, Low<N>(kept.z.view()), B.gradient(), pass.executor);
     auto g = scratch.g.resize(rank(), dy.cols());
     detail::thin_product(std::as_const(B.value), dy, g, pass.executor);
-    g *= kept.s;
+    detail::multiply_by(kept.s, g.data(), g.size(), g.data());
     // forward: z = s A input   =>   dA = s dz input^T
     if (A.trainable) {
       dropout.template for_each_input<N>(x, pass, scratch.dropout, [&](Index first, const Input<N>& input) {
-        detail::add_thin_outer(input, Low<N>(g.middleCols(first, input.cols())), A.gradient().transpose(),
+        detail::add_thin_outer(input, Low<N>(detail::columns_of(g, first, input.cols())), A.gradient().transpose(),
                                pass.executor);
       });
     }
@@ -137,8 +140,9 @@ struct Lora {
   void add_input_gradient(const Low<N>& g, auto& dx, Scratch<N>& scratch, const Pass& pass) const {
     if (!dropout.drops(pass)) return detail::add_low_rank(A.value.transpose(), g, dx, pass.executor);
     dropout.template add_gradient<N>(dx, pass, scratch.dropout, [&](Index first, auto& block) {
-      block.setZero();
-      detail::add_low_rank(A.value.transpose(), Low<N>(g.middleCols(first, block.cols())), block, pass.executor);
+      detail::fill_with_zeros(block);
+      const Eigen::Map<const Matrix<S, Rank, N>> some(g.data() + first * g.outerStride(), g.rows(), block.cols());
+      detail::add_low_rank(A.value.transpose(), Low<N>(some), block, pass.executor);
     });
   }
 
@@ -166,14 +170,29 @@ struct Lora {
   /// block += weight s B A[:, first : first + block.cols()]
   template <class W>
   void add_delta(Matrix<W>& block, Index first, const auto&, S weight = S(1)) const {
-    const Matrix<W> wide_b = W(weight * scale()) * B.value.template cast<W>();
-    const Matrix<W> wide_a = A.value.middleCols(first, block.cols()).template cast<W>();
-    // column by column, on rows that stay in the cache: a matrix product in W would cost a second of compile time
+    const Index padded = (rank() + 3) / 4 * 4;  // four columns at a time, the last of zeros
+    Matrix<W> wide(B.value.rows(), padded);
+    detail::fill_with_zeros(wide);
+    std::transform(B.value.data(), B.value.data() + B.value.size(), wide.data(), [](S b) { return static_cast<W>(b); });
+    const auto s = W(weight * scale());
+    // Column by column, on rows that stay in L1: a product in W would cost a second of compile time. The delta is
+    // summed before it is added: it is smaller than W0, and so are its roundings.
     constexpr Index tile = 256;
+    std::array<W, std::size_t(tile)> delta;
     for (Index row = 0; row < block.rows(); row += tile) {
       const Index rows = std::min(tile, block.rows() - row);
       for (Index j = 0; j < block.cols(); ++j) {
-        block.col(j).segment(row, rows).noalias() += wide_b.middleRows(row, rows) * wide_a.col(j);
+        const auto a = [&](Index k) { return k < rank() ? s * static_cast<W>(A.value(k, first + j)) : W(0); };
+        std::fill_n(delta.data(), rows, W(0));
+        for (Index k = 0; k < padded; k += 4) {
+          const std::array<W, 4> some = {a(k), a(k + 1), a(k + 2), a(k + 3)};
+          const W* const b = wide.data() + row + k * wide.rows();
+          if (k + 4 < padded) {
+            detail::add_four_multiples(some, b, wide.rows(), rows, delta.data());
+          } else {
+            detail::add_four_multiples(some, b, wide.rows(), rows, &block(row, j), std::as_const(delta).data());
+          }
+        }
       }
     }
   }

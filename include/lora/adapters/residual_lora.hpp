@@ -20,7 +20,9 @@
 #include "lora/adapters/lora.hpp"
 #include "lora/core/parameters.hpp"
 
+#include <algorithm>
 #include <cmath>
+#include <functional>
 #include <string>
 #include <utility>
 
@@ -121,8 +123,10 @@ class ResidualLora {
                    .scaling = trained.scaling},
                   unused);
     joined.dropout.stream = trained.dropout.stream;
-    joined.A.value << trained.A.value, A0();
-    joined.B.value << trained.B.value, -B0();
+    const auto &A = trained.A.value, &B = trained.B.value;  // row after row, column after column: halves of a block
+    std::copy_n(A0().data(), A0().size(), std::copy_n(A.data(), A.size(), joined.A.value.data()));
+    std::transform(B0().data(), B0().data() + B0().size(), std::copy_n(B.data(), B.size(), joined.B.value.data()),
+                   std::negate<>());
     return joined;
   }
 

@@ -139,7 +139,7 @@ class AnyBase {
 template <class S>
 template <class B>
 std::shared_ptr<const typename AnyBase<S>::Interface> AnyBase<S>::hold(B base) {
-  return std::make_shared<const Held<B>>(std::move(base));
+  return std::shared_ptr<const Interface>(new Held<B>(std::move(base)));
 }
 
 static_assert(FrozenBase<AnyBase<float>> && FrozenBase<AnyBase<double>>);

@@ -4,6 +4,7 @@
 #include "lora/base/frozen_base.hpp"
 #include "lora/base/shared_bytes.hpp"
 #include "lora/core/error.hpp"
+#include "lora/kernels/elementwise.hpp"
 #include "lora/kernels/huge_pages.hpp"
 #include "lora/kernels/packed_product.hpp"
 #include "lora/kernels/packed_transposed.hpp"
@@ -134,7 +135,11 @@ class Packed {
 
   static void pack(const auto& W0, S* to) {
     Layout{W0.rows(), W0.cols()}.for_each_column([&](Index position, Index row, Index col, Index count) {
-      Eigen::Map<Vector<S>>(to + position, count) = W0.col(col).segment(row, count);
+      if constexpr (detail::in_lines<decltype(W0), false>()) {
+        std::copy_n(W0.data() + row + col * W0.outerStride(), count, to + position);
+      } else {
+        for (Index i = 0; i < count; ++i) to[position + i] = W0.coeff(row + i, col);
+      }
     });
     std::fill_n(to + W0.size(), Layout::slack, S(0));
   }

@@ -3,6 +3,7 @@
 
 #include "lora/core/scalar.hpp"
 
+#include <algorithm>
 #include <type_traits>
 #include <utility>
 
@@ -56,6 +57,11 @@ auto flat(M& matrix) {
   using Scalar = std::remove_pointer_t<decltype(matrix.data())>;
   using Plain = Vector<std::remove_const_t<Scalar>>;
   return Eigen::Map<std::conditional_t<std::is_const_v<Scalar>, const Plain, Plain>>(matrix.data(), matrix.size());
+}
+
+void fill_with_zeros(auto& matrix) {
+  using S = std::remove_pointer_t<decltype(matrix.data())>;
+  std::fill_n(matrix.data(), matrix.size(), S(0));
 }
 
 }  // namespace detail

@@ -73,7 +73,7 @@ void unfreeze(T& model) {
 /// Sets all gradients to zero; those that are not allocated yet stay empty.
 template <class T>
 void zero_gradients(T& model) {
-  visit_parameters(model, [](const Path&, auto& parameter) { detail::flat(parameter.grad).setZero(); });
+  visit_parameters(model, [](const Path&, auto& parameter) { detail::fill_with_zeros(parameter.grad); });
 }
 
 namespace detail {
@@ -104,7 +104,7 @@ template <class T>
 void zero_gradients(T& model, const AdapterHandle& adapter) {
   detail::check_has_parts("zero_gradients", model, adapter);
   visit_parameters(model, [&](const Path& path, auto& parameter) {
-    if (!adapter || adapter.has(path.adapter())) detail::flat(parameter.grad).setZero();
+    if (!adapter || adapter.has(path.adapter())) detail::fill_with_zeros(parameter.grad);
   });
 }
 

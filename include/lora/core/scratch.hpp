@@ -6,7 +6,6 @@
 
 #include "lora/core/buffer.hpp"
 
-#include <algorithm>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -31,22 +30,22 @@ class Slots {
   Slots(Slots&&) = default;
   Slots& operator=(Slots&&) = default;
   Slots(const Slots& other) {
-    for (const auto& slot : other.slots_) slots_.push_back(slot->copy());
+    for (const auto& slot : other.slots_) add(slot->copy());
   }
   Slots& operator=(const Slots& other) { return *this = Slots(other); }
   ~Slots() = default;
 
   template <class T>
   T& get() {
-    if (T* found = find<T>()) return *found;
-    slots_.push_back(std::make_unique<Held<T>>());
-    return static_cast<Held<T>&>(*slots_.back()).value;
+    Slot* slot = slot_of(tag_of<T>());
+    if (slot == nullptr) slot = add(std::unique_ptr<Slot>(new Held<T>()));
+    return static_cast<Held<T>*>(slot)->value;
   }
   /// Null if there is none yet.
   template <class T>
   T* find() {
-    const auto found = std::find_if(slots_.begin(), slots_.end(), [](auto& slot) { return slot->tag == tag_of<T>(); });
-    return found == slots_.end() ? nullptr : &static_cast<Held<T>&>(**found).value;
+    Slot* const slot = slot_of(tag_of<T>());
+    return slot == nullptr ? nullptr : &static_cast<Held<T>*>(slot)->value;
   }
   Index bytes() const {
     Index sum = 0;
@@ -66,9 +65,21 @@ class Slots {
   struct Held : Slot {
     T value{};
     Held() : Slot(tag_of<T>()) {}
-    std::unique_ptr<Slot> copy() const override { return std::make_unique<Held>(*this); }
+    std::unique_ptr<Slot> copy() const override { return std::unique_ptr<Slot>(new Held(*this)); }
     Index bytes() const override { return value.bytes(); }
   };
+
+  Slot* slot_of(const void* tag) const {
+    for (const auto& slot : slots_) {
+      if (slot->tag == tag) return slot.get();
+    }
+    return nullptr;
+  }
+  Slot* add(std::unique_ptr<Slot> slot) {
+    slots_.push_back(std::move(slot));
+    return slots_.back().get();
+  }
+
   std::vector<std::unique_ptr<Slot>> slots_;
 };
 

@@ -32,18 +32,18 @@ EIGEN_ALWAYS_INLINE void copy_few(const S* from, Index count, S* to) {
   }
 }
 
-/// F::packet<V>(packets...) for the elements 0, ..., lanes - 1, lanes, ... of whole packets. `to` may be one of `from`.
-template <class F, class V, class... From>
-void map_packets(Index count, typename V::Scalar* to, const From*... from) {
-  for (Index i = 0; i < count; i += V::lanes) V::store(to + i, F::template packet<V>(V::load(from + i)...));
+/// f.packet<V>(packets...) for the elements 0, ..., lanes - 1, lanes, ... of whole packets. `to` may be one of `from`.
+template <class V, class... From>
+void map_packets(auto f, Index count, typename V::Scalar* to, const From*... from) {
+  for (Index i = 0; i < count; i += V::lanes) V::store(to + i, f.template packet<V>(V::load(from + i)...));
 }
 
 /// The same for any count.
-template <class F, class V, class... From>
-void map_elements(Index count, typename V::Scalar* to, const From*... from) {
+template <class V, class... From>
+void map_elements(auto f, Index count, typename V::Scalar* to, const From*... from) {
   using S = typename V::Scalar;
   const Index whole = count - count % V::lanes, rest = count - whole;
-  if (whole > 0) map_packets<F, V>(whole, to, from...);
+  if (whole > 0) map_packets<V>(f, whole, to, from...);
   if (rest == 0) return;
   const auto padded = [&](const S* some) {
     std::array<S, std::size_t(V::lanes)> packet{};
@@ -51,8 +51,33 @@ void map_elements(Index count, typename V::Scalar* to, const From*... from) {
     return packet;
   };
   std::array<S, std::size_t(V::lanes)> last;
-  map_packets<F, V>(V::lanes, last.data(), padded(from).data()...);
+  map_packets<V>(f, V::lanes, last.data(), padded(from).data()...);
   copy_few<V::lanes>(last.data(), rest, to + whole);
+}
+
+/// f.packet<V>(x, packets) changes the packets of one place of several arrays, for any number of elements.
+template <class V, std::size_t Arrays>
+void update_elements(auto f, Index count, const typename V::Scalar* x,
+                     const std::array<typename V::Scalar*, Arrays>& changed) {
+  using S = typename V::Scalar;
+  const auto update = [&](const S* from, const std::array<S*, Arrays>& some, Index i) {
+    typename V::Packet packets[Arrays];
+    for (std::size_t k = 0; k < Arrays; ++k) packets[k] = V::load(some[k] + i);
+    f.template packet<V>(V::load(from + i), packets);
+    for (std::size_t k = 0; k < Arrays; ++k) V::store(some[k] + i, packets[k]);
+  };
+  Index i = 0;
+  for (; i + V::lanes <= count; i += V::lanes) update(x, changed, i);
+  if (i == count) return;
+  S last[V::lanes] = {}, copies[Arrays][V::lanes] = {};
+  std::array<S*, Arrays> padded;
+  copy_few<V::lanes>(x + i, count - i, last);
+  for (std::size_t k = 0; k < Arrays; ++k) {
+    padded[k] = copies[k];
+    copy_few<V::lanes>(changed[k] + i, count - i, padded[k]);
+  }
+  update(last, padded, 0);
+  for (std::size_t k = 0; k < Arrays; ++k) copy_few<V::lanes>(padded[k], count - i, changed[k] + i);
 }
 
 /// Whether elements next to each other in a column, or in a row if RowMajor, are so in memory.
@@ -82,11 +107,11 @@ void map_matrix(auto&& y, const X& x, const More&... more) {
     const Index length = y.innerSize(), lines = y.outerSize();
     const auto dense = [&](const auto& some) { return some.outerStride() == length; };
     if (lines == 1 || (dense(y) && dense(x) && (dense(more) && ...))) {
-      return map_elements<F, Simd<S>>(length * lines, y.data(), x.data(), more.data()...);
+      return map_elements<Simd<S>>(F(), length * lines, y.data(), x.data(), more.data()...);
     }
     for (Index j = 0; j < lines; ++j) {
-      map_elements<F, Simd<S>>(length, y.data() + j * y.outerStride(), x.data() + j * x.outerStride(),
-                               (more.data() + j * more.outerStride())...);
+      map_elements<Simd<S>>(F(), length, y.data() + j * y.outerStride(), x.data() + j * x.outerStride(),
+                            (more.data() + j * more.outerStride())...);
     }
   } else {
     constexpr Index lanes = Simd<S>::lanes;
@@ -100,7 +125,7 @@ void map_matrix(auto&& y, const X& x, const More&... more) {
           return packet;
         };
         Packet result;
-        map_packets<F, Simd<S>>(lanes, result.data(), gathered(x).data(), gathered(more).data()...);
+        map_packets<Simd<S>>(F(), lanes, result.data(), gathered(x).data(), gathered(more).data()...);
         for (Index k = 0; k < count; ++k) y.coeffRef(i + k, j) = result(k);
       }
     }

@@ -13,6 +13,7 @@
 /// at tiles, changes no bit of the result. If W0 is larger than L2, the first tiles of a panel prefetch equal shares of
 /// the next.
 
+#include "lora/kernels/columns.hpp"
 #include "lora/kernels/pack_rows.hpp"
 #include "lora/kernels/panel_layout.hpp"
 #include "lora/kernels/single_sample.hpp"
@@ -23,12 +24,6 @@
 #include <bit>
 
 namespace lora::inline LORA_ABI::detail {
-
-/// A matrix in memory whose columns are contiguous.
-template <class S>
-using Columns = Eigen::Ref<const Matrix<S>, 0, Eigen::OuterStride<>>;
-template <class S>
-using MutableColumns = Eigen::Ref<Matrix<S>, 0, Eigen::OuterStride<>>;
 
 /// The low-rank term left right: left (rows, rank), right (rank, samples). Rank 0: none.
 template <class S>
@@ -248,8 +243,8 @@ void packed_product_part(const PanelLayout<S>& layout, const S* panels, const Co
   for (Index sample = 0; sample < x.cols();) {
     const Index left = x.cols() - sample;
     const Index samples = left < max_samples ? left : ProductTiles<S>::boundary(left, Blocking<S>::nc);
-    MutableColumns<S> some_y = y.middleCols(sample, samples);
-    panel_product<S>(layout, panel_at, x.middleCols(sample, samples), some_y, term.from(sample), rows, add);
+    MutableColumns<S> some_y = middle_columns(y, sample, samples);
+    panel_product<S>(layout, panel_at, middle_columns(x, sample, samples), some_y, term.from(sample), rows, add);
     sample += samples;
   }
 }

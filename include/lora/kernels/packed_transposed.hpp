@@ -14,6 +14,7 @@
 ///
 /// Splitting the columns at multiples of MR, and the samples at multiples of max_samples, changes no bit of the result.
 
+#include "lora/kernels/arithmetic.hpp"
 #include "lora/kernels/streamed_transposed.hpp"
 
 namespace lora::inline LORA_ABI::detail {
@@ -60,7 +61,7 @@ class PackedTransposed {
     cols.last = std::min(cols.last, layout.cols);
     for (Index sample = 0; sample < dy.cols();) {
       const Index samples = next_pass(dy.cols() - sample);
-      const auto some = [&](auto& matrix) { return matrix.middleCols(sample, samples); };
+      const auto some = [&](auto& matrix) { return middle_columns(matrix, sample, samples); };
       const LowRankTerm<S> some_term = term.from(sample);
       if (samples <= Streamed::max_samples) {
         Streamed::run(layout, panels, some(dy), some(dx), some_term, cols);
@@ -150,7 +151,7 @@ class PackedTransposed {
 
   /// Computes `cols`, in the block of W0 that begins with column `block`, for all samples.
   void multiply_block(Index block, Interval cols, bool add) {
-    MutableColumns<S> dx = dx_.middleRows(cols.first, cols.last - cols.first);
+    MutableColumns<S> dx = middle_rows(dx_, cols.first, cols.last - cols.first);
     if (!collects()) return multiply_into(dx, block, cols, add);
     alignas(64) S collected_elements[max_samples * (max_collected + Simd<S>::line)];
     static_assert(sizeof(PackedTransposed) + sizeof(collected_elements) < 115 << 10,
@@ -159,9 +160,9 @@ class PackedTransposed {
         collected_elements, dx.rows(), dx.cols(), Eigen::OuterStride<>(max_collected + Simd<S>::line));
     multiply_into(collected, block, cols, false);
     if (add) {
-      dx += collected;
+      add_columns<S>(S(1), collected, dx);
     } else {
-      dx = collected;
+      copy_columns<S>(collected, dx);
     }
   }
 

@@ -68,6 +68,7 @@ struct Simd {
   EIGEN_ALWAYS_INLINE static Packet subtract(const Packet& a, const Packet& b) { return Eigen::internal::psub(a, b); }
   EIGEN_ALWAYS_INLINE static Packet multiply(const Packet& a, const Packet& b) { return Eigen::internal::pmul(a, b); }
   EIGEN_ALWAYS_INLINE static Packet divide(const Packet& a, const Packet& b) { return Eigen::internal::pdiv(a, b); }
+  EIGEN_ALWAYS_INLINE static Packet square_root(const Packet& a) { return Eigen::internal::psqrt(a); }
   EIGEN_ALWAYS_INLINE static Packet negated(const Packet& a) { return Eigen::internal::pnegate(a); }
   EIGEN_ALWAYS_INLINE static Packet absolute(const Packet& a) { return Eigen::internal::pabs(a); }
   /// -|a|

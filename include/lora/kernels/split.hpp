@@ -12,6 +12,7 @@
 /// of threads, and without an executor.
 
 #include "lora/core/executor.hpp"
+#include "lora/kernels/columns.hpp"
 #include "lora/kernels/panel_layout.hpp"
 
 #include <algorithm>
@@ -80,8 +81,8 @@ void for_each_columns(Executor* executor, Index rows, Index cols, double per_ele
 }
 
 inline auto columns_in(auto& matrix, Interval range) {
-  return matrix.middleCols(range.first, range.last - range.first);
+  return middle_columns(matrix, range.first, range.last - range.first);
 }
-inline auto rows_in(auto& matrix, Interval range) { return matrix.middleRows(range.first, range.last - range.first); }
+inline auto rows_in(auto& matrix, Interval range) { return middle_rows(matrix, range.first, range.last - range.first); }
 
 }  // namespace lora::inline LORA_ABI::detail

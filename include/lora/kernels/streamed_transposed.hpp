@@ -28,6 +28,7 @@
 #include "lora/kernels/pack_rows.hpp"
 #include "lora/kernels/packed_product.hpp"
 
+#include <algorithm>
 #include <cstring>
 
 namespace lora::inline LORA_ABI::detail {
@@ -179,7 +180,7 @@ struct StreamedTransposed {
     if (term.rank > 0) {
       packed_product_part<S>({layout.cols, 0}, nullptr, dy, dx, term, cols);  // dx = V G, by a weight without columns
     } else {
-      dx.middleRows(cols.first, cols.last - cols.first).setZero();
+      for (Index j = 0; j < dx.cols(); ++j) std::fill_n(&dx(cols.first, j), cols.last - cols.first, S(0));
     }
     if (dy.cols() <= max_vectors) {
       add<lanes>(dy.cols(), counted<max_vectors>, layout, panels, dy, dx, cols);

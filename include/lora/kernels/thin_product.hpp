@@ -9,6 +9,7 @@
 /// read in place: Z in tiles of dot products, several columns of L with several of X; D in tiles that stay in registers
 /// while samples are added. Splitting Z by samples and D by rows, at the boundaries below, changes no bit.
 
+#include "lora/kernels/arithmetic.hpp"
 #include "lora/kernels/pack_rows.hpp"
 #include "lora/kernels/packed_product.hpp"
 
@@ -48,7 +49,7 @@ class ThinTiles {
   /// out += X G^T. With two or more samples, its rows may be split at multiples of MR.
   static void add_outer(const Columns<S>& X, const Columns<S>& G, MutableColumns<S> out) {
     if (X.cols() == 1) {
-      for (Index t = 0; t < G.rows(); ++t) out.col(t) += G(t, 0) * X.col(0);
+      for (Index t = 0; t < G.rows(); ++t) add_multiple(G(t, 0), X.data(), X.rows(), &out(0, t));
       return;
     }
     constexpr Index height = Blocking<S>::mr, block = Blocking<S>::outer_kc;

@@ -13,11 +13,13 @@
 /// of -100. With a weight w_j for each sample, such as 1 over the number of samples of its user, w_j replaces 1/n; a
 /// normalizer replaces n, for the parts of a batch: loss_options.hpp.
 
+#include "lora/kernels/arithmetic.hpp"
 #include "lora/kernels/softmax.hpp"
 #include "lora/losses/detail/derivative.hpp"
 #include "lora/losses/labels.hpp"
 #include "lora/losses/loss_options.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <string>
@@ -64,6 +66,38 @@ int largest_entry(const auto& column) {
   return static_cast<int>(best);
 }
 
+/// dz: null if it is not wanted; may be z.
+template <class S>
+S softmax_cross_entropy(const Columns<S>& z, const Labels& labels, double normalizer, const LossOptions& options,
+                        MutableColumns<S>* dz) {
+  using std::log;
+  const auto& weights = options.weights;
+  Wide<S> total(0);
+  for (Index j = 0; j < z.cols(); ++j) {
+    const std::int64_t label = labels[j];
+    const double own_weight = weights.empty() ? 1 : weights[static_cast<std::size_t>(j)];
+    if (label == options.ignored || own_weight == 0) {
+      if (dz != nullptr) std::fill_n(&(*dz)(0, j), z.rows(), S(0));
+      continue;
+    }
+    const FlatColumn<const S> column(z.data() + j * z.outerStride(), z.rows());
+    const S largest = column.maxCoeff();
+    Wide<S> own(largest - column(label));
+    if (dz == nullptr) {
+      own += Wide<S>(log(exponentials(column, largest, static_cast<FlatColumn<S>*>(nullptr))));
+    } else {
+      const auto weight = S(own_weight / normalizer);
+      FlatColumn<S> derivative(&(*dz)(0, j), z.rows());
+      const S sum = exponentials(column, largest, &derivative);
+      own += Wide<S>(log(sum));
+      multiply_by(weight / sum, derivative.data(), derivative.size(), derivative.data());
+      derivative(label) -= weight;
+    }
+    total += weights.empty() ? own : Wide<S>(own_weight) * own;
+  }
+  return S(total / Wide<S>(normalizer));
+}
+
 }  // namespace detail
 
 /// Returns the mean loss over the samples that count and, if `dlogits` is given, writes its derivative by the logits,
@@ -93,45 +127,22 @@ int largest_entry(const auto& column) {
 /// Throws ShapeError unless there is one label per sample, one weight per sample or none, and dlogits fits; ValueError
 /// for a label out of range, a weight that is not finite or an empty batch; ConfigError for a normalizer that is not
 /// above 0; it writes nothing then. A logit that is NaN or +infinity makes the loss NaN. Cost: one pass over the
-/// logits, no allocation once dlogits has its size. The sum over samples is in Wide precision.
+/// logits, no allocation once dlogits has its size, if both have contiguous columns (others are copied first). The sum
+/// over samples is in Wide precision.
 template <class Logits, class Derivative = Matrix<typename Logits::Scalar>>
 typename Logits::Scalar softmax_cross_entropy(const Eigen::MatrixBase<Logits>& logits, const Labels& labels,
                                               Derivative* dlogits = nullptr, const LossOptions& options = {}) {
   using S = typename Logits::Scalar;
   static_assert(Scalar<S>, "lora: a loss needs logits of float, double or another lora::Scalar.");
   constexpr const char* who = "softmax_cross_entropy";
-  using std::log;
   const Index counted = detail::check_labels(who, labels, logits.rows(), logits.cols(), options.ignored);
   const auto& weights = options.weights;
   detail::check_weights(who, weights, logits.cols());
   const double normalizer = detail::normalizer_of(who, options, counted);
-  const detail::Evaluated<Logits> z(logits.derived());
+  const detail::Columns<S> z(logits.derived());
   if (dlogits != nullptr) detail::size_derivative<S>(who, "dlogits", *dlogits, z.rows(), z.cols());
-
-  Wide<S> total(0);
-  for (Index j = 0; j < z.cols(); ++j) {
-    const std::int64_t label = labels[j];
-    const double own_weight = weights.empty() ? 1 : weights[static_cast<std::size_t>(j)];
-    if (label == options.ignored || own_weight == 0) {
-      if (dlogits != nullptr) dlogits->col(j).setZero();
-      continue;
-    }
-    const auto column = z.col(j);
-    const S largest = column.maxCoeff();
-    Wide<S> own(largest - column(label));
-    if (dlogits == nullptr) {
-      own += Wide<S>(log(detail::exponentials(column, largest, static_cast<decltype(dlogits->col(j))*>(nullptr))));
-    } else {
-      const auto weight = S(own_weight / normalizer);
-      auto derivative = dlogits->col(j);
-      const S sum = detail::exponentials(column, largest, &derivative);
-      own += Wide<S>(log(sum));
-      derivative *= weight / sum;
-      derivative(label) -= weight;
-    }
-    total += weights.empty() ? own : Wide<S>(own_weight) * own;
-  }
-  return S(total / Wide<S>(normalizer));
+  return detail::with_columns(
+      dlogits, [&](auto* dz) { return detail::softmax_cross_entropy<S>(z, labels, normalizer, options, dz); });
 }
 
 /// As above, without the derivative: softmax_cross_entropy(logits, labels, nullptr, {.weights = weights}).

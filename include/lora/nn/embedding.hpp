@@ -5,8 +5,9 @@
 #include "lora/core/error.hpp"
 #include "lora/core/parameter.hpp"
 #include "lora/core/random.hpp"
-#include "lora/kernels/packed_product.hpp"
+#include "lora/kernels/arithmetic.hpp"
 
+#include <algorithm>
 #include <memory>
 #include <optional>
 #include <span>
@@ -97,12 +98,12 @@ class Embedding {
   /// table, and changes nothing then.
   void forward(std::span<const int> ids, MutableColumns y) const {
     check("Embedding::forward", ids, "y", y);
-    for (Index t = 0; t < y.cols(); ++t) y.col(t) = row(ids, t);
+    for (Index t = 0; t < y.cols(); ++t) std::copy_n(row(ids, t), y.rows(), &y(0, t));
   }
   /// y += the same: for the sum of several embeddings, as of words and positions. Throws as forward does.
   void add(std::span<const int> ids, MutableColumns y) const {
     check("Embedding::add", ids, "y", y);
-    for (Index t = 0; t < y.cols(); ++t) y.col(t) += row(ids, t);
+    for (Index t = 0; t < y.cols(); ++t) detail::add_multiple(S(1), row(ids, t), y.rows(), &y(0, t));
   }
   /// y as a new matrix.
   Matrix<S> operator()(std::span<const int> ids) const {
@@ -117,7 +118,9 @@ class Embedding {
     check("Embedding::backward", ids, "dy", dy);
     if (!trains()) return;
     auto& gradient = weight_->gradient();
-    for (Index t = 0; t < dy.cols(); ++t) gradient.row(ids[std::size_t(t)]) += dy.col(t).transpose();
+    for (Index t = 0; t < dy.cols(); ++t) {
+      detail::add_multiple(S(1), dy.data() + t * dy.outerStride(), dy.rows(), &gradient(ids[std::size_t(t)], 0));
+    }
   }
 
   /// Whether backward adds to a gradient.
@@ -174,7 +177,7 @@ class Embedding {
     weight_->trainable = false;
     table_.reset();
   }
-  auto row(std::span<const int> ids, Index t) const { return table().row(ids[std::size_t(t)]).transpose(); }
+  const S* row(std::span<const int> ids, Index t) const { return table().data() + ids[std::size_t(t)] * features(); }
 
   std::optional<RowMajorParameter<S>> weight_;   // in own memory
   std::optional<detail::SharedTable<S>> table_;  // or shared

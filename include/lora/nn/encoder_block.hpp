@@ -6,6 +6,7 @@
 #include "lora/nn/layer_norm.hpp"
 #include "lora/nn/multi_head_attention.hpp"
 
+#include <algorithm>
 #include <cstdint>
 #include <span>
 #include <utility>
@@ -103,7 +104,9 @@ class EncoderBlock {
     auto some = (kept == nullptr ? *borrowed : kept->some).resize(x.rows(), y.cols());
     if (kept != nullptr) kept->samples = -1;
     own_pass.assign(pass, columns);
-    for (Index j = 0; j < y.cols(); ++j) some.col(j) = x.col(columns[std::size_t(j)]);
+    for (Index j = 0; j < y.cols(); ++j) {
+      std::copy_n(x.data() + columns[std::size_t(j)] * x.outerStride(), x.rows(), &some(0, j));
+    }
     run(some, x, queries, sequences, y, kept, scratch, own_pass.pass(), pass);
     if (kept == nullptr) return;
     kept->columns.assign(columns.begin(), columns.end());
@@ -196,7 +199,7 @@ class EncoderBlock {
     const auto of_branch = [&](auto& gradient, double probability, std::uint64_t stream) {
       if (!pass.training || probability <= 0) return gradient;
       auto some = masked->resize(gradient.rows(), gradient.cols());
-      some = gradient;
+      std::copy_n(gradient.data(), gradient.size(), some.data());
       detail::drop<S>(some, probability, stream, pass, scratch);
       return some;
     };
@@ -213,7 +216,7 @@ class EncoderBlock {
     if (!down) return feed_forward.backward(h, of_feed_forward, no_gradient, kept.feed_forward, scratch);
     auto dh = h_gradient->resize(dy.rows(), dy.cols());
     feed_forward.backward(h, of_feed_forward, dh, kept.feed_forward, scratch);
-    dh += dt;
+    detail::add_multiple(S(1), std::as_const(dt).data(), dt.size(), dh.data());
     // forward: h = N1(s), s = drop(attention(x)) + x
     auto& ds = dt;
     attention_norm.backward(kept.first_sum.view(), dh, ds, kept.attention_norm, scratch);
@@ -221,13 +224,17 @@ class EncoderBlock {
     if (kept.columns.empty()) {
       if (dx == nullptr) return attention.backward(x, of_attention, no_gradient, kept.attention, scratch);
       attention.backward(x, of_attention, *dx, kept.attention, scratch);
-      *dx += ds;
+      detail::add_columns<S>(S(1), ds, *dx);
       return;
     }
     const auto some = kept.some.view();
     if (dx == nullptr) return attention.backward(some, x, of_attention, no_gradient, kept.attention, scratch);
     attention.backward(some, x, of_attention, dh, *dx, kept.attention, scratch);
-    for (Index j = 0; j < dy.cols(); ++j) dx->col(kept.columns[std::size_t(j)]) += dh.col(j) + ds.col(j);
+    detail::add_multiple(S(1), std::as_const(ds).data(), ds.size(), dh.data());
+    for (Index j = 0; j < dy.cols(); ++j) {
+      detail::add_multiple(S(1), std::as_const(dh).data() + j * dh.rows(), dh.rows(),
+                           &(*dx)(0, kept.columns[std::size_t(j)]));
+    }
   }
 };
 

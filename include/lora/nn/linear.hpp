@@ -8,9 +8,11 @@
 #include "lora/adapters/no_adapter.hpp"
 #include "lora/base/any_base.hpp"
 #include "lora/core/layer_pass.hpp"
+#include "lora/kernels/arithmetic.hpp"
 #include "lora/kernels/thin_product.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstddef>
 #include <memory>
@@ -341,18 +343,24 @@ class Linear : public detail::CachedPass<Linear<S>, S> {
   }
 
   /// y += b + sum_k w_k (b_k - b) to every column; a single bias of weight 1 is added exactly.
-  void add_bias(const Selection<S>& choice, auto&& y) const {
+  void add_bias(const Selection<S>& choice, MutableColumns y) const {
     if (!bias_) return;
     const auto& chosen = choice.choices;
     if (chosen.size() == 1 && chosen[0].part->bias && chosen[0].weight == 1.0) {
-      y.colwise() += chosen[0].part->bias->value;
-      return;
+      return detail::add_to_columns(chosen[0].part->bias->value.data(), y);
     }
-    y.colwise() += bias_->value;
-    for (const auto& [part, weight] : chosen) {
-      if (!part->bias) continue;
-      // Column by column: colwise() would first evaluate the difference into a new vector, at every pass.
-      for (Index j = 0; j < y.cols(); ++j) y.col(j) += S(weight) * (part->bias->value - bias_->value);
+    const S* const own = bias_->value.data();
+    constexpr Index most = 512;  // rows at a time, on the stack
+    std::array<S, std::size_t(most)> sum;
+    for (Index row = 0; row < y.rows(); row += most) {
+      const Index rows = std::min(most, y.rows() - row);
+      std::copy_n(own + row, rows, sum.data());
+      for (const auto& [part, weight] : chosen) {
+        if (!part->bias) continue;
+        const S* const b = part->bias->value.data();
+        for (Index i = row; i < row + rows; ++i) sum[std::size_t(i - row)] += S(weight) * (b[i] - own[i]);
+      }
+      detail::add_to_columns<S>(sum.data(), detail::middle_rows(y, row, rows));
     }
   }
 
@@ -399,7 +407,7 @@ void Linear<S>::forward(const Columns& x, MutableColumns y, Kept* kept, Scratch&
     forward_frozen(x, y, own, scratch);
   } else {
     multiply_like<Frozen<S>>(weight_->value, x, y, pass.executor);  // freezing changes no bit of y
-    if (bias_) y.colwise() += bias_->value;
+    if (bias_) detail::add_to_columns(bias_->value.data(), y);
   }
   own.samples = kept != nullptr ? x.cols() : -1;
 }
@@ -478,10 +486,12 @@ void Linear<S>::forward_frozen(const Columns& x, MutableColumns& y, Kept& kept, 
     return run(all, x, y, true);
   }
   for_each_shared(kept, [&](Index first, Index count) {
-    base_->apply(x.middleCols(first, count), y.middleCols(first, count), kept.pieces[0].settings.executor);
+    base_->apply(detail::middle_columns(x, first, count), detail::middle_columns(y, first, count),
+                 kept.pieces[0].settings.executor);
   });
   for (const Piece& piece : kept.pieces) {
-    run(piece, x.middleCols(piece.first, piece.count), y.middleCols(piece.first, piece.count), !piece.sums());
+    run(piece, detail::middle_columns(x, piece.first, piece.count), detail::middle_columns(y, piece.first, piece.count),
+        !piece.sums());
   }
 }
 
@@ -492,7 +502,7 @@ void Linear<S>::propagate(const Columns& x, const Columns& dy, MutableColumns* d
   if (!frozen()) {
     // forward: y = W x + b   =>   dW = dy x^T, db = the sum of dy over the samples, dx = W^T dy
     if (weight_->trainable) detail::add_thin_outer(dy, x, weight_->gradient(), executor);
-    if (bias_ && bias_->trainable) bias_->gradient() += dy.rowwise().sum();
+    if (bias_ && bias_->trainable) detail::add_sum_of_columns(S(1), dy, bias_->gradient());
     if (dx != nullptr) detail::thin_product(weight_->value, dy, *dx, executor);
     return;
   }
@@ -503,7 +513,9 @@ void Linear<S>::propagate(const Columns& x, const Columns& dy, MutableColumns* d
       const auto& [part, weight] = piece.choice->choices[k];
       detail::Slots& slot = kept.adapters[piece.slot + k];
       // forward: y += w_k (b_k - b)   =>   db_k = w_k times the sum of dy over the samples
-      if (part->bias && part->bias->trainable) part->bias->gradient() += S(weight) * some_dy.rowwise().sum();
+      if (part->bias && part->bias->trainable) {
+        detail::add_sum_of_columns(S(weight), some_dy, part->bias->gradient());
+      }
       if (k == 0 && alone) {
         part->adapter.backward(*base_, some_x, some_dy, some_dx, slot, scratch, pass);
       } else {
@@ -517,11 +529,12 @@ void Linear<S>::propagate(const Columns& x, const Columns& dy, MutableColumns* d
   }
   if (dx != nullptr) {
     for_each_shared(kept, [&](Index first, Index count) {
-      base_->apply_transposed(dy.middleCols(first, count), dx->middleCols(first, count), executor);
+      base_->apply_transposed(detail::middle_columns(dy, first, count), detail::middle_columns(*dx, first, count),
+                              executor);
     });
   }
   for (const Piece& piece : kept.pieces) {
-    const auto some = [&](auto& matrix) { return matrix.middleCols(piece.first, piece.count); };
+    const auto some = [&](auto& matrix) { return detail::middle_columns(matrix, piece.first, piece.count); };
     if (dx == nullptr) {
       run(piece, some(x), some(dy), nullptr, !piece.sums());
     } else {

@@ -23,10 +23,10 @@
 /// Sources: Kingma and Ba 2014, arXiv:1412.6980v9, algorithm 1; Loshchilov and Hutter 2017, arXiv:1711.05101v3,
 /// algorithm 2, with the decay multiplied by lr as PyTorch does.
 
+#include "lora/kernels/elementwise.hpp"
 #include "lora/optim/optimizer.hpp"
 #include "lora/optim/optimizer_state.hpp"
 
-#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstdint>
@@ -150,6 +150,39 @@ double decay_factor(double decay, std::uint64_t t) {
   return t % k == 0 ? std::exp(static_cast<double>(k) * std::log1p(-decay)) : 1;
 }
 
+/// The step of a packet of elements. The remainder of an array is a packet too: an element has the same bits wherever
+/// it is in memory.
+template <class S, bool Decoupled>
+struct AdamUpdate {
+  S factor, coupled;  ///< of the gradient; of p in it
+  S keep1, add1, keep2, add2;
+  S correction, eps, rate;
+  S shrink;  ///< of p, if the decay is decoupled
+
+  template <class V, class Packet = typename V::Packet>
+  void packet(const Packet& g, Packet (&of)[3]) const {
+    auto& [p, m, v] = of;
+    Packet gradient = V::multiply(V::constant(factor), g);
+    if constexpr (!Decoupled) gradient = V::multiply_add(V::constant(coupled), p, gradient);
+    m = V::multiply_add(V::constant(keep1), m, V::multiply(V::constant(add1), gradient));
+    v = V::multiply_add(V::constant(keep2), v, V::multiply(V::constant(add2), V::multiply(gradient, gradient)));
+    const Packet size = V::multiply_add(V::square_root(v), V::constant(correction), V::constant(eps));
+    Packet change = V::divide(V::multiply(V::constant(rate), m), size);
+    if (eps == S(0)) change = zero_where_zero<V>(change, size);
+    p = V::subtract(Decoupled ? V::multiply(V::constant(shrink), p) : p, change);
+  }
+
+ private:
+  template <class V, class Packet = typename V::Packet>
+  static Packet zero_where_zero(const Packet& change, const Packet& size) {
+    if constexpr (has_packets<S>) {
+      return V::cleared(change, V::at_most(size, V::zero()));
+    } else {
+      return size == S(0) ? S(0) : change;
+    }
+  }
+};
+
 }  // namespace detail
 
 /// The factors are computed in double and rounded once to S. Defined outside the class for lora::compiled.
@@ -162,50 +195,20 @@ void BasicAdam<S, Decoupled>::update(typename State::Slot& slot, Flat value, Fla
   if (square.size() == 0) square.setZero(slot.size);
   const auto [beta1, beta2] = config_.betas;
   const auto t = static_cast<double>(slot.steps);
-  const auto rate = S(lr / (1 - std::pow(beta1, t)));
-  const auto correction = S(1 / std::sqrt(1 - std::pow(beta2, t)));
-  const auto eps = S(config_.eps);
-  const auto keep1 = S(beta1), add1 = S(1 - beta1);
-  const auto keep2 = S(beta2), add2 = S(1 - beta2);
-  const auto factor = S(gradient_factor);
-  const auto shrink = S(detail::decay_factor<S>(lr * weight_decay, slot.steps)), coupled = S(weight_decay);
-  // A cache line at a time, so that an element has the same bits wherever the array is in memory (for_each_block).
-  constexpr int N = detail::block_size<S>;
-  using Block = Eigen::Map<Eigen::Array<S, N, 1>>;
-  const std::array stored = {value.data(), mean.data(), square.data()};
-  std::array<std::array<S, std::size_t(N)>, 4> rest{};
-  for (Index first = 0; first < slot.size; first += N) {
-    // The remainder as a block of its own: the same operations, and half of the code to compile.
-    const Index count = std::min<Index>(N, slot.size - first);
-    const bool whole = count == N;
-    if (!whole) {
-      for (std::size_t k = 0; k < 3; ++k) std::copy_n(stored[k] + first, count, rest[k].data());
-      std::copy_n(grad.data() + first, count, rest[3].data());
-    }
-    Block p(whole ? stored[0] + first : rest[0].data());
-    Block m(whole ? stored[1] + first : rest[1].data()), v(whole ? stored[2] + first : rest[2].data());
-    const Eigen::Map<const Eigen::Array<S, N, 1>> g(whole ? grad.data() + first : rest[3].data());
-    Eigen::Array<S, N, 1> gradient = factor * g;
-    if constexpr (!Decoupled) gradient += coupled * p;
-    m = keep1 * m + add1 * gradient;
-    v = keep2 * v + add2 * gradient.square();
-    const auto size = v.sqrt() * correction + eps;
-    const auto change = rate * m / size;
-    const auto apply = [&](const auto& step) {
-      if constexpr (Decoupled) {
-        p = shrink * p - step;
-      } else {
-        p -= step;
-      }
-    };
-    if (eps == S(0)) {
-      apply((size == S(0)).select(S(0), change));
-    } else {
-      apply(change);
-    }
-    if (whole) continue;
-    for (std::size_t k = 0; k < 3; ++k) std::copy_n(rest[k].data(), count, stored[k] + first);
-  }
+  const detail::AdamUpdate<S, Decoupled> update = {
+      .factor = S(gradient_factor),
+      .coupled = S(weight_decay),
+      .keep1 = S(beta1),
+      .add1 = S(1 - beta1),
+      .keep2 = S(beta2),
+      .add2 = S(1 - beta2),
+      .correction = S(1 / std::sqrt(1 - std::pow(beta2, t))),
+      .eps = S(config_.eps),
+      .rate = S(lr / (1 - std::pow(beta1, t))),
+      .shrink = S(detail::decay_factor<S>(lr * weight_decay, slot.steps)),
+  };
+  detail::update_elements<detail::Simd<S>, 3>(update, slot.size, grad.data(),
+                                              {value.data(), mean.data(), square.data()});
 }
 
 template <class S>

@@ -145,20 +145,5 @@ GroupSettings settings_of(const Config& config, std::size_t group) {
   return settings;
 }
 
-/// Elements in a cache line.
-template <class S>
-inline constexpr int block_size = 64 / sizeof(S) > 1 ? static_cast<int>(64 / sizeof(S)) : 1;
-
-/// Calls f(first, N) with a constant N: a cache line of elements at a time, and N = 1 for the remainder. Each element
-/// is then computed by the same instructions wherever the array is in memory: Eigen's own loops start at the first
-/// aligned address, so the last bit of an element could change when a model moves.
-template <class S>
-void for_each_block(Index size, auto&& f) {
-  constexpr int block = block_size<S>;
-  Index first = 0;
-  for (; first + block <= size; first += block) f(first, std::integral_constant<int, block>());
-  for (; first < size; ++first) f(first, std::integral_constant<int, 1>());
-}
-
 }  // namespace detail
 }  // namespace lora::inline LORA_ABI

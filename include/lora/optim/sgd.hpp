@@ -14,6 +14,7 @@
 /// Source: Sutskever et al. 2013, "On the importance of initialization and momentum in deep learning", ICML; written as
 /// PyTorch does, with lr outside the buffer.
 
+#include "lora/kernels/elementwise.hpp"
 #include "lora/optim/optimizer.hpp"
 #include "lora/optim/optimizer_state.hpp"
 
@@ -41,6 +42,38 @@ inline void validate(const SgdConfig& config, std::string_view who = "SgdConfig"
   }
   detail::validate_groups(who, config.groups);
 }
+
+namespace detail {
+
+/// The step of a packet of elements, with a buffer or without.
+template <class S>
+struct SgdUpdate {
+  S factor;  ///< of the gradient
+  S decay, momentum, share;
+  S rate;  ///< -lr
+  bool nesterov;
+
+  template <class V, class Packet = typename V::Packet>
+  void packet(const Packet& g, Packet (&of)[1]) const {
+    auto& [p] = of;
+    p = V::multiply_add(V::constant(rate), gradient<V>(g, p), p);
+  }
+  template <class V, class Packet = typename V::Packet>
+  void packet(const Packet& g, Packet (&of)[2]) const {
+    auto& [p, b] = of;
+    const Packet d = gradient<V>(g, p);
+    b = V::multiply_add(V::constant(momentum), b, V::multiply(V::constant(share), d));
+    p = V::multiply_add(V::constant(rate), nesterov ? V::multiply_add(V::constant(momentum), b, d) : b, p);
+  }
+
+ private:
+  template <class V, class Packet = typename V::Packet>
+  Packet gradient(const Packet& g, const Packet& p) const {
+    return V::multiply_add(V::constant(decay), p, V::multiply(V::constant(factor), g));
+  }
+};
+
+}  // namespace detail
 
 template <class S>
 class Sgd {
@@ -89,24 +122,20 @@ class Sgd {
     const bool keeps_buffer = config_.momentum > 0;
     const bool first_step = buffer.size() == 0;
     if (keeps_buffer && first_step) buffer.setZero(value.size());
-    const auto momentum = S(config_.momentum);
-    const auto share = S(first_step ? 1 : 1 - config_.dampening);
-    detail::for_each_block<S>(value.size(), [&](Index first, auto count) {
-      constexpr int N = decltype(count)::value;
-      auto p = value.template segment<N>(first);
-      const auto d = factor * grad.template segment<N>(first) + weight_decay * p;
-      if (!keeps_buffer) {
-        p -= lr * d;
-        return;
-      }
-      auto b = buffer.template segment<N>(first);
-      b = momentum * b + share * d;
-      if (config_.nesterov) {
-        p -= lr * (d + momentum * b);
-      } else {
-        p -= lr * b;
-      }
-    });
+    const detail::SgdUpdate<S> update = {
+        .factor = factor,
+        .decay = weight_decay,
+        .momentum = S(config_.momentum),
+        .share = S(first_step ? 1 : 1 - config_.dampening),
+        .rate = -lr,
+        .nesterov = config_.nesterov,
+    };
+    using V = detail::Simd<S>;
+    if (keeps_buffer) {
+      detail::update_elements<V, 2>(update, value.size(), grad.data(), {value.data(), buffer.data()});
+    } else {
+      detail::update_elements<V, 1>(update, value.size(), grad.data(), {value.data()});
+    }
   }
 
   Config config_;

@@ -21,6 +21,7 @@
 #include <memory>
 #include <optional>
 #include <set>
+#include <span>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -79,7 +80,9 @@ class PeftMember {
 /// matrix 2^exponent: exact unless a number leaves the range of normal ones.
 template <class M>
 M scaled_by_power(const M& matrix, int exponent) {
-  return matrix.unaryExpr([exponent](auto x) { return std::ldexp(x, exponent); });
+  M scaled = matrix;
+  std::for_each(scaled.data(), scaled.data() + scaled.size(), [exponent](auto& x) { x = std::ldexp(x, exponent); });
+  return scaled;
 }
 
 /// What to multiply A with, and divide B by, so that the rounded factors give the product: 2^shift. 0 as long as the
@@ -89,25 +92,35 @@ template <class S>
 int balancing_shift(const std::string& path, const Lora<S>& factors, std::optional<Dtype> stored) {
   const Dtype dtype = stored.value_or(dtype_of<S>());
   if (smallest_infinite(dtype) > static_cast<double>(std::numeric_limits<S>::max())) return 0;  // nothing is rounded
-  const auto& A = factors.A.value;
-  const auto& B = factors.B.value;
-  if (!A.allFinite() || !B.allFinite()) return 0;  // refused, or saved on purpose
+  const auto numbers = [](const auto& matrix) {
+    return std::span<const S>(matrix.data(), static_cast<std::size_t>(matrix.size()));
+  };
+  const std::span<const S> A = numbers(factors.A.value), B = numbers(factors.B.value);
+  const auto largest = [](std::span<const S> factor) {  // infinite if an element is not finite
+    double magnitude = 0;
+    for (const S x : factor) {
+      const double own = std::isfinite(x) ? std::abs(static_cast<double>(x)) : std::numeric_limits<double>::infinity();
+      magnitude = std::max(magnitude, own);
+    }
+    return magnitude;
+  };
+  const double largest_a = largest(A), largest_b = largest(B);
+  if (std::isinf(largest_a) || std::isinf(largest_b)) return 0;  // refused, or saved on purpose
   const double most = std::max(2 * rounding_of(dtype), 0x1p-11);
-  const double as_is = product_error(A, B, 0, dtype);
+  const double as_is = product_error(A, B, factors.rank(), 0, dtype);
   if (as_is <= most) return 0;
-  const auto exponent_of = [](const auto& matrix) {
+  const auto exponent_of = [](double number) {
     int exponent = 0;
-    std::frexp(static_cast<double>(matrix.size() == 0 ? S(0) : matrix.cwiseAbs().maxCoeff()), &exponent);
+    std::frexp(number, &exponent);
     return exponent;
   };
-  const int shift = (exponent_of(B) - exponent_of(A)) / 2;
-  const double balanced = product_error(A, B, shift, dtype);
+  const int shift = (exponent_of(largest_b) - exponent_of(largest_a)) / 2;
+  const double balanced = product_error(A, B, factors.rank(), shift, dtype);
   if (balanced <= most) return shift;
-  fail<ValueError>(Caller("save_adapter", path),
-                   "as " + std::string(name(dtype)) + " the factors A (at most " +
-                       text_of(static_cast<double>(A.cwiseAbs().maxCoeff())) + ") and B (at most " +
-                       text_of(static_cast<double>(B.cwiseAbs().maxCoeff())) + ") give a product that is off by " +
-                       text_of(100 * std::min(as_is, balanced)) + " %; save them as F32");
+  fail<ValueError>(Caller("save_adapter", path), "as " + std::string(name(dtype)) + " the factors A (at most " +
+                                                     text_of(largest_a) + ") and B (at most " + text_of(largest_b) +
+                                                     ") give a product that is off by " +
+                                                     text_of(100 * std::min(as_is, balanced)) + " %; save them as F32");
 }
 
 template <class S>

@@ -7,10 +7,14 @@
 #include "lora/io/dtype.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstddef>
+#include <functional>
 #include <limits>
-#include <string>
+#include <numeric>
+#include <span>
+#include <vector>
 
 namespace lora::inline LORA_ABI::detail {
 
@@ -31,44 +35,94 @@ double as_stored(S number, Dtype dtype) {
   return result;
 }
 
+/// The sum of a_i b_i: as 8 sums, so that an addition need not wait for the one before.
+inline double dot_product(const double* a, const double* b, std::size_t count) {
+  std::array<double, 8> sums{};
+  std::size_t first = 0;
+  for (; first + sums.size() <= count; first += sums.size()) {
+    for (std::size_t k = 0; k < sums.size(); ++k) sums[k] += a[first + k] * b[first + k];
+  }
+  for (std::size_t k = 0; first < count; ++first, ++k) sums[k] += a[first] * b[first];
+  return std::accumulate(sums.begin(), sums.end(), 0.0);
+}
+
+inline double largest_magnitude(const std::vector<double>& numbers) {
+  double largest = 0;
+  for (const double number : numbers) largest = std::max(largest, std::abs(number));
+  return largest;
+}
+
+/// A factor of a low-rank product in double: `rank` columns one after the other, and how rounding changes them.
+struct RoundedFactor {
+  std::vector<double> numbers, changes;
+  double scale = 0;  ///< the largest magnitude of the numbers, divided out of both: squares of 1e-200 would vanish
+  bool finite = true;
+
+  /// factor 2^exponent is rounded to dtype.
+  template <class S>
+  RoundedFactor(std::span<const S> factor, int exponent, Dtype dtype)
+      : numbers(factor.begin(), factor.end()), changes(factor.size()), scale(largest_magnitude(numbers)) {
+    for (std::size_t i = 0; i < factor.size(); ++i) {
+      const double stored = as_stored(static_cast<S>(std::ldexp(factor[i], exponent)), dtype);
+      changes[i] = std::ldexp(stored, -exponent) - numbers[i];
+      finite = finite && std::isfinite(changes[i]);
+      if (scale == 0) continue;
+      numbers[i] /= scale;
+      changes[i] /= scale;
+    }
+  }
+  /// The relative error of the factor itself.
+  double error() const {
+    const double largest = largest_magnitude(changes), norm = std::sqrt(dot(numbers));
+    if (largest == 0 || norm == 0) return 0;
+    std::vector<double> unit = changes;
+    for (double& change : unit) change /= largest;
+    return std::sqrt(dot(unit)) * largest / norm;
+  }
+
+ private:
+  static double dot(const std::vector<double>& some) { return dot_product(some.data(), some.data(), some.size()); }
+};
+
+/// |sum_k p_k q_k^T|, whose square is the sum over k and l of (p_k . p_l) (q_k . q_l).   P, Q: columns of one length.
+inline double norm_of_products(const std::vector<const double*>& P, std::size_t rows,
+                               const std::vector<const double*>& Q, std::size_t cols) {
+  double sum = 0;
+  for (std::size_t k = 0; k < P.size(); ++k) {
+    for (std::size_t l = 0; l <= k; ++l) {
+      const double once = dot_product(P[k], P[l], rows) * dot_product(Q[k], Q[l], cols);
+      sum += k == l ? once : 2 * once;
+    }
+  }
+  return std::sqrt(std::max(0.0, sum));
+}
+
 /// The relative error of B A, in the Frobenius norm, if A 2^shift and B 2^-shift are rounded to dtype; of the factors
 /// themselves if the product is zero. Infinite if an element becomes infinite. Cost: O((out + in) rank^2).
-template <class M, class N>
-double product_error(const M& A, const N& B, int shift, Dtype dtype) {
-  using S = typename M::Scalar;
-  using Doubles = Eigen::MatrixXd;
-  // Columns: of the change of A and of rounded A, both transposed; of rounded B and of the change of B.
-  const Index rank = A.rows();
-  const Doubles a = A.template cast<double>().transpose(), b = B.template cast<double>();
-  const auto change = [&](const auto& own, int exponent) -> Doubles {
-    return own.unaryExpr([&](S x) {
-      const double stored = as_stored(static_cast<S>(std::ldexp(x, exponent)), dtype);
-      return std::ldexp(stored, -exponent) - static_cast<double>(x);
-    });
-  };
-  const Doubles da = change(A, shift).transpose(), db = change(B, -shift);
-  if (!da.allFinite() || !db.allFinite()) return std::numeric_limits<double>::infinity();
-  // |P Q^T|^2 = trace(P^T P Q^T Q). The scale is taken out first: squares of 1e-200 would vanish.
-  const auto largest = [](const Doubles& m) { return m.size() == 0 ? 0.0 : m.cwiseAbs().maxCoeff(); };
-  const double a_scale = largest(a), b_scale = largest(b);
-  const auto ratio = [](const Doubles& part, const Doubles& whole) {
-    const double norm = whole.stableNorm();
-    return norm == 0 ? 0.0 : part.stableNorm() / norm;
-  };
-  const auto norm = [](const Doubles& p, const Doubles& q) {
-    double sum = 0;  // column by column: Eigen's product of two matrices takes a second to compile
-    for (Index i = 0; i < p.cols(); ++i) {
-      for (Index j = 0; j < p.cols(); ++j) sum += p.col(i).dot(p.col(j)) * q.col(i).dot(q.col(j));
-    }
-    return std::sqrt(std::max(0.0, sum));
-  };
-  if (a_scale == 0 || b_scale == 0) return std::max(ratio(da, a), ratio(db, b));
-  const double whole = norm(b / b_scale, a / a_scale);
-  if (whole == 0) return std::max(ratio(da, a), ratio(db, b));
-  Doubles p(b.rows(), 2 * rank), q(a.rows(), 2 * rank);  // (B + dB)(A + dA) - B A = (B + dB) dA + dB A
-  p << (b + db) / b_scale, db / b_scale;
-  q << da / a_scale, a / a_scale;
-  return norm(p, q) / whole;
+/// A (rank, in) row after row; B (out, rank) column after column.
+template <class S>
+double product_error(std::span<const S> A, std::span<const S> B, Index rank, int shift, Dtype dtype) {
+  const RoundedFactor a(A, shift, dtype), b(B, -shift, dtype);
+  if (!a.finite || !b.finite) return std::numeric_limits<double>::infinity();
+  const auto of_factors = [&] { return std::max(a.error(), b.error()); };
+  if (a.scale == 0 || b.scale == 0) return of_factors();
+  const std::size_t count = static_cast<std::size_t>(rank), in = A.size() / count, out = B.size() / count;
+  std::vector<double> sum(B.size());  // B + dB
+  std::transform(b.numbers.begin(), b.numbers.end(), b.changes.begin(), sum.begin(), std::plus<>());
+  std::vector<const double*> p, q;
+  for (std::size_t k = 0; k < count; ++k) {
+    p.push_back(b.numbers.data() + k * out);
+    q.push_back(a.numbers.data() + k * in);
+  }
+  const double whole = norm_of_products(p, out, q, in);
+  if (whole == 0) return of_factors();
+  // (B + dB)(A + dA) - B A = (B + dB) dA + dB A
+  for (std::size_t k = 0; k < count; ++k) {
+    p.push_back(sum.data() + k * out);
+    p[k] = b.changes.data() + k * out;
+    q.push_back(a.changes.data() + k * in);
+  }
+  return norm_of_products(p, out, q, in) / whole;
 }
 
 }  // namespace lora::inline LORA_ABI::detail

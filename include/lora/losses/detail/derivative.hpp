@@ -3,6 +3,8 @@
 
 #include "lora/core/error.hpp"
 #include "lora/core/scalar.hpp"
+#include "lora/kernels/columns.hpp"
+#include "lora/kernels/elementwise.hpp"
 
 #include <string_view>
 #include <type_traits>
@@ -21,6 +23,23 @@ void size_derivative(std::string_view who, std::string_view what, Derivative& de
   if constexpr (!free_rows) check_rows(who, what, derivative.rows(), "rows of the input", rows);
   if constexpr (!free_cols) check_cols(who, what, derivative.cols(), "samples", cols);
   if constexpr (free_rows || free_cols) derivative.resize(rows, cols);
+}
+
+/// f(columns): those of the derivative, or null if there is none. One that has no contiguous columns receives a copy.
+template <class Derivative>
+auto with_columns(Derivative* derivative, auto&& f) {
+  using S = typename Derivative::Scalar;
+  if (derivative == nullptr) return f(static_cast<MutableColumns<S>*>(nullptr));
+  if constexpr (in_lines<Derivative, false>()) {
+    MutableColumns<S> columns(*derivative);
+    return f(&columns);
+  } else {
+    Matrix<S> copy(derivative->rows(), derivative->cols());
+    MutableColumns<S> columns(copy);
+    const auto result = f(&columns);
+    *derivative = copy;
+    return result;
+  }
 }
 
 }  // namespace lora::inline LORA_ABI::detail

@@ -12,6 +12,7 @@
 
 #include "lora/adapters/dropout.hpp"
 #include "lora/core/sequences.hpp"
+#include "lora/kernels/arithmetic.hpp"
 #include "lora/kernels/elementwise.hpp"
 #include "lora/kernels/pack_rows.hpp"
 #include "lora/kernels/packed_product.hpp"
@@ -19,6 +20,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstddef>
 #include <limits>
 #include <optional>
@@ -43,7 +45,7 @@ struct AttentionProducts {
   static void copy(const Columns<S>& X, const S& scale, S* to) {
     const Index stride = padded(X.rows());
     for (Index j = 0; j < X.cols(); ++j, to += stride) {
-      Eigen::Map<Vector<S>>(to, X.rows()) = scale * X.col(j);
+      multiply_by(scale, X.data() + j * X.outerStride(), X.rows(), to);
       std::fill(to + X.rows(), to + stride, S(0));
     }
   }
@@ -133,9 +135,9 @@ struct AttentionProducts {
       }
       largest = V::maximum(largest, score);
     }
-    Eigen::Array<S, lanes, 1> of_lanes;
+    std::array<S, std::size_t(lanes)> of_lanes;
     V::store(of_lanes.data(), largest);
-    const S most = of_lanes.maxCoeff();
+    const S most = *std::max_element(of_lanes.begin(), of_lanes.end());
     const auto shift = V::constant(most);
     auto sum = V::zero();
     for (Index k = own.first; k < own.last; k += lanes) {
@@ -305,6 +307,7 @@ class AttentionHead {
   static void forward(const Columns<S>& q, const Columns<S>& k, const Columns<S>& v, const AttentionRange& range,
                       Index heads, const S& scale, const AttentionMasks* masks, MutableColumns<S> o, S* lse,
                       Index lse_stride, S* memory) {
+    using std::log;
     const Index rows = k.rows(), keys = k.cols(), most = panel(keys), distance = Products::distance(keys);
     const Index stride = Products::padded(rows);
     S* const kt = take(memory, Products::transposed_size(rows, keys));
@@ -321,23 +324,23 @@ class AttentionHead {
         const Index count = std::min(most, range.queries - first);
         const Interval seen = range.of(first, count);
         const auto keys_of = [&](Index query, Index some) { return range.of(first + query, some); };
-        Products::copy(q.block(h * rows, first, rows, count), scale, Q);
+        Products::copy(part_of(q, h * rows, rows, first, count), scale, Q);
         Products::dots(kt, rows, keys, seen, Q, count, P, distance, keys_of);
-        Column largest = Column::Zero(), sums = Column::Ones();
+        std::array<S, std::size_t(max_panel)> largest, sums;
         for (Index c = 0; c < count; ++c) {
-          std::tie(largest(c), sums(c)) = Products::exponentials(P + c * distance, seen, range.of(first + c, 1));
+          const auto place = std::size_t(c);
+          std::tie(largest[place], sums[place]) =
+              Products::exponentials(P + c * distance, seen, range.of(first + c, 1));
           if (!drops) continue;
           drops->fill(mask, masks->first + first + c);
           multiply(P + c * distance, mask, range.of(first + c, 1));
         }
         Products::combine(vc, rows, seen, P, distance, count, O, keys_of);
         for (Index c = 0; c < count; ++c) {
-          column_of(o, h * rows, first + c, rows) =
-              Eigen::Map<const Vector<S>>(O + c * stride, rows) * (S(1) / sums(c));
+          const auto place = std::size_t(c);
+          multiply_by(S(1) / sums[place], O + c * stride, rows, &o(h * rows, first + c));
+          if (lse != nullptr) lse[h + (first + c) * lse_stride] = largest[place] + log(sums[place]);
         }
-        if (lse == nullptr) continue;
-        largest += sums.log();
-        for (Index c = 0; c < count; ++c) lse[h + (first + c) * lse_stride] = largest(c);
       }
     }
   }
@@ -373,9 +376,9 @@ class AttentionHead {
         const auto first_query = [&](Index key) {
           return std::clamp<Index>(range.first_query(key) - first, 0, count - 1);
         };
-        Products::copy(q.block(h * rows, first, rows, count), scale, Q);
-        Products::copy(d_o.block(h * rows, first, rows, count), S(1), dO);
-        Products::copy(o.block(h * rows, first, rows, count), S(1), dQ);
+        Products::copy(part_of(q, h * rows, rows, first, count), scale, Q);
+        Products::copy(part_of(d_o, h * rows, rows, first, count), S(1), dO);
+        Products::copy(part_of(o, h * rows, rows, first, count), S(1), dQ);
         Products::dots(kt, rows, keys, seen, Q, count, P, distance, keys_of);
         Products::dots(vt, rows, keys, seen, dO, count, E, distance, keys_of);
         for (Index c = 0; c < count; ++c) {
@@ -391,7 +394,7 @@ class AttentionHead {
         Products::add_outer(dO, rows, count, P, distance, seen, dvc, first_query);
         Products::combine(kc, rows, seen, E, distance, count, dQ, keys_of);
         Products::add_outer(Q, rows, count, E, distance, seen, dkc, first_query);
-        write(dQ, stride, scale, dq.block(h * rows, first, rows, count));
+        write(dQ, stride, scale, part_of(dq, h * rows, rows, first, count));
       }
     }
     write(dkc, stride, S(1), dk);
@@ -408,20 +411,14 @@ class AttentionHead {
     return DropoutMask(masks->probability, masks->stream + static_cast<std::uint64_t>(head), masks->pass);
   }
   static void multiply(S* column, const Eigen::Map<Vector<S>>& mask, Interval seen) {
-    const Index count = seen.last - seen.first;
-    Eigen::Map<Vector<S>> some(column + seen.first, count);
-    some = some.cwiseProduct(mask.segment(seen.first, count));
+    multiply_each(column + seen.first, mask.data() + seen.first, seen.last - seen.first, column + seen.first);
   }
   /// A multiple of a cache line.
   static Index aligned(Index size) { return (size + 15) / 16 * 16; }
   static S* take(S*& memory, Index size) { return std::exchange(memory, memory + aligned(size)); }
   static void write(const S* from, Index stride, const S& scale, MutableColumns<S> to) {
-    for (Index j = 0; j < to.cols(); ++j) to.col(j) = scale * Eigen::Map<const Vector<S>>(from + j * stride, to.rows());
+    for (Index j = 0; j < to.cols(); ++j) multiply_by(scale, from + j * stride, to.rows(), &to(0, j));
   }
-  static auto column_of(MutableColumns<S>& matrix, Index row, Index col, Index rows) {
-    return Eigen::Map<Vector<S>>(matrix.data() + row + col * matrix.outerStride(), rows);
-  }
-  using Column = Eigen::Array<S, int(max_panel), 1>;  // of a number for each query
 };
 
 }  // namespace lora::inline LORA_ABI::detail

@@ -3,11 +3,13 @@
 
 #include "lora/adapters/dropout.hpp"
 #include "lora/core/scratch.hpp"
+#include "lora/kernels/arithmetic.hpp"
 #include "lora/kernels/packed_product.hpp"
 #include "lora/nn/detail/for_each_job.hpp"
 
 #include <algorithm>
 #include <cstdint>
+#include <utility>
 
 namespace lora::inline LORA_ABI::detail {
 
@@ -28,8 +30,10 @@ void drop(MutableColumns<S> y, double probability, std::uint64_t stream, const P
                       const Index j = k * most;
                       Eigen::Map<Matrix<S>> mask(memory, y.rows(), std::min(most, count - j));
                       all.fill(mask, j);
-                      auto some = y.middleCols(first + j, mask.cols());
-                      some = some.cwiseProduct(mask);
+                      for (Index c = 0; c < mask.cols(); ++c) {
+                        S* const some = &y(0, first + j + c);
+                        multiply_each(some, std::as_const(mask).data() + c * y.rows(), y.rows(), some);
+                      }
                     });
   };
   if (pass.segments.empty()) return run(0, y.cols(), pass);

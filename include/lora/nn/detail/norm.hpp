@@ -3,6 +3,7 @@
 
 #include "lora/core/layer_pass.hpp"
 #include "lora/core/parameter.hpp"
+#include "lora/kernels/arithmetic.hpp"
 #include "lora/kernels/norms.hpp"
 
 #include <cstdint>
@@ -106,10 +107,11 @@ class Norm : public CachedPass<Self, S> {
     if (!trains(kept)) return;
     const auto sums = scratch.borrow<S>();
     auto view = sums->resize(x.rows(), 2);
-    view.setZero();
+    fill_with_zeros(view);
     Kernel::add_gradients(x, kept.moments.view(), dy, view, kept.executor);
-    if (weight_.trainable) weight_.gradient() += view.col(0);
-    if (Centered && bias_.trainable) bias_.gradient() += view.col(1);
+    const S* const of_weight = view.data();
+    if (weight_.trainable) add_multiple(S(1), of_weight, x.rows(), weight_.gradient().data());
+    if (Centered && bias_.trainable) add_multiple(S(1), of_weight + x.rows(), x.rows(), bias_.gradient().data());
   }
 
   double epsilon_;
