@@ -15,16 +15,46 @@
 #include <string_view>
 #include <type_traits>
 #include <utility>
-#include <variant>
 #include <vector>
 
 namespace lora::inline LORA_ABI {
 
-/// One setting of an adapter, under PEFT's name: {"r", Index(8)}.
+/// One setting of an adapter, under PEFT's name: "r" of 8. (Every program with an adapter compiles it, and a
+/// std::variant takes as long to compile as a layer.)
 struct AdapterSetting {
+  enum Type { boolean, integer, real, text };
   std::string name;
-  std::variant<bool, Index, double, std::string> value;
+  Type type = boolean;
+  bool flag = false;         ///< its value, if it is a boolean
+  Index whole = 0;           ///< if it is an integer
+  double number = 0;         ///< if it is real
+  std::string letters = {};  ///< if it is text
   bool operator==(const AdapterSetting&) const = default;
+
+  AdapterSetting(std::string_view own, const auto& value) : name(own) {
+    using T = std::remove_cvref_t<decltype(value)>;
+    if constexpr (std::is_same_v<T, bool>) {
+      flag = value;
+    } else if constexpr (std::integral<T>) {
+      type = integer;
+      whole = static_cast<Index>(value);
+    } else if constexpr (std::floating_point<T>) {
+      type = real;
+      number = static_cast<double>(value);
+    } else {
+      type = text;
+      letters = value;
+    }
+  }
+  /// f(value), with the type that it has.
+  void visit(auto&& f) const {
+    switch (type) {
+      case boolean: return f(flag);
+      case integer: return f(whole);
+      case real: return f(number);
+      case text: return f(letters);
+    }
+  }
 };
 
 /// One tensor of an adapter as files store it: "lora_A.weight" (rank, in).
@@ -132,12 +162,7 @@ class AnyAdapter {
   /// Its settings and its tensors, under PEFT's names. The tensor given to f may be a temporary.
   std::vector<AdapterSetting> settings() const {
     std::vector<AdapterSetting> all;
-    held_->each_setting([&](std::string_view name, const Setting& value) {
-      AdapterSetting& setting = all.emplace_back(AdapterSetting{std::string(name), value.flag});
-      if (value.type == Setting::integer) setting.value = value.whole;
-      if (value.type == Setting::real) setting.value = value.number;
-      if (value.type == Setting::text) setting.value = std::string(value.letters);
-    });
+    held_->each_setting([&](const AdapterSetting& setting) { all.push_back(setting); });
     return all;
   }
   void tensors(detail::FunctionRef<void(const AdapterTensor<const S>&)> f) const { held_->tensors(f); }
@@ -164,15 +189,7 @@ class AnyAdapter {
   }
 
  private:
-  /// The value of a setting as virtual functions pass it: every program compiles them, few ask for the settings.
-  struct Setting {
-    enum Type { boolean, integer, real, text } type;
-    bool flag = false;
-    Index whole = 0;
-    double number = 0;
-    std::string_view letters = {};
-  };
-  using OnSetting = detail::FunctionRef<void(std::string_view, const Setting&)>;
+  using OnSetting = detail::FunctionRef<void(const AdapterSetting&)>;
   using OnConst = detail::FunctionRef<void(const Name&, const AnyParameter<const S>*, const AnyConstant<S>*)>;
   using OnPart = detail::FunctionRef<void(const Name&, AnyParameter<S>*, const AnyConstant<S>*)>;
 
@@ -274,18 +291,7 @@ class AnyAdapter {
     }
 
     void each_setting(OnSetting f) const override {
-      const auto on_setting = [&](std::string_view name, const auto& value) {
-        using T = std::remove_cvref_t<decltype(value)>;
-        if constexpr (std::is_same_v<T, bool>) {
-          f(name, {.type = Setting::boolean, .flag = value});
-        } else if constexpr (std::integral<T>) {
-          f(name, {.type = Setting::integer, .whole = static_cast<Index>(value)});
-        } else if constexpr (std::floating_point<T>) {
-          f(name, {.type = Setting::real, .number = static_cast<double>(value)});
-        } else {
-          f(name, {.type = Setting::text, .letters = value});
-        }
-      };
+      const auto on_setting = [&](std::string_view name, const auto& value) { f(AdapterSetting(name, value)); };
       const auto on_tensor = [](std::string_view, const auto&) {};
       A::describe(adapter, Table<decltype(on_setting), decltype(on_tensor)>{on_setting, on_tensor});
     }

@@ -31,7 +31,6 @@
 #include <system_error>
 #include <type_traits>
 #include <utility>
-#include <variant>
 #include <vector>
 
 namespace lora::inline LORA_ABI {
@@ -203,12 +202,13 @@ LORA_IO_INLINE PeftConfig kind_config_for(const PeftModel& model, PeftTensors& t
   if (options.task_type) source["task_type"] = *options.task_type;
   if (options.base_model_name_or_path) source["base_model_name_or_path"] = *options.base_model_name_or_path;
   for (const AdapterSetting& setting : *settings) {
-    source[setting.name] = std::visit(
-        [](const auto& value) {
-          if constexpr (std::is_same_v<decltype(value), const double&>) return json_number(value);
-          return Json(value);
-        },
-        setting.value);
+    setting.visit([&](const auto& value) {
+      if constexpr (std::is_same_v<decltype(value), const double&>) {
+        source[setting.name] = json_number(value);
+      } else {
+        source[setting.name] = value;
+      }
+    });
   }
   return config;
 }

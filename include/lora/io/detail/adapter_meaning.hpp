@@ -74,7 +74,7 @@ std::map<std::string, Meaning> adapter_meanings(const T& model) {
       Meaning& meaning = all[place.str()];
       const MeaningTable table{meaning};
       for (const AdapterSetting& setting : module.adapter.settings()) {
-        std::visit([&](const auto& value) { table.setting(setting.name, value); }, setting.value);
+        setting.visit([&](const auto& value) { table.setting(setting.name, value); });
       }
       meaning.emplace("kind", module.adapter.peft_type());
     } else if constexpr (requires(const MeaningTable& table) { Module::describe(module, table), Module::peft_type; }) {

@@ -5,8 +5,8 @@
 #include "lora/core/error.hpp"
 
 #include <algorithm>
-#include <set>
 #include <string>
+#include <vector>
 
 namespace lora::inline LORA_ABI::detail {
 
@@ -19,11 +19,14 @@ void check_described(const Caller& who, const std::string& path, const AnyAdapte
     fail<ConfigError>(who, "layer " + in_quotes(path) + ": the kind " + std::string(adapter.peft_type()) + " " + text);
   };
   const Path root;
-  std::set<const S*> described;
-  adapter.tensors([&](const AdapterTensor<const S>& tensor) { described.insert(tensor.value.data()); });
+  std::vector<const S*> described;
+  adapter.tensors([&](const AdapterTensor<const S>& tensor) { described.push_back(tensor.value.data()); });
   AnyAdapter<S>::visit(adapter, [&](const Name& name, const auto& part) {
     if constexpr (ParameterLike<decltype(part)>) {
-      if (part.value.size() == 0 || described.contains(part.value.data())) return;
+      if (part.value.size() == 0) return;
+      for (const S* const data : described) {
+        if (data == part.value.data()) return;
+      }
       refuse("has the parameter " + in_quotes(Path(&root, name).str()) +
              " in visit, which files would lose, expected it among the tensors that describe lists");
     }

@@ -209,12 +209,13 @@ LORA_IO_INLINE std::optional<std::string> json_string(std::string_view text) {
 LORA_IO_INLINE Json sorted_by_name(Json value) {
   if (value.is_object()) {
     auto& members = value.get_ref<Json::object_t&>();
-    std::vector<std::pair<std::string, Json>> sorted;
+    auto* const all = members.data();  // nlohmann's object that keeps its order is a vector of pairs
+    const auto positions =
+        sorted_positions(members.size(), [&](std::size_t a, std::size_t b) { return all[a].first < all[b].first; });
+    Json::object_t sorted;
     sorted.reserve(members.size());
-    for (auto& [name, member] : members) sorted.emplace_back(name, sorted_by_name(std::move(member)));
-    sort_by(sorted, [](const auto& a, const auto& b) { return a.first < b.first; });
-    members.clear();
-    for (auto& [name, member] : sorted) members.emplace_back(std::move(name), std::move(member));
+    for (const std::size_t k : positions) sorted.emplace_back(all[k].first, sorted_by_name(std::move(all[k].second)));
+    members = std::move(sorted);
   } else if (value.is_array()) {
     for (Json& member : value) member = sorted_by_name(std::move(member));
   }

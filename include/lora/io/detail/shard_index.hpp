@@ -11,19 +11,21 @@
 #include "lora/io/file_error.hpp"
 
 #include <cstddef>
+#include <functional>
 #include <map>
 #include <string>
 #include <string_view>
 
 namespace lora::inline LORA_ABI::detail {
 
+using WeightMap = std::map<std::string, std::string, std::less<>>;
+
 /// The file of each tensor in an index. Throws FormatError for another form and for names outside its folder.
-std::map<std::string, std::string> weight_map(std::string_view who, std::string_view text, std::size_t most);
+WeightMap weight_map(std::string_view who, std::string_view text, std::size_t most);
 
 #ifdef LORA_IO_DEFINITIONS
 
-LORA_IO_INLINE std::map<std::string, std::string> weight_map(std::string_view who, std::string_view text,
-                                                             std::size_t most) {
+LORA_IO_INLINE WeightMap weight_map(std::string_view who, std::string_view text, std::size_t most) {
   const Json root = parse_json(who, text);
   if (!root.is_object()) fail<FormatError>(who, "is " + found_in_json(root) + ", expected an object with weight_map");
   const auto found = root.find("weight_map");
@@ -32,7 +34,7 @@ LORA_IO_INLINE std::map<std::string, std::string> weight_map(std::string_view wh
   }
   if (!found->is_object()) fail<FormatError>(who, "weight_map is " + found_in_json(*found) + ", expected an object");
   if (found->size() > most) fail<FormatError>(who, "lists more than " + std::to_string(most) + " tensors");
-  std::map<std::string, std::string> file_of;
+  WeightMap file_of;
   for (const auto& [tensor, value] : found->get_ref<const Json::object_t&>()) {
     if (!value.is_string()) {
       fail<FormatError>(who, "weight_map: " + shown(tensor) + " is " + found_in_json(value) + ", expected a file name");
