@@ -1,6 +1,7 @@
 // What is particular to LoRA beside its equation: how it starts, what it refuses, what it trains, and when it drops.
 
 #include "lora/core/parameters.hpp"
+#include "lora/nn/lora_linear.hpp"
 #include "lora/testing/generic.hpp"
 #include "support/adapted_lora.hpp"
 #include "support/catch.hpp"
@@ -15,6 +16,33 @@ using lora::Pass;
 using lora::Scaling;
 using lora::testing::random_matrix;
 using lora_test::AdaptedLora;
+
+/// A layer of one adapter with dropout: y, dx and the gradients of batches of 150 samples, whole and in parts.
+template <class Layer>
+void check_any_split(Layer& layer, lora::Rng& rng) {
+  lora::testing::fill_parameters(layer, rng);
+  const auto x = random_matrix(layer.in_features(), 150, rng), dy = random_matrix(layer.out_features(), 150, rng);
+  typename Layer::Cache cache;
+  const Pass pass{.training = true, .seed = 3, .step = 4};
+  lora::zero_gradients(layer);
+  const Eigen::MatrixXd y = layer.forward(x, cache, pass), dx = layer.backward(x, dy, cache);
+  const Eigen::MatrixXd dA = layer.adapter().A.grad, dB = layer.adapter().B.grad;
+  for (const Index size : {1, 50, 63, 64, 65, 128}) {
+    CAPTURE(size);
+    lora::zero_gradients(layer);
+    for (Index first = 0; first < 150; first += size) {
+      const Index count = std::min<Index>(size, 150 - first);
+      Pass micro = pass;
+      micro.first_sample = first;
+      const Eigen::MatrixXd part = layer.forward(x.middleCols(first, count), cache, micro);
+      CHECK((part - y.middleCols(first, count)).norm() < 1e-14 * y.norm());
+      const Eigen::MatrixXd part_dx = layer.backward(x.middleCols(first, count), dy.middleCols(first, count), cache);
+      CHECK((part_dx - dx.middleCols(first, count)).norm() < 1e-14 * dx.norm());
+    }
+    CHECK((layer.adapter().A.grad - dA).norm() < 1e-14 * dA.norm());
+    CHECK((layer.adapter().B.grad - dB).norm() < 1e-14 * dB.norm());
+  }
+}
 
 }  // namespace
 
@@ -92,27 +120,10 @@ TEST_CASE("lora: inference never drops") {
 TEST_CASE("lora: dropout does not depend on how a batch is split") {
   lora::Rng rng(7);
   AdaptedLora<double> layer(random_matrix(4, 6, rng), {.rank = 2, .dropout = 0.5}, rng);
-  lora::testing::fill_parameters(layer, rng);
-  const auto x = random_matrix(6, 150, rng), dy = random_matrix(4, 150, rng);
-  AdaptedLora<double>::Cache cache;
-  const Pass pass{.training = true, .seed = 3, .step = 4};
-  const Eigen::MatrixXd y = layer.forward(x, cache, pass), dx = layer.backward(x, dy, cache);
-  const Eigen::MatrixXd dA = layer.adapter().A.grad, dB = layer.adapter().B.grad;
-  for (const Index size : {1, 50, 63, 64, 65, 128}) {
-    CAPTURE(size);
-    lora::zero_gradients(layer);
-    for (Index first = 0; first < 150; first += size) {
-      const Index count = std::min<Index>(size, 150 - first);
-      Pass micro = pass;
-      micro.first_sample = first;
-      const Eigen::MatrixXd part = layer.forward(x.middleCols(first, count), cache, micro);
-      CHECK((part - y.middleCols(first, count)).norm() < 1e-14 * y.norm());
-      const Eigen::MatrixXd part_dx = layer.backward(x.middleCols(first, count), dy.middleCols(first, count), cache);
-      CHECK((part_dx - dx.middleCols(first, count)).norm() < 1e-14 * dx.norm());
-    }
-    CHECK((layer.adapter().A.grad - dA).norm() < 1e-14 * dA.norm());
-    CHECK((layer.adapter().B.grad - dB).norm() < 1e-14 * dB.norm());
-  }
+  check_any_split(layer, rng);
+  // a single row is row-major at compile time: the distance of its columns is another
+  lora::LoraLinear<double, 4, 1, 1> narrow(random_matrix(4, 1, rng), {.rank = 1, .dropout = 0.5}, rng);
+  check_any_split(narrow, rng);
 }
 
 TEST_CASE("A rank whose factors no memory can hold is refused as a setting, not as a failed allocation") {

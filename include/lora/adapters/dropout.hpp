@@ -96,7 +96,7 @@ struct Dropout {
     for_each_mask<N>(x.rows(), x.cols(), pass, scratch, [&](Index first, const auto& mask) {
       auto block = scratch.block.resize(x.rows(), mask.cols());
       for (Index j = 0; j < mask.cols(); ++j) {
-        detail::multiply_each(&mask(0, j), x.data() + (first + j) * x.outerStride(), x.rows(), &block(0, j));
+        detail::multiply_each(&mask(0, j), &x.coeffRef(0, first + j), x.rows(), &block(0, j));
       }
       f(first, Input<N>(block));
     });
@@ -109,8 +109,7 @@ struct Dropout {
       auto block = scratch.block.resize(dx.rows(), mask.cols());
       g(first, block);
       for (Index j = 0; j < mask.cols(); ++j) {
-        detail::add_each_product(&mask(0, j), std::as_const(block).data() + j * block.outerStride(), dx.rows(),
-                                 &dx(0, first + j));
+        detail::add_each_product(&mask(0, j), &std::as_const(block).coeffRef(0, j), dx.rows(), &dx(0, first + j));
       }
     });
   }

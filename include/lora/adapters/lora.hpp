@@ -141,7 +141,7 @@ struct Lora {
     if (!dropout.drops(pass)) return detail::add_low_rank(A.value.transpose(), g, dx, pass.executor);
     dropout.template add_gradient<N>(dx, pass, scratch.dropout, [&](Index first, auto& block) {
       detail::fill_with_zeros(block);
-      const Eigen::Map<const Matrix<S, Rank, N>> some(g.data() + first * g.outerStride(), g.rows(), block.cols());
+      const Eigen::Map<const Matrix<S, Rank, N>> some(g.data() + first * g.rows(), g.rows(), block.cols());
       detail::add_low_rank(A.value.transpose(), Low<N>(some), block, pass.executor);
     });
   }

@@ -2,7 +2,7 @@
 /// Sums and products of columns, element by element:   y = a x,   y += a x,   y = x .* z,   y += x .* z
 ///
 /// On pointers, so that the compiler meets each of them once for a scalar. An Eigen expression is a type of its own for
-/// every combination of matrices, maps and blocks, and costs every program that includes it a tenth of a second.
+/// every combination of matrices, maps and blocks, and brings 30 to 100 functions to every program.
 
 #include "lora/kernels/columns.hpp"
 #include "lora/kernels/elementwise.hpp"

@@ -50,16 +50,22 @@ Wide<S> sum_of_squared_differences(const S* y, const S* t, Index size) {
 template <class S>
 S mean_squared_error(const Columns<S>& y, const Columns<S>& t, double n, std::span<const double> weights,
                      MutableColumns<S>* dy) {
+  const auto weight_of = [&](Index j) { return weights.empty() ? 1 : weights[static_cast<std::size_t>(j)]; };
+  const auto column = [](const Columns<S>& matrix, Index j) { return matrix.data() + j * matrix.outerStride(); };
+  const auto dense = [](const auto& matrix) { return matrix.outerStride() == matrix.rows(); };
+  const bool as_one = weights.empty() && dense(y) && dense(t);  // one long column
+  const Index rows = as_one ? y.size() : y.rows(), cols = as_one ? 1 : y.cols();
   Wide<S> loss(0);
-  for (Index j = 0; j < y.cols(); ++j) {
-    const double weight = weights.empty() ? 1 : weights[static_cast<std::size_t>(j)];
-    if (weight == 0) {
-      if (dy != nullptr) std::fill_n(&(*dy)(0, j), y.rows(), S(0));
-      continue;
+  for (Index j = 0; j < cols; ++j) {
+    if (weight_of(j) == 0) continue;
+    loss = loss + Wide<S>(weight_of(j)) * sum_of_squared_differences(column(y, j), column(t, j), rows);
+  }
+  for (Index j = 0; dy != nullptr && j < y.cols(); ++j) {
+    if (weight_of(j) == 0) {
+      std::fill_n(&(*dy)(0, j), y.rows(), S(0));
+    } else {
+      multiple_of_difference(S(2.0 * weight_of(j) / n), column(y, j), column(t, j), y.rows(), &(*dy)(0, j));
     }
-    const S *const own = y.data() + j * y.outerStride(), *const wanted = t.data() + j * t.outerStride();
-    loss = loss + Wide<S>(weight) * sum_of_squared_differences(own, wanted, y.rows());
-    if (dy != nullptr) multiple_of_difference(S(2.0 * weight / n), own, wanted, y.rows(), &(*dy)(0, j));
   }
   return S(loss / Wide<S>(n));
 }
