@@ -123,7 +123,8 @@ class ResidualLora {
                    .scaling = trained.scaling},
                   unused);
     joined.dropout.stream = trained.dropout.stream;
-    const auto &A = trained.A.value, &B = trained.B.value;  // row after row, column after column: halves of a block
+    const auto& A = trained.A.value;  // row after row; B column after column: they are halves of a block
+    const auto& B = trained.B.value;
     std::copy_n(A0().data(), A0().size(), std::copy_n(A.data(), A.size(), joined.A.value.data()));
     std::transform(B0().data(), B0().data() + B0().size(), std::copy_n(B.data(), B.size(), joined.B.value.data()),
                    std::negate<>());

@@ -91,13 +91,13 @@ GradientClip clip_factor(const T& model, double max_norm, const AdapterHandle& a
 /// Throws as clip_factor does, with nothing changed.   Cost: one or two passes over the gradients.
 template <class T>
 double clip_gradient_norm(T& model, double max_norm, const AdapterHandle& adapter = {}) {
-  const auto [norm, factor] = detail::clip_factor("clip_gradient_norm", std::as_const(model), max_norm, adapter);
-  if (factor == 1) return norm;
-  visit_parameters(model, [&, factor = factor](const Path& path, auto& parameter) {
+  const GradientClip clip = detail::clip_factor("clip_gradient_norm", std::as_const(model), max_norm, adapter);
+  if (clip.factor == 1) return clip.norm;
+  visit_parameters(model, [&](const Path& path, auto& parameter) {
     using S = typename std::remove_cvref_t<decltype(parameter.grad)>::Scalar;
-    if (detail::is_trained_for(adapter, path, parameter)) detail::flat(parameter.grad) *= S(factor);
+    if (detail::is_trained_for(adapter, path, parameter)) detail::flat(parameter.grad) *= S(clip.factor);
   });
-  return norm;
+  return clip.norm;
 }
 
 }  // namespace lora::inline LORA_ABI
