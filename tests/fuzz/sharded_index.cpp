@@ -1,13 +1,11 @@
 // Any text as the index of a sharded model: a FormatError or names of files that lie in the same folder.
 #include "support.hpp"
 
-#include <map>
-#include <string>
 #include <string_view>
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   const fuzz::HeapLimit limit(size);
-  std::map<std::string, std::string> files;
+  lora::detail::WeightMap files;
   try {
     files = lora::detail::weight_map("index", {reinterpret_cast<const char*>(data), size}, 1000);
   } catch (const lora::FormatError&) {
