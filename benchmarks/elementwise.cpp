@@ -1,6 +1,6 @@
-/// What is done element by element beside the products of a step: activations, softmax, dropout masks, biases, and
-/// AdamW with its clipping. The activations beside the scalar form of the same functions, of std::erfc, std::exp and
-/// std::tanh.
+/// What is done element by element beside the products of a step: activations, softmax, dropout masks, biases, losses,
+/// and AdamW with its clipping. The squared error beside Eigen's expressions for it; the activations beside the scalar
+/// form of the same functions, of std::erfc, std::exp and std::tanh.
 ///
 ///   elementwise [--out DIR] [--quick]
 ///
@@ -111,11 +111,33 @@ class Measurement {
   void rest() {
     const lora::Vector<S> bias = x_.col(0);
     const lora::DropoutMask mask(0.1, 1, lora::Pass{.training = true, .seed = 1});
-    const auto seconds =
-        benchmarks::measure({[&] { y_.colwise() += bias; }, [&] { mask.fill(other_, 0); }, [&] { y_ = x_; }}, effort_);
+    const auto seconds = benchmarks::measure(
+        {[&] { lora::detail::add_to_columns<S>(bias, y_); }, [&] { mask.fill(other_, 0); }, [&] { y_ = x_; }}, effort_);
     add("bias", {seconds[0]});
     add("dropout mask", {seconds[1]});
     add("copy", {seconds[2]});
+  }
+
+  /// With the derivative.
+  void losses() {
+    const std::vector<int> labels(static_cast<std::size_t>(cols), 3);
+    const auto by_expressions = [&] {
+      const auto difference = x_ - dy_;
+      const auto n = static_cast<double>(x_.size());
+      dx_ = static_cast<S>(2 / n) * difference;
+      return static_cast<S>(difference.template cast<double>().cwiseAbs2().sum() / n);
+    };
+    const S ours = lora::mean_squared_error(x_, dy_, &other_), other = by_expressions();
+    check_same("squared error", other_, dx_);
+    if (std::abs(ours - other) > S(1e-5) * other) throw std::runtime_error("squared error: the losses do not agree");
+    S sum = 0;
+    const auto seconds = benchmarks::measure(
+        {[&] { sum += lora::mean_squared_error(x_, dy_, &other_); }, [&] { sum += by_expressions(); },
+         [&] { sum += lora::softmax_cross_entropy(x_, labels, &other_); }},
+        effort_);
+    add("squared error", {seconds[0]});
+    add("squared error by Eigen", {seconds[1]});
+    add("cross-entropy", {seconds[2]});
   }
 
   /// Clipping in place changes the gradients, so both forms copy them first.
@@ -180,6 +202,7 @@ nlohmann::ordered_json measure(const char* scalar, bool quick) {
   measurement.template activation<lora::GeluTanh, formulas::GeluTanhFormula>("gelu, tanh form");
   measurement.softmax();
   measurement.rest();
+  measurement.losses();
   measurement.optimizer();
   std::cout << "Element by element, " << scalar << ", packets of " << lora::detail::Simd<S>::lanes << "\n\n"
             << measurement.text() << "\n";
@@ -200,7 +223,8 @@ void run(const std::filesystem::path& out, bool quick) {
 int main(int argc, char** argv) {
   std::filesystem::path out;
   bool quick = false;
-  examples::Program program("elementwise", "Activations, softmax, dropout masks, biases and AdamW, ns an element.");
+  examples::Program program("elementwise",
+                            "Activations, softmax, dropout masks, biases, losses and AdamW, ns an element.");
   program.add_option("--out", out, "folder for elementwise.json; without it none is written");
   program.add_flag("--quick", quick, "few repetitions, to see that everything runs");
   benchmarks::initialize(argc, argv);

@@ -36,17 +36,18 @@
 #include "lora/base/any_base.hpp"     // any of them: what layers hold
 
 // The adapters.
-#include "lora/adapters/adapter.hpp"        // the concept
-#include "lora/adapters/lora_config.hpp"    // rank, alpha, dropout, ...
-#include "lora/adapters/init.hpp"           // how A is initialized
-#include "lora/adapters/dropout.hpp"        // masks that need no memory
-#include "lora/adapters/lora.hpp"           // y = W0 x + s B (A x)
-#include "lora/adapters/residual_lora.hpp"  // LoRA that starts from a part of W0
-#include "lora/adapters/full_weight.hpp"    // a trained copy of W0
-#include "lora/adapters/no_adapter.hpp"     // no change, or only a bias
-#include "lora/adapters/any_adapter.hpp"    // any of them: what layers hold
-#include "lora/adapters/adapter_set.hpp"    // any number, by name
-#include "lora/adapters/adapted.hpp"        // one, held by value: the static form
+#include "lora/adapters/adapter.hpp"          // the concept
+#include "lora/adapters/lora_config.hpp"      // rank, alpha, dropout, ...
+#include "lora/adapters/init.hpp"             // how A is initialized
+#include "lora/adapters/dropout.hpp"          // masks that need no memory
+#include "lora/adapters/lora.hpp"             // y = W0 x + s B (A x)
+#include "lora/adapters/residual_lora.hpp"    // LoRA that starts from a part of W0
+#include "lora/adapters/full_weight.hpp"      // a trained copy of W0
+#include "lora/adapters/no_adapter.hpp"       // no change, or only a bias
+#include "lora/adapters/adapter_setting.hpp"  // what files store of one
+#include "lora/adapters/any_adapter.hpp"      // any of them: what layers hold
+#include "lora/adapters/adapter_set.hpp"      // any number, by name
+#include "lora/adapters/adapted.hpp"          // one, held by value: the static form
 
 // Layers and networks.
 #include "lora/nn/layer.hpp"        // the concept

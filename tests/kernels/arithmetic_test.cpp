@@ -57,14 +57,6 @@ TEMPLATE_TEST_CASE("arithmetic: sums and products of columns of any length, in p
                    wide(x).cwiseProduct(wide(z)), 16, 1));
     CHECK(close<S>(one([&](S* y) { lora::detail::add_each_product(x.data(), z.data(), n, y); }),
                    wide(before) + wide(x).cwiseProduct(wide(z)), 20, 2));
-    const Matrix<S> four = random<S>(n + 3, 4, rng);
-    const std::array<S, 4> factors = {S(1), S(-0.5), S(0.25), S(3)};
-    const Vector<long double> weights = Eigen::Map<const Vector<S>>(factors.data(), 4).template cast<long double>();
-    const Wide sum = wide(four).topRows(n) * weights;
-    CHECK(close<S>(one([&](S* y) { lora::detail::add_four_multiples(factors, four.data(), n + 3, n, y); }),
-                   wide(before) + sum, 24, 5));
-    CHECK(close<S>(one([&](S* y) { lora::detail::add_four_multiples(factors, four.data(), n + 3, n, y, x.data()); }),
-                   wide(before) + wide(x) + sum, 28, 6));
   }
 }
 
@@ -76,23 +68,33 @@ TEMPLATE_TEST_CASE("arithmetic: columns of blocks, of any height, without the he
     const Matrix<S> all = random<S>(rows + 5, 7, rng);
     const auto X = lora::detail::part_of(all, 2, rows, 1, 5);
     Matrix<S> into = Matrix<S>::Constant(rows + 3, 7, S(9)), expected = into;
-    const Vector<S> b = random<S>(rows, 1, rng);
+    const Vector<S> b = random<S>(rows, 1, rng), c = random<S>(rows, 1, rng);
     Vector<S> sum = b;
     const auto allocations = lora_test::heap_allocations_in([&] {
       auto Y = lora::detail::part_of(into, 1, rows, 1, 5);
       lora::detail::copy_columns<S>(X, Y);
       lora::detail::add_columns<S>(S(0.5), X, Y);
-      lora::detail::add_to_columns<S>(b.data(), Y);
+      lora::detail::add_to_columns<S>(b, Y);
+      lora::detail::add_difference_to_columns<S>(S(0.25), c, b, Y);
       lora::detail::add_sum_of_columns<S>(S(2), X, sum);
     });
     if (lora_test::heap_is_counted) CHECK(allocations == 0);
     const auto block = all.block(2, 1, rows, 5);
-    expected.block(1, 1, rows, 5) = (S(1.5) * Matrix<S>(block)).colwise() + b;
+    expected.block(1, 1, rows, 5) = (S(1.5) * Matrix<S>(block)).colwise() + Vector<S>(b + S(0.25) * (c - b));
     CHECK((into - expected).cwiseAbs().maxCoeff() <= 16 * std::numeric_limits<S>::epsilon());
     CHECK((into.row(0).array() == S(9)).all());
     CHECK((into.row(rows + 1).array() == S(9)).all());
     const Vector<S> wanted = b + S(2) * block.rowwise().sum();
     CHECK((sum - wanted).cwiseAbs().maxCoeff() <= 200 * std::numeric_limits<S>::epsilon());
+  }
+}
+
+TEMPLATE_TEST_CASE("arithmetic: a sum in lanes has each term once, for any count", "[kernels]", float, double) {
+  using S = TestType;
+  for (Index n = 0; n <= 70; ++n) {
+    CAPTURE(n);
+    const S sum = lora::detail::sum_of<S>(n, [](Index i) { return static_cast<S>(i * i + 1); });
+    CHECK(sum == static_cast<S>((n - 1) * n * (2 * n - 1) / 6 + n));  // exact: small whole numbers
   }
 }
 

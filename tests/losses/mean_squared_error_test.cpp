@@ -76,6 +76,17 @@ TEST_CASE("mean_squared_error: in place of the prediction or the target, and int
   auto block = memory.block(1, 1, 3, 4);
   CHECK(mean_squared_error(y, t, &block) == loss);
   CHECK(block == expected);
+
+  // the given matrices in blocks, and row by row in memory
+  MatrixXd large = MatrixXd::Constant(7, 8, 5.0);
+  large.block(2, 3, 3, 4) = y;
+  const Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor> by_rows = t;
+  MatrixXd dy;
+  CHECK(mean_squared_error(large.block(2, 3, 3, 4), by_rows, &dy) == Approx(loss).epsilon(1e-15));
+  CHECK(dy == expected);
+  Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor> dy_by_rows;
+  CHECK(mean_squared_error(y, t, &dy_by_rows) == loss);
+  CHECK(dy_by_rows == expected);
 }
 
 TEST_CASE("mean_squared_error: a sum of many floats keeps float's precision") {

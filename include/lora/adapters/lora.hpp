@@ -18,10 +18,9 @@
 #include "lora/adapters/lora_config.hpp"
 #include "lora/kernels/arithmetic.hpp"
 #include "lora/kernels/thin_product.hpp"
+#include "lora/kernels/wide_low_rank.hpp"
 
 #include <algorithm>
-#include <array>
-#include <cstddef>
 #include <limits>
 #include <new>
 #include <utility>
@@ -170,31 +169,7 @@ struct Lora {
   /// block += weight s B A[:, first : first + block.cols()]
   template <class W>
   void add_delta(Matrix<W>& block, Index first, const auto&, S weight = S(1)) const {
-    const Index padded = (rank() + 3) / 4 * 4;  // four columns at a time, the last of zeros
-    Matrix<W> wide(B.value.rows(), padded);
-    detail::fill_with_zeros(wide);
-    std::transform(B.value.data(), B.value.data() + B.value.size(), wide.data(), [](S b) { return static_cast<W>(b); });
-    const auto s = W(weight * scale());
-    // Column by column, on rows that stay in L1: a product in W would cost a second of compile time. The delta is
-    // summed before it is added: it is smaller than W0, and so are its roundings.
-    constexpr Index tile = 256;
-    std::array<W, std::size_t(tile)> delta;
-    for (Index row = 0; row < block.rows(); row += tile) {
-      const Index rows = std::min(tile, block.rows() - row);
-      for (Index j = 0; j < block.cols(); ++j) {
-        const auto a = [&](Index k) { return k < rank() ? s * static_cast<W>(A.value(k, first + j)) : W(0); };
-        std::fill_n(delta.data(), rows, W(0));
-        for (Index k = 0; k < padded; k += 4) {
-          const std::array<W, 4> some = {a(k), a(k + 1), a(k + 2), a(k + 3)};
-          const W* const b = wide.data() + row + k * wide.rows();
-          if (k + 4 < padded) {
-            detail::add_four_multiples(some, b, wide.rows(), rows, delta.data());
-          } else {
-            detail::add_four_multiples(some, b, wide.rows(), rows, &block(row, j), std::as_const(delta).data());
-          }
-        }
-      }
-    }
+    detail::add_wide_low_rank(W(weight * scale()), B.value, A.value, first, block);
   }
 
   static void visit(auto& self, auto&& f) {

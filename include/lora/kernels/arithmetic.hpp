@@ -9,6 +9,8 @@
 
 #include <algorithm>
 #include <array>
+#include <cstddef>
+#include <numeric>
 
 namespace lora::inline LORA_ABI::detail {
 
@@ -29,18 +31,11 @@ struct PlusMultiple {
   }
 };
 template <class S>
-struct PlusFourMultiples {
-  std::array<S, 4> factors;
+struct PlusMultipleOfDifference {
+  S factor;
   template <class V, class Packet = typename V::Packet>
-  Packet packet(const Packet& y, const Packet& x0, const Packet& x1, const Packet& x2, const Packet& x3) const {
-    const Packet first = V::multiply_add(V::constant(factors[1]), x1, V::multiply(V::constant(factors[0]), x0));
-    const Packet last = V::multiply_add(V::constant(factors[3]), x3, V::multiply(V::constant(factors[2]), x2));
-    return V::add(y, V::add(first, last));
-  }
-  template <class V, class Packet = typename V::Packet>
-  Packet packet(const Packet& y, const Packet& sum, const Packet& x0, const Packet& x1, const Packet& x2,
-                const Packet& x3) const {
-    return V::add(y, packet<V>(sum, x0, x1, x2, x3));
+  Packet packet(const Packet& y, const Packet& x, const Packet& z) const {
+    return V::multiply_add(V::constant(factor), V::subtract(x, z), y);
   }
 };
 template <class S>
@@ -77,13 +72,6 @@ void add_multiple(S factor, const S* x, Index count, S* y) {
   map_elements<Simd<S>>(PlusMultiple<S>{factor}, count, y, static_cast<const S*>(y), x);
 }
 
-/// y += the sum of four columns of X, `stride` apart, each times its factor; with `sum`, y += sum + that.
-template <class S, class... Sum>
-void add_four_multiples(const std::array<S, 4>& factors, const S* X, Index stride, Index count, S* y, Sum... sum) {
-  map_elements<Simd<S>>(PlusFourMultiples<S>{factors}, count, y, static_cast<const S*>(y), sum..., X, X + stride,
-                        X + 2 * stride, X + 3 * stride);
-}
-
 /// y = factor (x - z);   y may be one of them
 template <class S>
 void multiple_of_difference(S factor, const S* x, const S* z, Index count, S* y) {
@@ -102,6 +90,19 @@ void add_each_product(const S* x, const S* z, Index count, S* y) {
   map_elements<Simd<S>>(PlusEachProduct(), count, y, static_cast<const S*>(y), x, z);
 }
 
+/// The sum of term(i) over i < count: as 16 sums, so that an addition need not wait for the one before.
+template <class T>
+T sum_of(Index count, const auto& term) {
+  std::array<T, 16> sums{};
+  constexpr auto lanes = static_cast<Index>(sums.size());
+  Index first = 0;
+  for (; first + lanes <= count; first += lanes) {
+    for (std::size_t k = 0; k < sums.size(); ++k) sums[k] = sums[k] + term(first + static_cast<Index>(k));
+  }
+  for (std::size_t k = 0; first < count; ++first, ++k) sums[k] = sums[k] + term(first);
+  return std::accumulate(sums.begin(), sums.end(), T(0));
+}
+
 /// Y = X, column by column
 template <class S>
 void copy_columns(const Columns<S>& X, MutableColumns<S> Y) {
@@ -116,8 +117,18 @@ void add_columns(S factor, const Columns<S>& X, MutableColumns<S> Y) {
 
 /// Every column of Y += b
 template <class S>
-void add_to_columns(const S* b, MutableColumns<S> Y) {
-  for (Index j = 0; j < Y.cols(); ++j) add_multiple(S(1), b, Y.rows(), &Y(0, j));
+void add_to_columns(const Vector<S>& b, MutableColumns<S> Y) {
+  for (Index j = 0; j < Y.cols(); ++j) add_multiple(S(1), b.data(), b.size(), &Y(0, j));
+}
+
+/// Every column of Y += factor (b - c)
+template <class S>
+void add_difference_to_columns(S factor, const Vector<S>& b, const Vector<S>& c, MutableColumns<S> Y) {
+  const PlusMultipleOfDifference<S> f{factor};
+  for (Index j = 0; j < Y.cols(); ++j) {
+    S* const y = &Y(0, j);
+    map_elements<Simd<S>>(f, b.size(), y, static_cast<const S*>(y), b.data(), c.data());
+  }
 }
 
 /// sum += factor times the sum of the columns of X, which is formed first: a few rows at a time, so that it stays in L1

@@ -18,9 +18,7 @@
 #include "lora/losses/loss_options.hpp"
 
 #include <algorithm>
-#include <array>
 #include <cstddef>
-#include <numeric>
 #include <span>
 #include <string>
 #include <type_traits>
@@ -28,23 +26,6 @@
 namespace lora::inline LORA_ABI {
 
 namespace detail {
-
-/// The sum of (y - t)^2, in Wide: as 16 sums, so that an addition need not wait for the one before.
-template <class S>
-Wide<S> sum_of_squared_differences(const S* y, const S* t, Index size) {
-  std::array<Wide<S>, 16> sums{};
-  constexpr auto lanes = static_cast<Index>(sums.size());
-  const auto square = [&](Index i) {
-    const auto difference = static_cast<Wide<S>>(y[i] - t[i]);
-    return difference * difference;
-  };
-  Index first = 0;
-  for (; first + lanes <= size; first += lanes) {
-    for (std::size_t k = 0; k < sums.size(); ++k) sums[k] = sums[k] + square(first + static_cast<Index>(k));
-  }
-  for (std::size_t k = 0; first < size; ++first, ++k) sums[k] = sums[k] + square(first);
-  return std::accumulate(sums.begin(), sums.end(), Wide<S>(0));
-}
 
 /// n: what the sum is divided by. dy: null if it is not wanted; may be y or t.
 template <class S>
@@ -58,7 +39,12 @@ S mean_squared_error(const Columns<S>& y, const Columns<S>& t, double n, std::sp
   Wide<S> loss(0);
   for (Index j = 0; j < cols; ++j) {
     if (weight_of(j) == 0) continue;
-    loss = loss + Wide<S>(weight_of(j)) * sum_of_squared_differences(column(y, j), column(t, j), rows);
+    const S *const given = column(y, j), *const wanted = column(t, j);
+    const auto square = [&](Index i) {
+      const auto difference = static_cast<Wide<S>>(given[i] - wanted[i]);
+      return difference * difference;
+    };
+    loss = loss + Wide<S>(weight_of(j)) * sum_of<Wide<S>>(rows, square);
   }
   for (Index j = 0; dy != nullptr && j < y.cols(); ++j) {
     if (weight_of(j) == 0) {

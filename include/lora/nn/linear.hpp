@@ -12,7 +12,6 @@
 #include "lora/kernels/thin_product.hpp"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstddef>
 #include <memory>
@@ -347,20 +346,11 @@ class Linear : public detail::CachedPass<Linear<S>, S> {
     if (!bias_) return;
     const auto& chosen = choice.choices;
     if (chosen.size() == 1 && chosen[0].part->bias && chosen[0].weight == 1.0) {
-      return detail::add_to_columns(chosen[0].part->bias->value.data(), y);
+      return detail::add_to_columns(chosen[0].part->bias->value, y);
     }
-    const S* const own = bias_->value.data();
-    constexpr Index most = 512;  // rows at a time, on the stack
-    std::array<S, std::size_t(most)> sum;
-    for (Index row = 0; row < y.rows(); row += most) {
-      const Index rows = std::min(most, y.rows() - row);
-      std::copy_n(own + row, rows, sum.data());
-      for (const auto& [part, weight] : chosen) {
-        if (!part->bias) continue;
-        const S* const b = part->bias->value.data();
-        for (Index i = row; i < row + rows; ++i) sum[std::size_t(i - row)] += S(weight) * (b[i] - own[i]);
-      }
-      detail::add_to_columns<S>(sum.data(), detail::middle_rows(y, row, rows));
+    detail::add_to_columns(bias_->value, y);
+    for (const auto& [part, weight] : chosen) {
+      if (part->bias) detail::add_difference_to_columns(S(weight), part->bias->value, bias_->value, y);
     }
   }
 
@@ -407,7 +397,7 @@ void Linear<S>::forward(const Columns& x, MutableColumns y, Kept* kept, Scratch&
     forward_frozen(x, y, own, scratch);
   } else {
     multiply_like<Frozen<S>>(weight_->value, x, y, pass.executor);  // freezing changes no bit of y
-    if (bias_) detail::add_to_columns(bias_->value.data(), y);
+    if (bias_) detail::add_to_columns(bias_->value, y);
   }
   own.samples = kept != nullptr ? x.cols() : -1;
 }

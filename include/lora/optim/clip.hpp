@@ -2,39 +2,14 @@
 /// Clips gradients by their global norm: as a factor for the optimizer's pass, or in place.
 
 #include "lora/core/parameters.hpp"
+#include "lora/kernels/arithmetic.hpp"
 #include "lora/optim/parameter_group.hpp"
 
-#include <array>
 #include <cmath>
-#include <cstddef>
-#include <numeric>
 #include <type_traits>
 #include <utility>
 
 namespace lora::inline LORA_ABI {
-
-namespace detail {
-
-/// The sum of g^2 over `size` numbers, in double: as 16 sums, so that an addition need not wait for the one before.
-template <class S>
-double sum_of_gradient_squares(const S* numbers, Index size) {
-  std::array<double, 16> sums{};
-  constexpr auto lanes = static_cast<Index>(sums.size());
-  Index first = 0;
-  for (; first + lanes <= size; first += lanes) {
-    for (std::size_t k = 0; k < sums.size(); ++k) {
-      const auto number = static_cast<double>(numbers[first + static_cast<Index>(k)]);
-      sums[k] += number * number;
-    }
-  }
-  for (std::size_t k = 0; first < size; ++first, ++k) {
-    const auto number = static_cast<double>(numbers[first]);
-    sums[k] += number * number;
-  }
-  return std::accumulate(sums.begin(), sums.end(), 0.0);
-}
-
-}  // namespace detail
 
 /// sqrt(sum of g^2) over the gradients of all parameters that are trained now, added up in double. Not finite if and
 /// only if an entry is not (or, for double, if a square overflows).
@@ -43,8 +18,12 @@ template <class T>
 double gradient_norm(const T& model, const AdapterHandle& adapter = {}) {
   double sum = 0;
   visit_parameters(model, [&](const Path& path, const auto& parameter) {
-    if (detail::is_trained_for(adapter, path, parameter))
-      sum += detail::sum_of_gradient_squares(parameter.grad.data(), parameter.grad.size());
+    if (!detail::is_trained_for(adapter, path, parameter)) return;
+    const auto* const g = parameter.grad.data();
+    sum += detail::sum_of<double>(parameter.grad.size(), [g](Index i) {
+      const auto number = static_cast<double>(g[i]);
+      return number * number;
+    });
   });
   return std::sqrt(sum);
 }

@@ -3,16 +3,14 @@
 
 #include "lora/core/scalar.hpp"
 #include "lora/io/detail/elements.hpp"
-#include "lora/io/detail/json.hpp"
 #include "lora/io/dtype.hpp"
+#include "lora/kernels/arithmetic.hpp"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstddef>
 #include <functional>
 #include <limits>
-#include <numeric>
 #include <span>
 #include <vector>
 
@@ -35,15 +33,8 @@ double as_stored(S number, Dtype dtype) {
   return result;
 }
 
-/// The sum of a_i b_i: as 8 sums, so that an addition need not wait for the one before.
 inline double dot_product(const double* a, const double* b, std::size_t count) {
-  std::array<double, 8> sums{};
-  std::size_t first = 0;
-  for (; first + sums.size() <= count; first += sums.size()) {
-    for (std::size_t k = 0; k < sums.size(); ++k) sums[k] += a[first + k] * b[first + k];
-  }
-  for (std::size_t k = 0; first < count; ++first, ++k) sums[k] += a[first] * b[first];
-  return std::accumulate(sums.begin(), sums.end(), 0.0);
+  return sum_of<double>(static_cast<Index>(count), [=](Index i) { return a[i] * b[i]; });
 }
 
 inline double largest_magnitude(const std::vector<double>& numbers) {
